@@ -1,0 +1,305 @@
+//! Puts an application together and checks it.
+
+use std::path::PathBuf;
+use std::sync::Arc;
+
+use crate::attempt::RunnerConfig;
+use crate::compile::DefinitionErrors;
+use crate::dag::{DagDef, Problem, ProblemKind};
+use crate::discovery::discovered;
+use crate::executor::Executor;
+use crate::operator::{AnyOperator, Resources};
+use crate::registry::{Registry, RegistryErrors};
+use crate::scheduler::SchedulerConfig;
+use crate::store::{PoolSpec, SharedStore, Store, StoreError};
+use crate::time::{Clock, SystemClock};
+
+use super::{Airflow, Parts};
+
+/// Why an application cannot be built.
+#[derive(Debug, thiserror::Error)]
+pub enum BuildError {
+    /// The dags have mistakes.
+    #[error("{0}")]
+    Dags(#[from] RegistryErrors),
+    /// The store cannot be used.
+    #[error("{0}")]
+    Store(#[from] StoreError),
+    /// A part is missing.
+    #[error("the application has no {0}")]
+    Missing(&'static str),
+    /// A setting makes no sense.
+    #[error("{0}")]
+    Config(String),
+}
+
+/// Says which tasks may lack resources, by id and operator.
+type Excused = Box<dyn Fn(&str, &dyn AnyOperator) -> bool + Send + Sync>;
+
+/// Collects the parts of an application. See [`Airflow::builder`].
+#[derive(Debug, Default)]
+pub struct AirflowBuilder {
+    dags: Vec<DagDef>,
+    resources: Resources,
+    store: Option<SharedStore>,
+    executor: Option<Arc<dyn Executor>>,
+    clock: Option<Arc<dyn Clock>>,
+    scheduler: SchedulerConfig,
+    runner: RunnerConfig,
+    pools: Vec<PoolSpec>,
+    no_migration: bool,
+    any_pool: bool,
+    excused: Excuse,
+}
+
+#[derive(Default)]
+struct Excuse(Option<Excused>);
+
+impl std::fmt::Debug for Excuse {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.debug_tuple("Excuse").field(&self.0.is_some()).finish()
+    }
+}
+
+impl AirflowBuilder {
+    /// Adds a dag.
+    #[must_use]
+    pub fn dag(mut self, dag: DagDef) -> Self {
+        self.dags.push(dag);
+        self
+    }
+
+    /// Adds dags.
+    #[must_use]
+    pub fn dags(mut self, dags: impl IntoIterator<Item = DagDef>) -> Self {
+        self.dags.extend(dags);
+        self
+    }
+
+    /// Adds every `#[dag]` function without arguments that is linked into the program, but for those added already.
+    #[must_use]
+    pub fn discovered_dags(mut self) -> Self {
+        let found: Vec<DagDef> = discovered().iter().map(|dag| (dag.make)()).collect();
+        tracing::info!(count = found.len(), "discovered dags");
+        // A dag that was added by hand announces itself as well: the same line of code is the same dag.
+        let known = |dag: &DagDef, all: &[DagDef]| all.iter().any(|o| o.id == dag.id && o.place == dag.place);
+        for dag in found {
+            if !known(&dag, &self.dags) {
+                self.dags.push(dag);
+            }
+        }
+        self
+    }
+
+    /// Registers a value that tasks borrow: `db: &PgPool` takes the `PgPool`.
+    #[must_use]
+    pub fn resource<T: Send + Sync + 'static>(mut self, value: T) -> Self {
+        self.resources.insert(value);
+        self
+    }
+
+    /// A pool with so many slots (-1 = unlimited), made if the store does not have it. Its size in the store wins.
+    #[must_use]
+    pub fn pool(mut self, name: impl Into<String>, slots: i32) -> Self {
+        let (name, description) = (name.into(), String::new());
+        self.pools.push(PoolSpec { name, slots, description, include_deferred: false });
+        self
+    }
+
+    /// Lets tasks name pools that do not exist yet: for tools that look at dags or create the pools. Such tasks wait.
+    #[must_use]
+    pub fn without_pool_check(mut self) -> Self {
+        self.any_pool = true;
+        self
+    }
+
+    /// Where everything is kept.
+    #[must_use]
+    pub fn store(self, store: impl Store) -> Self {
+        self.shared_store(Arc::new(store))
+    }
+
+    /// As [`store`](Self::store), for one that is shared.
+    #[must_use]
+    pub fn shared_store(mut self, store: SharedStore) -> Self {
+        self.store = Some(store);
+        self
+    }
+
+    /// What runs attempts.
+    #[must_use]
+    pub fn executor(mut self, executor: impl Executor) -> Self {
+        self.executor = Some(Arc::new(executor));
+        self
+    }
+
+    /// Another clock than the machine's.
+    #[must_use]
+    pub fn clock(mut self, clock: impl Clock) -> Self {
+        self.clock = Some(Arc::new(clock));
+        self
+    }
+
+    /// Changes how the scheduler works.
+    #[must_use]
+    pub fn scheduler(mut self, change: impl FnOnce(&mut SchedulerConfig)) -> Self {
+        change(&mut self.scheduler);
+        self
+    }
+
+    /// Writes one log file for each attempt below this folder.
+    #[must_use]
+    pub fn log_folder(mut self, folder: impl Into<PathBuf>) -> Self {
+        self.runner.log_folder = Some(folder.into());
+        self
+    }
+
+    /// The largest value that a task may return or push, in bytes of JSON.
+    #[must_use]
+    pub fn xcom_limit(mut self, bytes: usize) -> Self {
+        self.runner.xcom_limit = bytes;
+        self
+    }
+
+    /// Leaves the tables as they are: `build` fails if they are missing or old.
+    #[must_use]
+    pub fn without_migration(mut self) -> Self {
+        self.no_migration = true;
+        self
+    }
+
+    /// Whether a store was given.
+    pub fn has_store(&self) -> bool {
+        self.store.is_some()
+    }
+
+    /// Whether an executor was given.
+    pub fn has_executor(&self) -> bool {
+        self.executor.is_some()
+    }
+
+    /// The store that was given.
+    pub fn given_store(&self) -> Option<&SharedStore> {
+        self.store.as_ref()
+    }
+
+    /// The definitions that were added, not checked yet.
+    pub fn definitions(&self) -> &[DagDef] {
+        &self.dags
+    }
+
+    /// How its scheduler will work.
+    pub fn scheduler_config(&self) -> &SchedulerConfig {
+        &self.scheduler
+    }
+
+    /// How its attempts will be run.
+    pub fn runner_config(&self) -> &RunnerConfig {
+        &self.runner
+    }
+
+    /// Compiles the dags without touching a store.
+    ///
+    /// # Errors
+    ///
+    /// [`RegistryErrors`] lists all mistakes of all dags.
+    pub fn compile(&self) -> Result<Registry, RegistryErrors> {
+        let excused = |id: &str, operator: &dyn AnyOperator| match &self.excused.0 {
+            Some(excused) => excused(id, operator),
+            None => false,
+        };
+        Registry::compile_but(&self.dags, &self.resources, &excused)
+    }
+
+    /// Lets tasks lack the resources they borrow: a test runs something else in their place.
+    #[must_use]
+    pub(crate) fn excuse(
+        mut self,
+        excused: impl Fn(&str, &dyn AnyOperator) -> bool + Send + Sync + 'static,
+    ) -> Self {
+        self.excused = Excuse(Some(Box::new(excused)));
+        self
+    }
+
+    /// Checks all dags, prepares the store and puts everything together.
+    ///
+    /// # Errors
+    ///
+    /// [`BuildError`] lists all mistakes of all dags, or says what is wrong with the store.
+    pub async fn build(self) -> Result<Airflow, BuildError> {
+        let registry = self.compile()?;
+        if self.scheduler.lease < self.scheduler.beat * 3 {
+            return Err(BuildError::Config(format!(
+                "a lease of {:?} is shorter than three beats of {:?}: one late beat would look like a death",
+                self.scheduler.lease, self.scheduler.beat
+            )));
+        }
+        let store = self.store.ok_or(BuildError::Missing("store; add `.store(..)`"))?;
+        if !self.no_migration {
+            store.migrate().await?;
+        }
+        let known = prepare_pools(&store, &self.pools, self.no_migration).await?;
+        if !self.any_pool {
+            check_pools(&registry, &known)?;
+        }
+        let airflow = Airflow(Arc::new(Parts {
+            store,
+            registry,
+            resources: self.resources,
+            clock: self.clock.unwrap_or_else(|| Arc::new(SystemClock)),
+            executor: self.executor,
+            scheduler: self.scheduler,
+            runner: self.runner,
+            running: std::sync::Mutex::new(None),
+        }));
+        if !self.no_migration {
+            airflow.sync_dags().await?;
+        }
+        Ok(airflow)
+    }
+}
+
+/// Makes the pools of the application that are missing; returns the names of all.
+async fn prepare_pools(
+    store: &SharedStore,
+    wanted: &[PoolSpec],
+    read_only: bool,
+) -> Result<Vec<String>, StoreError> {
+    let mut known: Vec<String> = store.pools().await?.into_iter().map(|pool| pool.spec.name).collect();
+    for pool in wanted {
+        if !known.contains(&pool.name) {
+            if !read_only {
+                store.set_pool(pool.clone()).await?;
+            }
+            known.push(pool.name.clone());
+        }
+    }
+    Ok(known)
+}
+
+/// A task whose pool does not exist would wait for ever.
+fn check_pools(registry: &Registry, known: &[String]) -> Result<(), RegistryErrors> {
+    let mut errors = RegistryErrors { dags: Vec::new(), duplicates: Vec::new() };
+    for dag in registry.iter() {
+        let unknown = dag.tasks.iter().filter(|task| !known.contains(&task.settings.pool));
+        let problems: Vec<Problem> = unknown
+            .map(|task| {
+                let pool = task.settings.pool.clone();
+                let cure = match super::ops::suggestion(&pool, known.iter().cloned()) {
+                    near if near.is_empty() => {
+                        "create it with `.pool(..)` on the builder or `pools set`".to_owned()
+                    }
+                    near => near.trim_start_matches("; ").to_owned(),
+                };
+                Problem {
+                    kind: ProblemKind::UnknownPool { task: task.id.to_string(), pool, cure },
+                    place: task.place,
+                }
+            })
+            .collect();
+        if !problems.is_empty() {
+            errors.dags.push(DefinitionErrors { dag_id: dag.id.to_string(), place: dag.place, problems });
+        }
+    }
+    if errors.dags.is_empty() { Ok(()) } else { Err(errors) }
+}

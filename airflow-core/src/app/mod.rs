@@ -1,0 +1,231 @@
+//! The application: dags, a store, an executor and a scheduler put together.
+//!
+//! [`Airflow::builder`] collects the parts and [`AirflowBuilder::build`] checks everything; [`Airflow::start`] runs
+//! the scheduler in the background of the host's own program. The operations on runs and task instances are methods
+//! of [`Airflow`].
+
+mod builder;
+mod ops;
+mod results;
+mod runs;
+
+use std::sync::Arc;
+use std::time::Duration;
+
+use chrono::{DateTime, Utc};
+use tokio::sync::watch;
+use tokio::task::JoinHandle;
+
+use crate::attempt::{Runner, RunnerConfig};
+use crate::decide::timetable::next_run;
+use crate::executor::{Executor, ExecutorServices};
+use crate::operator::Resources;
+use crate::registry::Registry;
+use crate::scheduler::{Scheduler, SchedulerConfig, SchedulerHandle};
+use crate::store::{DagRecord, DagRow, SharedStore, StoreError, StoreResult};
+use crate::time::Clock;
+
+pub use builder::{AirflowBuilder, BuildError};
+pub use ops::{ClearOptions, Cleared, Mark, OpError, Selection, suggestion};
+pub use runs::{BackfillOptions, BackfillOutcome, Reprocess, Trigger, TriggerError};
+
+/// An application that is ready to work. Cheap to clone.
+#[derive(Debug, Clone)]
+pub struct Airflow(Arc<Parts>);
+
+#[derive(Debug)]
+struct Parts {
+    store: SharedStore,
+    registry: Registry,
+    resources: Resources,
+    clock: Arc<dyn Clock>,
+    executor: Option<Arc<dyn Executor>>,
+    scheduler: SchedulerConfig,
+    runner: RunnerConfig,
+    running: std::sync::Mutex<Option<SchedulerHandle>>,
+}
+
+impl Airflow {
+    /// Begins an application.
+    ///
+    /// ```
+    /// use airflow_core::app::Airflow;
+    /// use airflow_core::dag::{DagDef, TaskExt};
+    /// use airflow_core::operator::Empty;
+    /// use airflow_core::store::MemoryStore;
+    ///
+    /// # #[tokio::main(flavor = "current_thread")]
+    /// # async fn main() -> Result<(), Box<dyn std::error::Error>> {
+    /// let dag = DagDef::new("sales").define(|d| {
+    ///     d.add(Empty::new().id("work"));
+    /// });
+    /// // What is started needs an executor as well: `.executor(LocalExecutor::new(8))`.
+    /// let airflow = Airflow::builder().store(MemoryStore::new()).dag(dag).build().await?;
+    /// assert_eq!(airflow.registry().len(), 1);
+    ///
+    /// // Mistakes are found here, all at once.
+    /// let wrong = DagDef::new("wrong").schedule("61 * * * *").define(|d| {
+    ///     d.add(Empty::new().id("a b"));
+    /// });
+    /// let error = Airflow::builder().store(MemoryStore::new()).dag(wrong).build().await.unwrap_err();
+    /// assert!(error.to_string().contains("minute 61 is not in 0-59"), "{error}");
+    /// assert!(error.to_string().contains("the id `a b` contains ' '"), "{error}");
+    /// # Ok(()) }
+    /// ```
+    pub fn builder() -> AirflowBuilder {
+        AirflowBuilder::default()
+    }
+
+    /// The store.
+    pub fn store(&self) -> &SharedStore {
+        &self.0.store
+    }
+
+    /// The dags of this process.
+    pub fn registry(&self) -> &Registry {
+        &self.0.registry
+    }
+
+    /// The clock.
+    pub fn clock(&self) -> &Arc<dyn Clock> {
+        &self.0.clock
+    }
+
+    /// What runs its attempts, if it was given an executor.
+    pub fn executor(&self) -> Option<&Arc<dyn Executor>> {
+        self.0.executor.as_ref()
+    }
+
+    /// How its scheduler works.
+    pub fn scheduler_config(&self) -> &SchedulerConfig {
+        &self.0.scheduler
+    }
+
+    /// How its attempts are run.
+    pub fn runner_config(&self) -> &RunnerConfig {
+        &self.0.runner
+    }
+
+    /// What runs attempts of its dags.
+    pub fn runner(&self) -> Runner {
+        let parts = &self.0;
+        Runner::new(
+            parts.registry.clone(),
+            Arc::clone(&parts.store),
+            parts.resources.clone(),
+            Arc::clone(&parts.clock),
+            parts.runner.clone(),
+        )
+    }
+
+    /// Makes the dags of this process known to the store.
+    ///
+    /// # Errors
+    ///
+    /// If the store fails.
+    pub async fn sync_dags(&self) -> StoreResult<Vec<DagRow>> {
+        let parts = &self.0;
+        sync_dags(&parts.store, &parts.registry, parts.scheduler.paused_at_creation, parts.clock.now()).await
+    }
+
+    /// Runs the scheduler and its executor in the background. Needs a tokio runtime.
+    ///
+    /// # Panics
+    ///
+    /// If the builder was given no executor.
+    pub fn start(&self) -> Running {
+        let parts = &self.0;
+        let executor = parts.executor.clone().expect("an application that is started has an executor");
+        let (scheduler, reports) = Scheduler::new(
+            Arc::clone(&parts.store),
+            Arc::clone(&executor),
+            parts.registry.clone(),
+            Arc::clone(&parts.clock),
+            parts.scheduler.clone(),
+        );
+        executor.start(ExecutorServices { runner: Arc::new(self.runner()), reports });
+        let handle = scheduler.handle();
+        self.attach(handle.clone());
+        let (stop, stopped) = watch::channel(None);
+        let task = tokio::spawn(scheduler.run(stopped));
+        Running { stop, task, handle }
+    }
+
+    /// Whom changes by the operations are told.
+    pub(crate) fn attach(&self, handle: SchedulerHandle) {
+        *self.0.running.lock().unwrap_or_else(std::sync::PoisonError::into_inner) = Some(handle);
+    }
+
+    /// The scheduler of this process, if it runs.
+    pub(crate) fn scheduler(&self) -> Option<SchedulerHandle> {
+        self.0.running.lock().unwrap_or_else(std::sync::PoisonError::into_inner).clone()
+    }
+
+    pub(crate) fn now(&self) -> DateTime<Utc> {
+        self.0.clock.now()
+    }
+}
+
+/// A scheduler that runs in the background. Dropping it leaves it running; [`stop`](Self::stop) ends it.
+#[derive(Debug)]
+pub struct Running {
+    stop: watch::Sender<Option<Duration>>,
+    task: JoinHandle<StoreResult<()>>,
+    handle: SchedulerHandle,
+}
+
+impl Running {
+    /// The scheduler.
+    pub fn scheduler(&self) -> &SchedulerHandle {
+        &self.handle
+    }
+
+    /// Starts nothing more, waits up to `grace` for attempts that run, gives the rest back, and returns.
+    ///
+    /// # Errors
+    ///
+    /// What ended the scheduler before, if it had ended.
+    pub async fn stop(self, grace: Duration) -> StoreResult<()> {
+        // A scheduler that has ended needs no telling.
+        let _ = self.stop.send(Some(grace));
+        self.wait().await
+    }
+
+    /// Returns when the scheduler ends by itself: it could not start.
+    ///
+    /// # Errors
+    ///
+    /// What ended it.
+    pub async fn wait(self) -> StoreResult<()> {
+        match self.task.await {
+            Ok(result) => result,
+            Err(error) => Err(StoreError::Refused(format!("the scheduler ended: {error}"))),
+        }
+    }
+
+    /// Whether the scheduler has ended.
+    pub fn is_finished(&self) -> bool {
+        self.task.is_finished()
+    }
+}
+
+/// Makes the dags of a registry known to a store.
+pub(crate) async fn sync_dags(
+    store: &SharedStore,
+    registry: &Registry,
+    paused_at_creation: bool,
+    now: DateTime<Utc>,
+) -> StoreResult<Vec<DagRow>> {
+    let record = |dag: &Arc<crate::compile::CompiledDag>| DagRecord {
+        dag_id: dag.id.clone(),
+        fingerprint: dag.fingerprint.clone(),
+        structure: dag.structure(),
+        schedule: dag.timetable.summary(),
+        description: dag.settings.description.clone(),
+        owners: dag.settings.owners.clone(),
+        tags: dag.settings.tags.clone(),
+        paused_at_creation: dag.settings.paused_at_creation.unwrap_or(paused_at_creation),
+        next: next_run(dag, None, now).ok().flatten(),
+    };
+    store.sync_dags(registry.iter().map(record).collect(), now).await
+}

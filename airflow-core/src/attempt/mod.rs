@@ -1,0 +1,258 @@
+//! Runs the user code of one attempt: inputs, templates, the body, its limits, its log, its outcome.
+//!
+//! [`Runner::run`] never panics and always reports; what the user code does, including panics and time-outs, becomes
+//! an [`Outcome`]. It changes nothing in the store: the report does, when the scheduler takes it.
+
+mod inputs;
+pub mod log;
+mod services;
+
+use std::panic::AssertUnwindSafe;
+use std::path::PathBuf;
+use std::sync::Arc;
+use std::time::Duration;
+
+use async_trait::async_trait;
+use chrono::TimeDelta;
+use futures_util::FutureExt as _;
+use tracing::Instrument as _;
+
+use crate::callback::{CallbackContext, panic_text};
+use crate::compile::{CompiledDag, CompiledTask};
+use crate::executor::AttemptRunner;
+use crate::operator::{
+    AnyOperator, BoxError, Cancel, ContextParts, Resources, Returned, TaskContext, TaskError,
+};
+use crate::plan::{Attempt, Outcome, Report};
+use crate::registry::Registry;
+use crate::store::SharedStore;
+use crate::time::Clock;
+use crate::xcom::DEFAULT_XCOM_LIMIT;
+
+use log::AttemptLog;
+use services::StoreServices;
+
+/// How long `on_kill` may take: whatever holds it up longer must not hold up the executor's slot.
+const ON_KILL_LIMIT: Duration = Duration::from_secs(10);
+
+/// How attempts are run.
+#[derive(Debug, Clone)]
+pub struct RunnerConfig {
+    /// The folder of the log files; `None` writes none.
+    pub log_folder: Option<PathBuf>,
+    /// The largest value that is stored, in bytes of JSON.
+    pub xcom_limit: usize,
+}
+
+impl Default for RunnerConfig {
+    fn default() -> Self {
+        Self { log_folder: None, xcom_limit: DEFAULT_XCOM_LIMIT }
+    }
+}
+
+/// Runs attempts of the dags of a registry.
+#[derive(Debug, Clone)]
+pub struct Runner {
+    registry: Registry,
+    store: SharedStore,
+    resources: Resources,
+    clock: Arc<dyn Clock>,
+    config: RunnerConfig,
+    sources: Arc<inputs::SourceCache>,
+    overrides: Option<Arc<dyn Override>>,
+}
+
+/// Stands in for task bodies, for tests.
+#[async_trait]
+pub trait Override: std::fmt::Debug + Send + Sync + 'static {
+    /// Asked before every task body, inside of its limits; `None` lets the body run.
+    async fn instead(
+        &self,
+        operator: &dyn AnyOperator,
+        cx: &TaskContext,
+    ) -> Option<Result<Returned, TaskError>>;
+}
+
+impl Runner {
+    /// Runs attempts of `registry`, reading values from `store`.
+    pub fn new(
+        registry: Registry,
+        store: SharedStore,
+        resources: Resources,
+        clock: Arc<dyn Clock>,
+        config: RunnerConfig,
+    ) -> Self {
+        let sources = Arc::default();
+        Self { registry, store, resources, clock, config, sources, overrides: None }
+    }
+
+    /// The same, with task bodies replaced.
+    #[must_use]
+    pub fn with_override(mut self, overrides: Arc<dyn Override>) -> Self {
+        self.overrides = Some(overrides);
+        self
+    }
+
+    /// The context of an attempt, with its inputs fetched.
+    ///
+    /// # Errors
+    ///
+    /// If the store cannot be read or the parameters do not fit.
+    pub async fn context(
+        &self,
+        dag: &Arc<CompiledDag>,
+        attempt: &Attempt,
+        cancel: Cancel,
+        log: Option<PathBuf>,
+    ) -> Result<TaskContext, BoxError> {
+        let task = dag.task(attempt.task);
+        let params = Arc::new(dag.params(attempt.run.conf.as_ref())?);
+        let mut inputs = inputs::fetch(self, dag, attempt).await?;
+        let templates = services::template_parts(self, dag, attempt, &params).await?;
+        let uses_template_inputs = !task.operator.description().input_templates.is_empty();
+        if uses_template_inputs {
+            inputs.renderer = Some(Arc::new(templates.renderer()));
+        }
+        Ok(TaskContext::new(ContextParts {
+            run: Arc::clone(&attempt.run),
+            ti: attempt.ti.clone(),
+            params,
+            inputs,
+            resources: self.resources.clone(),
+            services: Arc::new(StoreServices::new(Arc::clone(&self.store))),
+            renderer: Box::new(move || templates.renderer()),
+            has_templates: task.has_templates,
+            pushes_result: task.settings.do_xcom_push,
+            xcom_limit: self.config.xcom_limit,
+            log_path: log,
+            cancel,
+        }))
+    }
+
+    /// Where the log of an attempt goes.
+    pub fn log_path(&self, attempt: &Attempt) -> Option<PathBuf> {
+        let folder = self.config.log_folder.as_ref()?;
+        let ti = &attempt.ti;
+        Some(folder.join(log::relative_path(
+            &attempt.run.dag_id,
+            &attempt.run.run_id,
+            &ti.task_id,
+            ti.map_index,
+            ti.try_number,
+        )))
+    }
+
+    async fn run_logged(
+        &self,
+        attempt: &Attempt,
+        cancel: Cancel,
+        log: &AttemptLog,
+    ) -> (Outcome, Option<TaskContext>) {
+        let Some(dag) = self.registry.get(&attempt.run.dag_id) else {
+            let error = format!("code_missing: this process carries no dag `{}`", attempt.run.dag_id);
+            return (failed(error, false), None);
+        };
+        let dag = Arc::clone(dag);
+        let Some(task) = dag.tasks.get(attempt.task.index()).filter(|task| task.id == attempt.ti.task_id)
+        else {
+            let error = format!("code_missing: dag `{}` has no task `{}` here", dag.id, attempt.ti.task_id);
+            return (failed(error, false), None);
+        };
+        let context = self.context(&dag, attempt, cancel.clone(), log.path().cloned()).await;
+        let cx = match context {
+            Ok(cx) => cx,
+            Err(error) => return (failed(format!("cannot prepare the attempt: {error}"), true), None),
+        };
+        self.on_execute(task, attempt).await;
+        let outcome = self.body(task, &cx, &cancel).await;
+        (outcome, Some(cx))
+    }
+
+    async fn body(&self, task: &CompiledTask, cx: &TaskContext, cancel: &Cancel) -> Outcome {
+        let work = async {
+            if let Some(overrides) = &self.overrides
+                && let Some(result) = overrides.instead(&*task.operator, cx).await
+            {
+                return result;
+            }
+            task.operator.run(cx).await
+        };
+        let deadline = task.settings.timeout.and_then(|timeout| {
+            let timeout = TimeDelta::from_std(timeout).ok()?;
+            self.clock.now().checked_add_signed(timeout)
+        });
+        let time_is_up = async {
+            match deadline {
+                Some(deadline) => self.clock.sleep_until(deadline).await,
+                None => std::future::pending().await,
+            }
+        };
+        let outcome = tokio::select! {
+            biased;
+            result = AssertUnwindSafe(work).catch_unwind() => match result {
+                Ok(Ok(returned)) => return Outcome::Success(returned.value),
+                Ok(Err(error)) => return Outcome::from(error),
+                Err(panic) => return failed(format!("the task panicked: {}", panic_text(&*panic)), true),
+            },
+            () = cancel.cancelled() => Outcome::Cancelled,
+            () = time_is_up => {
+                let limit = task.settings.timeout.unwrap_or_default();
+                failed(format!("the attempt took longer than its timeout of {limit:?}"), true)
+            }
+        };
+        let on_kill = AssertUnwindSafe(task.operator.killed(cx)).catch_unwind();
+        if !matches!(tokio::time::timeout(ON_KILL_LIMIT, on_kill).await, Ok(Ok(()))) {
+            tracing::warn!("`on_kill` panicked or took longer than {ON_KILL_LIMIT:?}");
+        }
+        outcome
+    }
+
+    async fn on_execute(&self, task: &CompiledTask, attempt: &Attempt) {
+        for callback in &task.settings.callbacks.on_execute {
+            let context = CallbackContext {
+                dag_id: attempt.run.dag_id.clone(),
+                run_id: attempt.run.run_id.clone(),
+                logical_date: attempt.run.logical_date,
+                task_id: Some(attempt.ti.task_id.clone()),
+                map_index: attempt.ti.map_index,
+                try_number: attempt.ti.try_number,
+                event: "execute",
+                reason: None,
+                at: self.clock.now(),
+            };
+            if let Err(panic) = AssertUnwindSafe(callback.call(context)).catch_unwind().await {
+                tracing::error!(callback = callback.name(), "the callback panicked: {}", panic_text(&*panic));
+            }
+        }
+    }
+}
+
+#[async_trait]
+impl AttemptRunner for Runner {
+    async fn run(&self, attempt: Attempt, cancel: Cancel) -> Report {
+        let log = AttemptLog::open(self.log_path(&attempt), Arc::clone(&self.clock));
+        log.header(&attempt);
+        let work = AssertUnwindSafe(self.run_logged(&attempt, cancel, &log)).catch_unwind();
+        let (outcome, cx) = match work.instrument(log.span(&attempt)).await {
+            Ok(done) => done,
+            Err(panic) => (failed(format!("the attempt panicked: {}", panic_text(&*panic)), true), None),
+        };
+        let (pushed, rendered) = cx.map(|cx| cx.take_notes()).unwrap_or_default();
+        log.footer(&attempt, &outcome);
+        let pushed =
+            if matches!(outcome, Outcome::Success(_) | Outcome::Skipped(_)) { pushed } else { Vec::new() };
+        Report {
+            run: attempt.run.pk,
+            key: attempt.key(),
+            attempt_id: attempt.ti.attempt_id,
+            outcome,
+            pushed,
+            rendered,
+            at: self.clock.now(),
+        }
+    }
+}
+
+fn failed(error: String, retryable: bool) -> Outcome {
+    Outcome::Failed { error, retryable, after: None }
+}

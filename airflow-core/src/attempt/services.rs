@@ -1,0 +1,226 @@
+//! What a running task can ask for: stored values, variables, templates.
+
+use std::collections::BTreeMap;
+use std::sync::Arc;
+
+use async_trait::async_trait;
+use serde_json::{Map, Value};
+
+use crate::compile::CompiledDag;
+use crate::id::TaskId;
+use crate::operator::{BoxError, RunInfo, TaskServices, XComQuery};
+use crate::plan::Attempt;
+use crate::state::{RunState, RunType};
+use crate::store::{RunFilter, RunRow, SharedStore, VariableRow, XComFilter};
+use crate::template::{Lookups, PreviousRun, Renderer, TemplateConnection, TemplateContext};
+use crate::xcom::XComValue;
+
+use super::Runner;
+
+/// How many earlier runs are searched for a value (`include_prior_dates`).
+const PRIOR_RUNS: u32 = 1000;
+
+#[derive(Debug)]
+pub(super) struct StoreServices {
+    store: SharedStore,
+}
+
+impl StoreServices {
+    pub(super) fn new(store: SharedStore) -> Self {
+        Self { store }
+    }
+
+    async fn runs(&self, run: &RunInfo, query: &XComQuery) -> Result<Vec<RunRow>, BoxError> {
+        let dag_id = query.dag_id.clone().unwrap_or_else(|| run.dag_id.clone());
+        let other_dag = dag_id != run.dag_id;
+        let mut filter = RunFilter { dag_id: Some(dag_id), newest_first: true, ..RunFilter::default() };
+        if query.include_prior_dates || (other_dag && query.run_id.is_none()) {
+            filter.to = Some(run.logical_date);
+            filter.limit = Some(if query.include_prior_dates { PRIOR_RUNS } else { 1 });
+            filter.from = (!query.include_prior_dates).then_some(run.logical_date);
+        } else {
+            filter.run_id = Some(query.run_id.clone().unwrap_or_else(|| run.run_id.clone()));
+        }
+        Ok(self.store.runs(&filter).await?)
+    }
+}
+
+#[async_trait]
+impl TaskServices for StoreServices {
+    async fn xcoms(&self, run: &RunInfo, query: XComQuery) -> Result<Vec<Vec<Arc<XComValue>>>, BoxError> {
+        let runs = self.runs(run, &query).await?;
+        let mut answer = Vec::with_capacity(query.task_ids.len());
+        for task in &query.task_ids {
+            let mut values = Vec::new();
+            for run in &runs {
+                let filter = XComFilter {
+                    run: run.pk,
+                    tasks: vec![task.clone()],
+                    map_index: query.map_index,
+                    key: Some(query.key.clone()),
+                };
+                values = self.store.xcoms(&filter).await?.into_iter().map(|row| row.value).collect();
+                if !values.is_empty() {
+                    break;
+                }
+            }
+            answer.push(values);
+        }
+        Ok(answer)
+    }
+
+    async fn variable(&self, key: &str) -> Result<Option<String>, BoxError> {
+        Ok(self.store.variable(key).await?.map(|row| row.value))
+    }
+
+    async fn set_variable(&self, key: &str, value: &str) -> Result<(), BoxError> {
+        let variable = VariableRow { key: key.to_owned(), value: value.to_owned(), description: None };
+        Ok(self.store.set_variable(variable).await?)
+    }
+}
+
+/// A value and the map index of the instance that left it.
+type Indexed = (i32, Arc<XComValue>);
+
+/// What templates look up, fetched before rendering.
+#[derive(Debug, Default)]
+struct Fetched {
+    variables: BTreeMap<String, String>,
+    values: BTreeMap<(TaskId, String), Vec<Indexed>>,
+}
+
+impl Lookups for Fetched {
+    fn variable(&self, key: &str) -> Option<String> {
+        self.variables.get(key).cloned()
+    }
+
+    fn connection(&self, _: &str) -> Option<TemplateConnection> {
+        None
+    }
+
+    fn xcom(&self, task_id: &str, key: &str, map_index: Option<i32>) -> Option<Value> {
+        let values = self.values.get(&(TaskId::new(task_id), key.to_owned()))?;
+        let value = match map_index {
+            Some(index) => &values.iter().find(|(at, _)| *at == index)?.1,
+            None => match values.as_slice() {
+                [(-1, value)] => value,
+                many => return Some(many.iter().map(|(_, value)| value.value().clone()).collect()),
+            },
+        };
+        Some(value.value().clone())
+    }
+}
+
+/// All that a renderer for an attempt is made of.
+#[derive(Clone)]
+pub(super) struct TemplateParts {
+    context: Arc<TemplateContext>,
+    lookups: Arc<Fetched>,
+    macros: Vec<(String, Value)>,
+}
+
+impl TemplateParts {
+    pub(super) fn renderer(&self) -> Renderer {
+        let lookups: Arc<dyn Lookups> = Arc::clone(&self.lookups) as _;
+        let renderer = Renderer::new((*self.context).clone(), lookups);
+        self.macros.iter().fold(renderer, |renderer, (name, value)| renderer.with_value(name, value))
+    }
+}
+
+pub(super) async fn template_parts(
+    runner: &Runner,
+    dag: &Arc<CompiledDag>,
+    attempt: &Attempt,
+    params: &Value,
+) -> Result<TemplateParts, BoxError> {
+    let task = dag.task(attempt.task);
+    let mut lookups = Fetched::default();
+    let mut previous_success = None;
+    if task.has_templates || !task.operator.description().input_templates.is_empty() {
+        let description = task.operator.description();
+        let fields = description.templates.iter().flat_map(|field| &field.sources);
+        let texts: Vec<&String> = fields.chain(&description.input_templates).collect();
+        let names = |word: &str| texts.iter().any(|text| text.contains(word));
+        if names("var.") {
+            lookups.variables =
+                runner.store.variables().await?.into_iter().map(|row| (row.key, row.value)).collect();
+        }
+        if names("xcom_pull") {
+            let filter = XComFilter { run: attempt.run.pk, tasks: Vec::new(), map_index: None, key: None };
+            for row in runner.store.xcoms(&filter).await? {
+                lookups.values.entry((row.task_id, row.key)).or_default().push((row.map_index.0, row.value));
+            }
+        }
+        if names("prev_") {
+            previous_success = previous(runner, attempt).await?;
+        }
+    }
+    let context = template_context(runner, dag, attempt, params, previous_success);
+    let macros = dag.settings.user_defined_macros.clone();
+    Ok(TemplateParts { context: Arc::new(context), lookups: Arc::new(lookups), macros })
+}
+
+async fn previous(runner: &Runner, attempt: &Attempt) -> Result<Option<PreviousRun>, BoxError> {
+    let filter = RunFilter {
+        dag_id: Some(attempt.run.dag_id.clone()),
+        states: vec![RunState::Success],
+        to: Some(attempt.run.logical_date - chrono::TimeDelta::microseconds(1)),
+        newest_first: true,
+        limit: Some(1),
+        ..RunFilter::default()
+    };
+    let run = runner.store.runs(&filter).await?.into_iter().next();
+    Ok(run.map(|run| PreviousRun {
+        logical_date: Some(run.logical_date),
+        data_interval: Some((run.data_interval.start, run.data_interval.end)),
+        start_date: run.started_at,
+        end_date: run.ended_at,
+    }))
+}
+
+fn template_context(
+    runner: &Runner,
+    dag: &CompiledDag,
+    attempt: &Attempt,
+    params: &Value,
+    previous_success: Option<PreviousRun>,
+) -> TemplateContext {
+    let (run, ti, task) = (&attempt.run, &attempt.ti, dag.task(attempt.task));
+    let mut dag_fields = Map::new();
+    dag_fields.insert("dag_id".into(), dag.id.as_str().into());
+    dag_fields.insert("tags".into(), dag.settings.tags.clone().into());
+    dag_fields.insert("owner".into(), dag.settings.owners.clone().into());
+    dag_fields.insert("description".into(), dag.settings.description.clone().into());
+    let mut task_fields = Map::new();
+    task_fields.insert("retries".into(), task.settings.retry.retries.into());
+    task_fields.insert("pool".into(), task.settings.pool.clone().into());
+    task_fields.insert("queue".into(), task.settings.queue.clone().into());
+    TemplateContext {
+        dag_id: run.dag_id.to_string(),
+        task_id: ti.task_id.to_string(),
+        dag_display_name: dag.settings.display_name.clone(),
+        task_display_name: task.settings.display_name.clone(),
+        owner: task.settings.owner.clone(),
+        operator: task.operator.name().to_owned(),
+        dag_fields,
+        task_fields,
+        run_id: run.run_id.to_string(),
+        run_type: run.run_type.to_string(),
+        logical_date: Some(run.logical_date),
+        data_interval: Some((run.data_interval.start, run.data_interval.end)),
+        previous_logical_date: None,
+        next_logical_date: (run.run_type == RunType::Scheduled).then_some(run.data_interval.end),
+        previous_success,
+        try_number: ti.try_number,
+        max_tries: ti.max_tries,
+        map_index: ti.map_index.get(),
+        params: params.clone(),
+        conf: run.conf.clone(),
+        run_state: RunState::Running.to_string(),
+        run_start_date: run.started_at,
+        run_queued_at: Some(run.queued_at),
+        start_date: Some(attempt.at),
+        now: runner.clock.now(),
+        ..TemplateContext::default()
+    }
+}

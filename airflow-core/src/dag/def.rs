@@ -1,0 +1,347 @@
+//! A defined dag: its options and what was added to it.
+
+use std::fmt;
+use std::time::Duration;
+
+use chrono::{DateTime, NaiveDate, Utc};
+use schemars::JsonSchema;
+use serde::Serialize;
+use serde_json::Value;
+
+use crate::callback::{Callbacks, IntoCallback};
+use crate::timetable::Schedule;
+
+use super::builder::{Dag, Definition};
+use super::options::TaskOptions;
+use super::problem::Place;
+
+/// A moment as written in a definition. Text is read in the time zone of the dag.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum When {
+    /// `2026-01-01`, `2026-01-01T06:00`, with an offset if wanted.
+    Text(String),
+    /// A moment.
+    At(DateTime<Utc>),
+}
+
+impl From<&str> for When {
+    fn from(text: &str) -> Self {
+        Self::Text(text.to_owned())
+    }
+}
+
+impl From<String> for When {
+    fn from(text: String) -> Self {
+        Self::Text(text)
+    }
+}
+
+impl From<DateTime<Utc>> for When {
+    fn from(at: DateTime<Utc>) -> Self {
+        Self::At(at)
+    }
+}
+
+impl From<NaiveDate> for When {
+    fn from(date: NaiveDate) -> Self {
+        Self::Text(date.to_string())
+    }
+}
+
+/// The parameters of a dag: their JSON Schema and their defaults.
+#[derive(Debug, Clone, PartialEq)]
+pub struct ParamsSpec {
+    /// What is allowed.
+    pub schema: Value,
+    /// What holds if nothing else is given.
+    pub defaults: Value,
+}
+
+/// The options of a dag as given.
+#[derive(Debug, Clone, Default)]
+pub struct DagOptions {
+    /// When runs are made.
+    pub schedule: Option<Schedule>,
+    /// The zone of the schedule and of dates without offset. Default UTC.
+    pub timezone: Option<String>,
+    /// The earliest logical date.
+    pub start_date: Option<When>,
+    /// The latest logical date.
+    pub end_date: Option<When>,
+    /// Whether missed intervals are made up for. Default false.
+    pub catchup: bool,
+    /// How many runs may be active at once. Default 16.
+    pub max_active_runs: Option<u32>,
+    /// How many task instances may be active at once over all runs. Default 16.
+    pub max_active_tasks: Option<u32>,
+    /// How long a run may take from its start.
+    pub dagrun_timeout: Option<Duration>,
+    /// Options for all tasks, weaker than their own.
+    pub default_args: TaskOptions,
+    /// Parameters.
+    pub params: Option<ParamsSpec>,
+    /// Why the parameters could not be described.
+    pub params_error: Option<String>,
+    /// Labels for filtering.
+    pub tags: Vec<String>,
+    /// Who answers for it.
+    pub owner: Option<String>,
+    /// One line for lists.
+    pub description: Option<String>,
+    /// Documentation in Markdown.
+    pub doc: Option<String>,
+    /// The name shown to people.
+    pub display_name: Option<String>,
+    /// Whether it is paused when a database first sees it.
+    pub paused_at_creation: Option<bool>,
+    /// Whether the first failure of a task stops the run.
+    pub fail_fast: bool,
+    /// What to call when a run ends.
+    pub callbacks: Callbacks,
+    /// After how many failed runs in a row the dag pauses itself; 0 = never.
+    pub max_consecutive_failed_dag_runs: u32,
+    /// Names that templates may use beside the built-in ones, with their values.
+    pub user_defined_macros: Vec<(String, Value)>,
+}
+
+/// A dag: made with [`DagDef::new`], filled with [`define`](Self::define), given to the `Airflow` builder.
+///
+/// ```
+/// use airflow_core::dag::{DagDef, TaskExt};
+/// use airflow_core::operator::Empty;
+/// use airflow_core::time::hours;
+///
+/// fn nightly(tenant: &str) -> DagDef {
+///     DagDef::new(format!("nightly_{tenant}"))
+///         .schedule("30 2 * * *")
+///         .timezone("America/New_York")
+///         .start_date("2026-01-01")
+///         .max_active_runs(1)
+///         .dagrun_timeout(hours(4))
+///         .define(|d| {
+///             let begin = d.add(Empty::new().id("begin"));
+///             let end = d.add(Empty::new().id("end"));
+///             d.order(begin >> end);
+///         })
+/// }
+///
+/// assert_eq!(nightly("acme").id(), "nightly_acme");
+/// let dag = nightly("acme").compile()?;
+/// assert_eq!(dag.tasks.len(), 2);
+/// # Ok::<(), airflow_core::compile::DefinitionErrors>(())
+/// ```
+///
+/// With `#[dag]` the same is an attribute on a function.
+#[derive(Clone)]
+pub struct DagDef {
+    pub(crate) id: String,
+    pub(crate) place: Place,
+    pub(crate) options: DagOptions,
+    pub(crate) definition: Definition,
+}
+
+impl fmt::Debug for DagDef {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("DagDef")
+            .field("id", &self.id)
+            .field("tasks", &self.definition.tasks.len())
+            .finish_non_exhaustive()
+    }
+}
+
+impl DagDef {
+    /// A dag without tasks and without a schedule.
+    #[track_caller]
+    pub fn new(id: impl Into<String>) -> Self {
+        Self {
+            id: id.into(),
+            place: Place::caller(),
+            options: DagOptions::default(),
+            definition: Definition::default(),
+        }
+    }
+
+    /// The id.
+    pub fn id(&self) -> &str {
+        &self.id
+    }
+
+    /// The options as given.
+    pub fn options(&self) -> &DagOptions {
+        &self.options
+    }
+
+    /// The line that made it.
+    pub fn place(&self) -> Place {
+        self.place
+    }
+
+    /// Adds the tasks: `define` gets the [`Dag`] to add them to. What it returns is dropped.
+    #[must_use]
+    pub fn define<R>(mut self, define: impl FnOnce(&Dag) -> R) -> Self {
+        let dag = Dag::new(&self.id);
+        drop(define(&dag));
+        self.definition = dag.finish();
+        self
+    }
+
+    fn set(mut self, change: impl FnOnce(&mut DagOptions)) -> Self {
+        change(&mut self.options);
+        self
+    }
+
+    /// When runs are made: a cron expression, a preset such as `@daily`, a duration, `Cron`, `Delta`, or any
+    /// timetable.
+    #[must_use]
+    pub fn schedule(self, schedule: impl Into<Schedule>) -> Self {
+        let schedule = schedule.into();
+        self.set(|o| o.schedule = Some(schedule))
+    }
+
+    /// The time zone of the schedule and of dates without offset, such as `Europe/Paris`. Default UTC.
+    #[must_use]
+    pub fn timezone(self, zone: impl Into<String>) -> Self {
+        let zone = zone.into();
+        self.set(|o| o.timezone = Some(zone))
+    }
+
+    /// The earliest logical date.
+    #[must_use]
+    pub fn start_date(self, date: impl Into<When>) -> Self {
+        let date = date.into();
+        self.set(|o| o.start_date = Some(date))
+    }
+
+    /// The latest logical date.
+    #[must_use]
+    pub fn end_date(self, date: impl Into<When>) -> Self {
+        let date = date.into();
+        self.set(|o| o.end_date = Some(date))
+    }
+
+    /// Whether a run is made for every interval missed since the start date, or only for the newest one.
+    #[must_use]
+    pub fn catchup(self, yes: bool) -> Self {
+        self.set(|o| o.catchup = yes)
+    }
+
+    /// How many runs may be active at once.
+    #[must_use]
+    pub fn max_active_runs(self, limit: u32) -> Self {
+        self.set(|o| o.max_active_runs = Some(limit))
+    }
+
+    /// How many task instances may be active at once, over all runs.
+    #[must_use]
+    pub fn max_active_tasks(self, limit: u32) -> Self {
+        self.set(|o| o.max_active_tasks = Some(limit))
+    }
+
+    /// How long a run may take from its start; then it fails and its unfinished tasks are skipped.
+    #[must_use]
+    pub fn dagrun_timeout(self, timeout: Duration) -> Self {
+        self.set(|o| o.dagrun_timeout = Some(timeout))
+    }
+
+    /// Options for all tasks, weaker than their own.
+    #[must_use]
+    pub fn default_args(self, options: TaskOptions) -> Self {
+        self.set(|o| o.default_args = options)
+    }
+
+    /// Typed parameters: `P` gives the JSON Schema, `P::default()` the values that hold if a run brings none.
+    #[must_use]
+    pub fn params<P: JsonSchema + Serialize + Default>(self) -> Self {
+        self.params_with(&P::default())
+    }
+
+    /// As [`params`](Self::params), with these defaults.
+    #[must_use]
+    pub fn params_with<P: JsonSchema + Serialize>(self, defaults: &P) -> Self {
+        let schema = schemars::schema_for!(P).to_value();
+        match serde_json::to_value(defaults) {
+            Ok(defaults) => self.set(|o| o.params = Some(ParamsSpec { schema, defaults })),
+            Err(error) => self.set(|o| o.params_error = Some(error.to_string())),
+        }
+    }
+
+    /// Parameters by a schema of one's own.
+    #[must_use]
+    pub fn params_schema(self, schema: Value, defaults: Value) -> Self {
+        self.set(|o| o.params = Some(ParamsSpec { schema, defaults }))
+    }
+
+    /// Labels for filtering.
+    #[must_use]
+    pub fn tags<T: Into<String>>(self, tags: impl IntoIterator<Item = T>) -> Self {
+        let tags = tags.into_iter().map(Into::into).collect();
+        self.set(|o| o.tags = tags)
+    }
+
+    /// Who answers for the dag and for tasks that name nobody.
+    #[must_use]
+    pub fn owner(self, owner: impl Into<String>) -> Self {
+        let owner = owner.into();
+        self.set(|o| o.owner = Some(owner))
+    }
+
+    /// One line for lists.
+    #[must_use]
+    pub fn description(self, text: impl Into<String>) -> Self {
+        let text = text.into();
+        self.set(|o| o.description = Some(text))
+    }
+
+    /// Documentation in Markdown.
+    #[must_use]
+    pub fn doc(self, text: impl Into<String>) -> Self {
+        let text = text.into();
+        self.set(|o| o.doc = Some(text))
+    }
+
+    /// The name shown to people, where it differs from the id.
+    #[must_use]
+    pub fn display_name(self, name: impl Into<String>) -> Self {
+        let name = name.into();
+        self.set(|o| o.display_name = Some(name))
+    }
+
+    /// Whether it is paused when a database first sees it. Default false.
+    #[must_use]
+    pub fn paused_at_creation(self, yes: bool) -> Self {
+        self.set(|o| o.paused_at_creation = Some(yes))
+    }
+
+    /// Whether the first failure of a task stops the whole run.
+    #[must_use]
+    pub fn fail_fast(self, yes: bool) -> Self {
+        self.set(|o| o.fail_fast = yes)
+    }
+
+    /// Pauses the dag after this many failed runs in a row; 0 = never.
+    #[must_use]
+    pub fn max_consecutive_failed_dag_runs(self, limit: u32) -> Self {
+        self.set(|o| o.max_consecutive_failed_dag_runs = limit)
+    }
+
+    /// Called when a run ended well.
+    #[must_use]
+    pub fn on_success(self, callback: impl IntoCallback) -> Self {
+        let callback = callback.into_callback();
+        self.set(|o| o.callbacks.on_success.push(callback))
+    }
+
+    /// Called when a run failed; the reason is in the context.
+    #[must_use]
+    pub fn on_failure(self, callback: impl IntoCallback) -> Self {
+        let callback = callback.into_callback();
+        self.set(|o| o.callbacks.on_failure.push(callback))
+    }
+
+    /// A name that templates of this dag may use, with its value.
+    #[must_use]
+    pub fn user_defined_macro(self, name: impl Into<String>, value: impl Into<Value>) -> Self {
+        let entry = (name.into(), value.into());
+        self.set(|o| o.user_defined_macros.push(entry))
+    }
+}

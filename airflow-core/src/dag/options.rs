@@ -1,0 +1,379 @@
+//! The options of a task and of a dag, as given ([`TaskOptions`]) and as they hold after all defaults
+//! ([`TaskSettings`]).
+//!
+//! Order of precedence, strongest first: the use (`price::call(..).retries(2)`), the definition
+//! (`#[task(retries = 3)]`), the innermost group's `default_args`, outer groups, the dag's `default_args`, the
+//! built-in default.
+
+use std::time::Duration;
+
+use chrono::{DateTime, Utc};
+
+use crate::callback::{Callbacks, IntoCallback};
+use crate::retry::RetryPolicy;
+use crate::trigger_rule::{TriggerRule, WeightRule};
+
+/// The pool of tasks that name none.
+pub const DEFAULT_POOL: &str = "default_pool";
+
+/// The slots of the default pool in a new database.
+pub const DEFAULT_POOL_SLOTS: i32 = 128;
+
+/// The queue of tasks that name none.
+pub const DEFAULT_QUEUE: &str = "default";
+
+/// The wait before a retry, if nothing else is said.
+pub const DEFAULT_RETRY_DELAY: Duration = Duration::from_secs(300);
+
+macro_rules! task_options {
+    ($($(#[$doc:meta])* $field:ident: $ty:ty),+ $(,)?) => {
+        /// Options of a task; what is `None` comes from the next weaker place.
+        #[derive(Debug, Clone, Default)]
+        pub struct TaskOptions {
+            $($(#[$doc])* pub $field: Option<$ty>,)+
+            /// What to call when something happens to the task.
+            pub callbacks: Callbacks,
+        }
+
+        impl TaskOptions {
+            /// Fills what is not set from `weaker`.
+            #[must_use]
+            pub fn or(self, weaker: &Self) -> Self {
+                Self {
+                    $($field: self.$field.or_else(|| weaker.$field.clone()),)+
+                    callbacks: self.callbacks.or(&weaker.callbacks),
+                }
+            }
+        }
+    };
+}
+
+task_options! {
+    /// How many attempts may follow the first. Default 0.
+    retries: u32,
+    /// The wait before a retry. Default 5 minutes.
+    retry_delay: Duration,
+    /// The factor by which the wait grows with each retry; 0 switches back-off off. Default 0.
+    retry_exponential_backoff: f64,
+    /// The longest wait before a retry; applies with back-off only.
+    max_retry_delay: Duration,
+    /// How long one attempt may take. Default: no limit.
+    timeout: Duration,
+    /// The pool whose slots the task takes. Default `default_pool`.
+    pool: String,
+    /// How many slots of the pool it takes. Default 1.
+    pool_slots: u32,
+    /// What the task adds to the priority of itself and its relatives. Default 1.
+    priority_weight: i32,
+    /// Whose weights count. Default `downstream`.
+    weight_rule: WeightRule,
+    /// The queue that workers listen to. Default `default`.
+    queue: String,
+    /// The name of the executor, where several are configured.
+    executor: String,
+    /// The condition on its upstream tasks. Default `all_success`.
+    trigger_rule: TriggerRule,
+    /// Wait until the same task succeeded or was skipped in the previous run. Default false.
+    depends_on_past: bool,
+    /// As `depends_on_past`, and the tasks directly downstream of it in the previous run as well. Default false.
+    wait_for_downstream: bool,
+    /// How many instances of the task may be active over all runs.
+    max_active_tis_per_dag: u32,
+    /// How many instances of the task may be active in one run.
+    max_active_tis_per_dagrun: u32,
+    /// No instance in runs with an earlier logical date.
+    start_date: DateTime<Utc>,
+    /// No instance in runs with a later logical date.
+    end_date: DateTime<Utc>,
+    /// Whether the result is stored for other tasks. Default true.
+    do_xcom_push: bool,
+    /// Who answers for the task. Default `airflow`.
+    owner: String,
+    /// Documentation in Markdown.
+    doc: String,
+    /// The name shown to people, where it differs from the id.
+    display_name: String,
+}
+
+/// The options of one task after all defaults.
+#[derive(Debug, Clone)]
+pub struct TaskSettings {
+    /// Retries and their delays.
+    pub retry: RetryPolicy,
+    /// How long one attempt may take.
+    pub timeout: Option<Duration>,
+    /// The pool.
+    pub pool: String,
+    /// Slots taken in the pool.
+    pub pool_slots: u32,
+    /// Own weight.
+    pub priority_weight: i32,
+    /// Whose weights count.
+    pub weight_rule: WeightRule,
+    /// The queue.
+    pub queue: String,
+    /// The executor, if one is named.
+    pub executor: Option<String>,
+    /// The condition on the upstream tasks.
+    pub trigger_rule: TriggerRule,
+    /// Wait for the same task of the previous run.
+    pub depends_on_past: bool,
+    /// Wait for the direct downstream tasks of the previous run.
+    pub wait_for_downstream: bool,
+    /// Limit over all runs.
+    pub max_active_tis_per_dag: Option<u32>,
+    /// Limit inside one run.
+    pub max_active_tis_per_dagrun: Option<u32>,
+    /// Earliest logical date.
+    pub start_date: Option<DateTime<Utc>>,
+    /// Latest logical date.
+    pub end_date: Option<DateTime<Utc>>,
+    /// Whether the result is stored.
+    pub do_xcom_push: bool,
+    /// Who answers for it.
+    pub owner: String,
+    /// Documentation.
+    pub doc: Option<String>,
+    /// The name shown to people.
+    pub display_name: Option<String>,
+    /// What to call when something happens.
+    pub callbacks: Callbacks,
+}
+
+impl From<TaskOptions> for TaskSettings {
+    fn from(o: TaskOptions) -> Self {
+        let wait_for_downstream = o.wait_for_downstream.unwrap_or(false);
+        Self {
+            retry: RetryPolicy {
+                retries: o.retries.unwrap_or(0),
+                delay: o.retry_delay.unwrap_or(DEFAULT_RETRY_DELAY),
+                backoff: o.retry_exponential_backoff.filter(|factor| *factor > 0.0),
+                max_delay: o.max_retry_delay,
+            },
+            timeout: o.timeout,
+            pool: o.pool.unwrap_or_else(|| DEFAULT_POOL.into()),
+            pool_slots: o.pool_slots.unwrap_or(1),
+            priority_weight: o.priority_weight.unwrap_or(1),
+            weight_rule: o.weight_rule.unwrap_or(WeightRule::Downstream),
+            queue: o.queue.unwrap_or_else(|| DEFAULT_QUEUE.into()),
+            executor: o.executor,
+            trigger_rule: o.trigger_rule.unwrap_or(TriggerRule::AllSuccess),
+            depends_on_past: o.depends_on_past.unwrap_or(false) || wait_for_downstream,
+            wait_for_downstream,
+            max_active_tis_per_dag: o.max_active_tis_per_dag,
+            max_active_tis_per_dagrun: o.max_active_tis_per_dagrun,
+            start_date: o.start_date,
+            end_date: o.end_date,
+            do_xcom_push: o.do_xcom_push.unwrap_or(true),
+            owner: o.owner.unwrap_or_else(|| "airflow".into()),
+            doc: o.doc,
+            display_name: o.display_name,
+            callbacks: o.callbacks,
+        }
+    }
+}
+
+/// Makes the setter methods of [`TaskOptions`] available under their names on whatever carries one.
+macro_rules! task_option_setters {
+    ($vis:vis, $out:ty, $opts:ident) => {
+        /// How many attempts may follow the first.
+        #[must_use]
+        $vis fn retries(self, retries: u32) -> $out {
+            self.$opts(|o| o.retries = Some(retries))
+        }
+
+        /// The wait before a retry.
+        #[must_use]
+        $vis fn retry_delay(self, delay: Duration) -> $out {
+            self.$opts(|o| o.retry_delay = Some(delay))
+        }
+
+        /// Doubles the wait with each retry.
+        #[must_use]
+        $vis fn exponential_backoff(self) -> $out {
+            self.retry_exponential_backoff(2.0)
+        }
+
+        /// Multiplies the wait by `factor` with each retry; 0 switches back-off off.
+        #[must_use]
+        $vis fn retry_exponential_backoff(self, factor: f64) -> $out {
+            self.$opts(|o| o.retry_exponential_backoff = Some(factor))
+        }
+
+        /// The longest wait before a retry; applies with back-off only.
+        #[must_use]
+        $vis fn max_retry_delay(self, delay: Duration) -> $out {
+            self.$opts(|o| o.max_retry_delay = Some(delay))
+        }
+
+        /// How long one attempt may take.
+        #[must_use]
+        $vis fn timeout(self, timeout: Duration) -> $out {
+            self.$opts(|o| o.timeout = Some(timeout))
+        }
+
+        /// The pool whose slots the task takes.
+        #[must_use]
+        $vis fn pool(self, pool: impl Into<String>) -> $out {
+            let pool = pool.into();
+            self.$opts(|o| o.pool = Some(pool))
+        }
+
+        /// How many slots of the pool it takes, at least 1.
+        #[must_use]
+        $vis fn pool_slots(self, slots: u32) -> $out {
+            self.$opts(|o| o.pool_slots = Some(slots))
+        }
+
+        /// What the task adds to the priority of itself and its relatives.
+        #[must_use]
+        $vis fn priority_weight(self, weight: i32) -> $out {
+            self.$opts(|o| o.priority_weight = Some(weight))
+        }
+
+        /// Whose weights count for its priority.
+        #[must_use]
+        $vis fn weight_rule(self, rule: WeightRule) -> $out {
+            self.$opts(|o| o.weight_rule = Some(rule))
+        }
+
+        /// The queue that workers listen to.
+        #[must_use]
+        $vis fn queue(self, queue: impl Into<String>) -> $out {
+            let queue = queue.into();
+            self.$opts(|o| o.queue = Some(queue))
+        }
+
+        /// The executor that runs it, where several are configured.
+        #[must_use]
+        $vis fn executor(self, name: impl Into<String>) -> $out {
+            let name = name.into();
+            self.$opts(|o| o.executor = Some(name))
+        }
+
+        /// The condition on its upstream tasks.
+        #[must_use]
+        $vis fn trigger_rule(self, rule: TriggerRule) -> $out {
+            self.$opts(|o| o.trigger_rule = Some(rule))
+        }
+
+        /// Short for [`trigger_rule`](Self::trigger_rule).
+        #[must_use]
+        $vis fn when(self, rule: TriggerRule) -> $out {
+            self.$opts(|o| o.trigger_rule = Some(rule))
+        }
+
+        /// Wait until the same task succeeded or was skipped in the previous run.
+        #[must_use]
+        $vis fn depends_on_past(self, yes: bool) -> $out {
+            self.$opts(|o| o.depends_on_past = Some(yes))
+        }
+
+        /// As `depends_on_past`, and the tasks directly downstream of it in the previous run as well.
+        #[must_use]
+        $vis fn wait_for_downstream(self, yes: bool) -> $out {
+            self.$opts(|o| o.wait_for_downstream = Some(yes))
+        }
+
+        /// How many instances of the task may be active over all runs.
+        #[must_use]
+        $vis fn max_active_tis_per_dag(self, limit: u32) -> $out {
+            self.$opts(|o| o.max_active_tis_per_dag = Some(limit))
+        }
+
+        /// How many instances of the task may be active in one run.
+        #[must_use]
+        $vis fn max_active_tis_per_dagrun(self, limit: u32) -> $out {
+            self.$opts(|o| o.max_active_tis_per_dagrun = Some(limit))
+        }
+
+        /// Whether the result is stored for other tasks.
+        #[must_use]
+        $vis fn do_xcom_push(self, yes: bool) -> $out {
+            self.$opts(|o| o.do_xcom_push = Some(yes))
+        }
+
+        /// Who answers for the task.
+        #[must_use]
+        $vis fn owner(self, owner: impl Into<String>) -> $out {
+            let owner = owner.into();
+            self.$opts(|o| o.owner = Some(owner))
+        }
+
+        /// Documentation in Markdown.
+        #[must_use]
+        $vis fn doc(self, doc: impl Into<String>) -> $out {
+            let doc = doc.into();
+            self.$opts(|o| o.doc = Some(doc))
+        }
+
+        /// The name shown to people, where it differs from the id.
+        #[must_use]
+        $vis fn display_name(self, name: impl Into<String>) -> $out {
+            let name = name.into();
+            self.$opts(|o| o.display_name = Some(name))
+        }
+
+        /// No instance in runs with an earlier logical date.
+        #[must_use]
+        $vis fn start_date(self, date: DateTime<Utc>) -> $out {
+            self.$opts(|o| o.start_date = Some(date))
+        }
+
+        /// No instance in runs with a later logical date.
+        #[must_use]
+        $vis fn end_date(self, date: DateTime<Utc>) -> $out {
+            self.$opts(|o| o.end_date = Some(date))
+        }
+
+        /// Called just before the task body.
+        #[must_use]
+        $vis fn on_execute(self, callback: impl IntoCallback) -> $out {
+            let callback = callback.into_callback();
+            self.$opts(|o| o.callbacks.on_execute.push(callback))
+        }
+
+        /// Called when an attempt succeeded.
+        #[must_use]
+        $vis fn on_success(self, callback: impl IntoCallback) -> $out {
+            let callback = callback.into_callback();
+            self.$opts(|o| o.callbacks.on_success.push(callback))
+        }
+
+        /// Called when the task failed and no retry is left.
+        #[must_use]
+        $vis fn on_failure(self, callback: impl IntoCallback) -> $out {
+            let callback = callback.into_callback();
+            self.$opts(|o| o.callbacks.on_failure.push(callback))
+        }
+
+        /// Called when an attempt failed and another one follows.
+        #[must_use]
+        $vis fn on_retry(self, callback: impl IntoCallback) -> $out {
+            let callback = callback.into_callback();
+            self.$opts(|o| o.callbacks.on_retry.push(callback))
+        }
+
+        /// Called when the task body asked to be skipped.
+        #[must_use]
+        $vis fn on_skipped(self, callback: impl IntoCallback) -> $out {
+            let callback = callback.into_callback();
+            self.$opts(|o| o.callbacks.on_skipped.push(callback))
+        }
+    };
+}
+pub(crate) use task_option_setters;
+
+impl TaskOptions {
+    /// No options: everything comes from a weaker place.
+    pub fn new() -> Self {
+        Self::default()
+    }
+
+    fn set(mut self, change: impl FnOnce(&mut Self)) -> Self {
+        change(&mut self);
+        self
+    }
+
+    task_option_setters!(pub, Self, set);
+}

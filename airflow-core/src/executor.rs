@@ -1,0 +1,80 @@
+//! The contract between the engine and whatever runs attempts.
+
+use std::fmt;
+use std::sync::Arc;
+use std::time::Duration;
+
+use async_trait::async_trait;
+use tokio::sync::mpsc;
+
+use crate::id::AttemptId;
+use crate::operator::Cancel;
+use crate::plan::{Attempt, Report};
+
+/// Why an attempt was not taken.
+#[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
+pub enum SubmitError {
+    /// No slot is free: nothing was taken.
+    #[error("every slot of the executor `{0}` is taken")]
+    Full(String),
+    /// The executor is stopping.
+    #[error("the executor `{0}` is stopping")]
+    Stopping(String),
+}
+
+/// Runs the user code of one attempt and says how it ended. Never panics, whatever the user code does.
+#[async_trait]
+pub trait AttemptRunner: Send + Sync + 'static {
+    /// Runs the attempt to its end; `cancel` asks it to stop.
+    async fn run(&self, attempt: Attempt, cancel: Cancel) -> Report;
+}
+
+/// What an executor gets when it starts.
+#[derive(Clone)]
+pub struct ExecutorServices {
+    /// Runs attempts.
+    pub runner: Arc<dyn AttemptRunner>,
+    /// Takes reports. Never full: there is one report for each attempt that was taken, and those are bounded by the
+    /// executor's slots.
+    pub reports: mpsc::UnboundedSender<Report>,
+}
+
+impl fmt::Debug for ExecutorServices {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("ExecutorServices").finish_non_exhaustive()
+    }
+}
+
+/// Runs attempts somewhere: on a task of this process, in a process of their own, on another machine.
+///
+/// # Contract
+///
+/// - Accepting is not running: [`submit`](Self::submit) returns once the attempt is taken.
+/// - An accepted attempt gives one report, unless the process dies; the scheduler finds such lost attempts by the
+///   lease of the process, never by asking.
+/// - [`cancel`](Self::cancel) asks an attempt to stop; it still reports.
+#[async_trait]
+pub trait Executor: Send + Sync + fmt::Debug + 'static {
+    /// Its name, for tasks that ask for it.
+    fn name(&self) -> &str;
+
+    /// How many attempts it runs at once.
+    fn slots(&self) -> usize;
+
+    /// Gets ready. Called once, before anything is submitted.
+    fn start(&self, services: ExecutorServices);
+
+    /// Takes an attempt.
+    ///
+    /// # Errors
+    ///
+    /// [`SubmitError`]: nothing was taken.
+    fn submit(&self, attempt: Attempt) -> Result<(), SubmitError>;
+
+    /// Asks an attempt to stop. Unknown ones are ignored: they have ended.
+    fn cancel(&self, attempt: AttemptId);
+
+    /// Takes nothing more, waits up to `grace` for what runs, then gives the rest back. Returns once every accepted
+    /// attempt has reported.
+    async fn stop(&self, grace: Duration);
+}

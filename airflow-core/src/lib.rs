@@ -1,0 +1,59 @@
+//! The engine of `airflow`: definition, compilation, decisions, store, scheduler and attempts.
+//!
+//! Use it through the `airflow` crate. A module here uses only what stands beside or above it in this list:
+//!
+//! - [`id`], [`time`]: words;
+//! - [`state`]: what may become of task instances and runs;
+//! - [`dag`], [`operator`], [`timetable`], [`template`], [`trigger_rule`], [`retry`], [`xcom`], [`callback`]: definitions;
+//! - [`compile`], [`registry`], [`discovery`]: checked definitions;
+//! - [`store`]: the contract of what keeps the state;
+//! - [`plan`]: one run in memory, and a change of it;
+//! - [`decide`]: what should happen;
+//! - [`executor`]: the contract of what runs attempts;
+//! - the stores, [`scheduler`], [`attempt`]: all input and output;
+//! - [`app`]: the application;
+//! - [`testing`]: the test kit.
+
+pub mod app;
+pub mod attempt;
+pub mod callback;
+pub mod compile;
+pub mod dag;
+pub mod executor;
+pub mod id;
+pub mod operator;
+pub mod plan;
+pub mod registry;
+pub mod retry;
+pub mod scheduler;
+pub mod state;
+pub mod store;
+pub mod template;
+pub mod testing;
+pub mod time;
+pub mod timetable;
+pub mod trigger_rule;
+pub mod xcom;
+
+pub mod decide;
+pub mod discovery;
+
+/// What the macros write refers to. Not part of the API.
+#[doc(hidden)]
+pub mod __private {
+    pub use std::time::Duration;
+
+    pub use inventory;
+    pub use serde_json;
+
+    pub use crate::dag::{Dag, DagDef, IntoSpec, Role, Spec, TaskOptions};
+    pub use crate::discovery::DiscoveredDag;
+    pub use crate::operator::{
+        Branch, Description, Execute, In, IntoIn, Operator, Params, Result, TaskContext, TaskError,
+        TaskReturn, blocking,
+    };
+    pub use crate::template::{Renderer, Template, TemplateError};
+    pub use crate::time::parse_duration;
+    pub use crate::trigger_rule::{TriggerRule, WeightRule};
+    pub use crate::xcom::{Data, Stored};
+}

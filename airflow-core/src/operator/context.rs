@@ -1,0 +1,429 @@
+//! What the code of a task gets to know and use.
+
+use std::fmt;
+use std::path::PathBuf;
+use std::sync::{Arc, Mutex, OnceLock, PoisonError};
+
+use async_trait::async_trait;
+use chrono::{DateTime, Utc};
+use serde::Serialize;
+use serde::de::DeserializeOwned;
+use serde_json::Value;
+use tokio::sync::watch;
+
+use crate::id::{AttemptId, DagId, MapIndex, RunId, RunPk, TaskId};
+use crate::state::RunType;
+use crate::template::Renderer;
+use crate::timetable::DataInterval;
+use crate::xcom::{Data, RETURN_VALUE, XComValue};
+
+use super::error::{BoxError, TaskError};
+use super::input::Inputs;
+use super::resources::Resources;
+use super::{Result, TemplateField};
+
+/// The run an attempt belongs to.
+#[derive(Debug, Clone, PartialEq)]
+pub struct RunInfo {
+    /// Its number in the store.
+    pub pk: RunPk,
+    /// Its dag.
+    pub dag_id: DagId,
+    /// Its name.
+    pub run_id: RunId,
+    /// Where it comes from.
+    pub run_type: RunType,
+    /// What it is about: the start of its data interval.
+    pub logical_date: DateTime<Utc>,
+    /// The data it covers.
+    pub data_interval: DataInterval,
+    /// The earliest moment it may start.
+    pub run_after: DateTime<Utc>,
+    /// When it was queued.
+    pub queued_at: DateTime<Utc>,
+    /// When its first task could start.
+    pub started_at: Option<DateTime<Utc>>,
+    /// What it was triggered with.
+    pub conf: Option<Value>,
+}
+
+/// The task instance of an attempt.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct TiInfo {
+    /// The task.
+    pub task_id: TaskId,
+    /// The instance, if it is mapped.
+    pub map_index: MapIndex,
+    /// Which try this is: 1 for the first. A lost attempt is repeated with the same number.
+    pub try_number: u32,
+    /// How many tries there are at most.
+    pub max_tries: u32,
+    /// This attempt, unlike any other.
+    pub attempt_id: AttemptId,
+    /// Grows with every change of the task instance. With the attempt id it fences writes to outside systems.
+    pub epoch: u32,
+}
+
+/// Which stored values to read. Fields that are `None` do not restrict.
+#[derive(Debug, Clone, Default, PartialEq, Eq)]
+pub struct XComQuery {
+    /// The tasks, in the order of the answer.
+    pub task_ids: Vec<TaskId>,
+    /// The key.
+    pub key: String,
+    /// One instance of a mapped task.
+    pub map_index: Option<MapIndex>,
+    /// Another dag than the own.
+    pub dag_id: Option<DagId>,
+    /// Another run than the own.
+    pub run_id: Option<RunId>,
+    /// Look into earlier runs if this one has none.
+    pub include_prior_dates: bool,
+}
+
+/// What a task can ask the outside world for while it runs.
+#[async_trait]
+pub trait TaskServices: Send + Sync + 'static {
+    /// Reads stored values: one list for each task of the query, by map index.
+    ///
+    /// # Errors
+    ///
+    /// If the store cannot be read.
+    async fn xcoms(&self, run: &RunInfo, query: XComQuery) -> Result<Vec<Vec<Arc<XComValue>>>, BoxError>;
+
+    /// Reads a variable.
+    ///
+    /// # Errors
+    ///
+    /// If the store cannot be read.
+    async fn variable(&self, key: &str) -> Result<Option<String>, BoxError>;
+
+    /// Writes a variable.
+    ///
+    /// # Errors
+    ///
+    /// If the store cannot be written.
+    async fn set_variable(&self, key: &str, value: &str) -> Result<(), BoxError>;
+}
+
+/// Tells an attempt to stop. Cheap to clone.
+#[derive(Debug, Clone)]
+pub struct Cancel(watch::Receiver<bool>);
+
+impl Cancel {
+    /// A switch and what listens to it.
+    pub fn pair() -> (watch::Sender<bool>, Self) {
+        let (sender, receiver) = watch::channel(false);
+        (sender, Self(receiver))
+    }
+
+    /// One that is never asked to stop.
+    pub fn never() -> Self {
+        Self(watch::channel(false).1)
+    }
+
+    /// Whether the attempt is asked to stop.
+    pub fn is_cancelled(&self) -> bool {
+        *self.0.borrow()
+    }
+
+    /// Returns once the attempt is asked to stop.
+    pub async fn cancelled(&self) {
+        let mut receiver = self.0.clone();
+        if receiver.wait_for(|stop| *stop).await.is_err() {
+            // Nobody is left who could ask.
+            std::future::pending::<()>().await;
+        }
+    }
+}
+
+/// The parts of a context, put together by whoever runs an attempt.
+pub struct ContextParts {
+    /// The run.
+    pub run: Arc<RunInfo>,
+    /// The task instance.
+    pub ti: TiInfo,
+    /// The parameters of the run: the dag's defaults with the run's `conf` over them.
+    pub params: Arc<Value>,
+    /// The values that were fetched for it.
+    pub inputs: Inputs,
+    /// What the application registered.
+    pub resources: Resources,
+    /// Store access.
+    pub services: Arc<dyn TaskServices>,
+    /// Makes the renderer when a template is first rendered.
+    pub renderer: Box<dyn Fn() -> Renderer + Send + Sync>,
+    /// Whether the operator has template fields.
+    pub has_templates: bool,
+    /// Whether the result is stored.
+    pub pushes_result: bool,
+    /// The largest value that is stored, in bytes.
+    pub xcom_limit: usize,
+    /// Where the log of the attempt goes, if it goes to a file.
+    pub log_path: Option<PathBuf>,
+    /// Asks it to stop.
+    pub cancel: Cancel,
+}
+
+#[derive(Debug, Default)]
+struct Notes {
+    pushed: Vec<(String, Arc<XComValue>)>,
+    rendered: Vec<TemplateField>,
+}
+
+struct Shared {
+    parts: ContextParts,
+    renderer: OnceLock<Renderer>,
+    notes: Mutex<Notes>,
+}
+
+/// Everything about the attempt that runs: its run, its inputs, its resources. Cheap to clone.
+#[derive(Clone)]
+pub struct TaskContext(Arc<Shared>);
+
+impl TaskContext {
+    /// Puts a context together.
+    pub fn new(parts: ContextParts) -> Self {
+        Self(Arc::new(Shared { parts, renderer: OnceLock::new(), notes: Mutex::default() }))
+    }
+
+    /// The id of the dag.
+    pub fn dag_id(&self) -> &DagId {
+        &self.run().dag_id
+    }
+
+    /// The id of the run.
+    pub fn run_id(&self) -> &RunId {
+        &self.run().run_id
+    }
+
+    /// The id of the task.
+    pub fn task_id(&self) -> &TaskId {
+        &self.ti().task_id
+    }
+
+    /// The run.
+    pub fn run(&self) -> &RunInfo {
+        &self.0.parts.run
+    }
+
+    /// The task instance and the attempt.
+    pub fn ti(&self) -> &TiInfo {
+        &self.0.parts.ti
+    }
+
+    /// Which try this is: 1 for the first.
+    pub fn try_number(&self) -> u32 {
+        self.ti().try_number
+    }
+
+    /// The index among the instances of a mapped task.
+    pub fn map_index(&self) -> Option<u32> {
+        self.ti().map_index.get()
+    }
+
+    /// What the run is about: the start of its data interval.
+    pub fn logical_date(&self) -> DateTime<Utc> {
+        self.run().logical_date
+    }
+
+    /// The data the run covers.
+    pub fn interval(&self) -> DataInterval {
+        self.run().data_interval
+    }
+
+    /// The parameters of the run, untyped.
+    pub fn raw_params(&self) -> &Value {
+        &self.0.parts.params
+    }
+
+    /// The parameters of the run.
+    ///
+    /// # Errors
+    ///
+    /// [`TaskError::Fail`] if they do not fit `T`.
+    pub fn params<T: DeserializeOwned>(&self) -> Result<T> {
+        T::deserialize(self.raw_params())
+            .map_err(|error| TaskError::fail(format_args!("the params of the run do not fit: {error}")))
+    }
+
+    /// What the run was triggered with.
+    pub fn conf(&self) -> Option<&Value> {
+        self.run().conf.as_ref()
+    }
+
+    /// A resource that the application registered.
+    ///
+    /// # Errors
+    ///
+    /// [`TaskError::Fail`] if nobody registered a `T`; `build()` refuses a dag whose tasks borrow one.
+    pub fn resource<T: Send + Sync + 'static>(&self) -> Result<&T> {
+        self.0.parts.resources.get::<T>().ok_or_else(missing_resource::<T>)
+    }
+
+    /// A resource that the application registered, to be moved elsewhere.
+    ///
+    /// # Errors
+    ///
+    /// As [`resource`](Self::resource).
+    pub fn resource_arc<T: Send + Sync + 'static>(&self) -> Result<Arc<T>> {
+        self.0.parts.resources.get_arc::<T>().ok_or_else(missing_resource::<T>)
+    }
+
+    /// Stores `value` under `key` beside the result, for [`xcom_pull`](Self::xcom_pull) of later tasks. It is
+    /// written together with the end of the attempt: an attempt that is lost leaves nothing.
+    ///
+    /// ```
+    /// use airflow_core::operator::{Result, TaskContext};
+    ///
+    /// async fn load(cx: &TaskContext) -> Result<u64> {
+    ///     cx.xcom_push("rejected", &3)?;
+    ///     Ok(97)
+    /// }
+    ///
+    /// async fn check(cx: &TaskContext) -> Result<bool> {
+    ///     let rejected: Option<u64> = cx.xcom_pull("load", "rejected").await?;
+    ///     Ok(rejected.unwrap_or(0) < 5)
+    /// }
+    /// # let _ = (load, check);
+    /// ```
+    ///
+    /// # Errors
+    ///
+    /// [`TaskError::Fail`] if the value is too large or no JSON.
+    pub fn xcom_push<T: Serialize + ?Sized>(&self, key: &str, value: &T) -> Result<()> {
+        let value = XComValue::encode(key, value, self.xcom_limit())?;
+        let mut notes = self.notes();
+        notes.pushed.retain(|(other, _)| other != key);
+        notes.pushed.push((key.to_owned(), value));
+        Ok(())
+    }
+
+    /// Reads what `task_id` of the same run stored under `key`; `None` if nothing.
+    ///
+    /// # Errors
+    ///
+    /// If the store cannot be read or the value is no `T`.
+    pub async fn xcom_pull<T: Data>(&self, task_id: impl Into<TaskId>, key: &str) -> Result<Option<T>> {
+        let query = XComQuery { task_ids: vec![task_id.into()], key: key.to_owned(), ..XComQuery::default() };
+        let found = self.xcom_query(query).await?;
+        let Some(value) = found.first().and_then(|values| values.first()) else { return Ok(None) };
+        let value = value
+            .decode()
+            .map_err(|error| TaskError::fail(format_args!("the value `{key}` cannot be read: {error}")))?;
+        Ok(Some(value))
+    }
+
+    /// Reads the result of `task_id` of the same run; `None` if it left none.
+    ///
+    /// # Errors
+    ///
+    /// As [`xcom_pull`](Self::xcom_pull).
+    pub async fn result_of<T: Data>(&self, task_id: impl Into<TaskId>) -> Result<Option<T>> {
+        self.xcom_pull(task_id, RETURN_VALUE).await
+    }
+
+    /// Reads stored values with all of the options: one list for each task of the query.
+    ///
+    /// # Errors
+    ///
+    /// If the store cannot be read.
+    pub async fn xcom_query(&self, query: XComQuery) -> Result<Vec<Vec<Arc<XComValue>>>> {
+        self.0.parts.services.xcoms(self.run(), query).await.map_err(TaskError::Error)
+    }
+
+    /// Reads a variable; `None` if there is none.
+    ///
+    /// # Errors
+    ///
+    /// If the store cannot be read.
+    pub async fn variable(&self, key: &str) -> Result<Option<String>> {
+        self.0.parts.services.variable(key).await.map_err(TaskError::Error)
+    }
+
+    /// Writes a variable.
+    ///
+    /// # Errors
+    ///
+    /// If the store cannot be written.
+    pub async fn set_variable(&self, key: &str, value: &str) -> Result<()> {
+        self.0.parts.services.set_variable(key, value).await.map_err(TaskError::Error)
+    }
+
+    /// Whether the attempt is asked to stop: it was cleared, marked, or took too long.
+    pub fn is_cancelled(&self) -> bool {
+        self.0.parts.cancel.is_cancelled()
+    }
+
+    /// Returns once the attempt is asked to stop. Async code is stopped at its next `.await` anyway; blocking code
+    /// should look at [`is_cancelled`](Self::is_cancelled) now and then.
+    pub async fn cancelled(&self) {
+        self.0.parts.cancel.cancelled().await;
+    }
+
+    /// Where the log of the attempt goes, if it goes to a file.
+    pub fn log_path(&self) -> Option<&std::path::Path> {
+        self.0.parts.log_path.as_deref()
+    }
+
+    /// Renders a template text with the context of the attempt.
+    ///
+    /// # Errors
+    ///
+    /// If the template is wrong or names something unknown.
+    pub fn render(&self, template: &str) -> Result<String> {
+        Ok(self.renderer().render_str(template)?)
+    }
+
+    /// The renderer of the attempt.
+    pub fn renderer(&self) -> &Renderer {
+        self.0.renderer.get_or_init(|| (self.0.parts.renderer)())
+    }
+
+    /// The values that were fetched for the attempt.
+    pub fn inputs(&self) -> &Inputs {
+        &self.0.parts.inputs
+    }
+
+    pub(crate) fn has_templates(&self) -> bool {
+        self.0.parts.has_templates
+    }
+
+    pub(crate) fn pushes_result(&self) -> bool {
+        self.0.parts.pushes_result
+    }
+
+    pub(crate) fn xcom_limit(&self) -> usize {
+        self.0.parts.xcom_limit
+    }
+
+    pub(crate) fn note_rendered(&self, fields: &[TemplateField]) {
+        self.notes().rendered = fields.to_vec();
+    }
+
+    /// What the body pushed and rendered, handed over once at its end.
+    pub(crate) fn take_notes(&self) -> (Vec<(String, Arc<XComValue>)>, Vec<TemplateField>) {
+        let mut notes = self.notes();
+        (std::mem::take(&mut notes.pushed), std::mem::take(&mut notes.rendered))
+    }
+
+    fn notes(&self) -> std::sync::MutexGuard<'_, Notes> {
+        self.0.notes.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+}
+
+fn missing_resource<T>() -> TaskError {
+    TaskError::fail(format_args!(
+        "no resource of type `{}` is registered; add `.resource(..)` to the builder",
+        std::any::type_name::<T>()
+    ))
+}
+
+impl fmt::Debug for TaskContext {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("TaskContext")
+            .field("run", &self.0.parts.run.run_id)
+            .field("ti", self.ti())
+            .finish_non_exhaustive()
+    }
+}

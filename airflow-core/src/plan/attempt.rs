@@ -1,0 +1,95 @@
+//! One attempt: what an executor gets, and what it reports.
+
+use std::sync::Arc;
+use std::time::Duration;
+
+use chrono::{DateTime, Utc};
+
+use crate::id::{AttemptId, RunPk, TaskIdx, TiKey};
+use crate::operator::{RunInfo, TaskError, TemplateField, TiInfo};
+use crate::xcom::XComValue;
+
+/// An attempt to be made. The database knows of it already.
+#[derive(Debug, Clone)]
+pub struct Attempt {
+    /// The run.
+    pub run: Arc<RunInfo>,
+    /// The version of the dag it needs.
+    pub fingerprint: String,
+    /// The task, in that version.
+    pub task: TaskIdx,
+    /// The instance, the try, the attempt id and the epoch.
+    pub ti: TiInfo,
+    /// The queue.
+    pub queue: String,
+    /// When it was dispatched.
+    pub at: DateTime<Utc>,
+    /// Changes whenever a value that something is mapped over may have changed: values read under one stamp of this
+    /// process may be kept.
+    pub source_stamp: u64,
+}
+
+impl Attempt {
+    /// Which instance of which task.
+    pub fn key(&self) -> TiKey {
+        TiKey { task: self.task, map: self.ti.map_index }
+    }
+}
+
+/// How an attempt ended.
+#[derive(Debug, Clone)]
+pub enum Outcome {
+    /// With this result.
+    Success(Option<Arc<XComValue>>),
+    /// With an error.
+    Failed {
+        /// What went wrong.
+        error: String,
+        /// Whether another try makes sense.
+        retryable: bool,
+        /// How long to wait before it, instead of the configured time.
+        after: Option<Duration>,
+    },
+    /// It asked to be skipped.
+    Skipped(String),
+    /// It asked to be run again at this time.
+    Rescheduled(DateTime<Utc>),
+    /// It was asked to stop, and did.
+    Cancelled,
+    /// Its process died.
+    Lost,
+    /// Its process gives it back while it stops.
+    HandedBack,
+}
+
+impl From<TaskError> for Outcome {
+    fn from(error: TaskError) -> Self {
+        let failed = |error: String, retryable, after| Self::Failed { error, retryable, after };
+        match error {
+            TaskError::Skip(reason) => Self::Skipped(reason),
+            TaskError::Fail(reason) => failed(reason, false, None),
+            TaskError::Retry { after, reason } => failed(reason, true, Some(after)),
+            TaskError::Reschedule(at) => Self::Rescheduled(at),
+            error @ TaskError::Error(_) => failed(error.to_string(), true, None),
+        }
+    }
+}
+
+/// What an executor says at the end of an attempt.
+#[derive(Debug, Clone)]
+pub struct Report {
+    /// The run.
+    pub run: RunPk,
+    /// The instance.
+    pub key: TiKey,
+    /// The attempt.
+    pub attempt_id: AttemptId,
+    /// How it ended.
+    pub outcome: Outcome,
+    /// Values it pushed beside its result.
+    pub pushed: Vec<(String, Arc<XComValue>)>,
+    /// Its template fields as rendered.
+    pub rendered: Vec<TemplateField>,
+    /// When it ended.
+    pub at: DateTime<Utc>,
+}

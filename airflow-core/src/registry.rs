@@ -1,0 +1,128 @@
+//! The dags of a process, by id and version.
+//!
+//! A process carries one version of each dag: the one it was built with.
+
+use std::collections::BTreeMap;
+use std::fmt;
+use std::sync::Arc;
+
+use crate::compile::{CompiledDag, DefinitionErrors};
+use crate::dag::{DagDef, Place, Problem, ProblemKind};
+use crate::id::DagId;
+use crate::operator::{AnyOperator, Resources};
+
+/// Mistakes that keep an application from starting, of all dags at once.
+#[derive(Debug, Clone, PartialEq)]
+pub struct RegistryErrors {
+    /// The dags that have mistakes.
+    pub dags: Vec<DefinitionErrors>,
+    /// Dags that share an id: the id and both places.
+    pub duplicates: Vec<(String, Place, Place)>,
+}
+
+impl fmt::Display for RegistryErrors {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let mut first = true;
+        for (id, one, other) in &self.duplicates {
+            if !std::mem::take(&mut first) {
+                writeln!(f)?;
+            }
+            write!(f, "two dags have the id `{id}`: one at {one}, one at {other}; rename one of them")?;
+        }
+        for errors in &self.dags {
+            if !std::mem::take(&mut first) {
+                writeln!(f)?;
+            }
+            write!(f, "{errors}")?;
+        }
+        Ok(())
+    }
+}
+
+impl std::error::Error for RegistryErrors {}
+
+/// The dags of a process.
+#[derive(Debug, Clone, Default)]
+pub struct Registry {
+    dags: BTreeMap<DagId, Arc<CompiledDag>>,
+}
+
+impl Registry {
+    /// Compiles dags and checks that every resource their tasks borrow is there.
+    ///
+    /// # Errors
+    ///
+    /// [`RegistryErrors`] lists all mistakes of all dags.
+    pub fn compile(defs: &[DagDef], resources: &Resources) -> Result<Self, RegistryErrors> {
+        Self::compile_but(defs, resources, &|_, _| false)
+    }
+
+    /// As [`compile`](Self::compile), but tasks that are `excused` (by id and operator) may lack resources: a test
+    /// runs something else in their place.
+    pub(crate) fn compile_but(
+        defs: &[DagDef],
+        resources: &Resources,
+        excused: &dyn Fn(&str, &dyn AnyOperator) -> bool,
+    ) -> Result<Self, RegistryErrors> {
+        let mut errors = RegistryErrors { dags: Vec::new(), duplicates: Vec::new() };
+        let mut places: BTreeMap<&str, Place> = BTreeMap::new();
+        let mut dags = BTreeMap::new();
+        for def in defs {
+            if let Some(first) = places.insert(def.id(), def.place) {
+                errors.duplicates.push((def.id().to_owned(), first, def.place));
+            }
+            let missing = missing_resources(def, resources, excused);
+            match def.compile() {
+                Ok(dag) if missing.is_empty() => {
+                    dags.insert(dag.id.clone(), Arc::new(dag));
+                }
+                Ok(dag) => errors.dags.push(DefinitionErrors {
+                    dag_id: dag.id.to_string(),
+                    place: dag.place,
+                    problems: missing,
+                }),
+                Err(mut wrong) => {
+                    wrong.problems.extend(missing);
+                    errors.dags.push(wrong);
+                }
+            }
+        }
+        if errors.dags.is_empty() && errors.duplicates.is_empty() { Ok(Self { dags }) } else { Err(errors) }
+    }
+
+    /// The version of a dag that this process carries.
+    pub fn get(&self, dag_id: &DagId) -> Option<&Arc<CompiledDag>> {
+        self.dags.get(dag_id)
+    }
+
+    /// All dags, by id.
+    pub fn iter(&self) -> impl Iterator<Item = &Arc<CompiledDag>> {
+        self.dags.values()
+    }
+
+    /// How many there are.
+    pub fn len(&self) -> usize {
+        self.dags.len()
+    }
+
+    /// Whether there is none.
+    pub fn is_empty(&self) -> bool {
+        self.dags.is_empty()
+    }
+}
+
+fn missing_resources(
+    def: &DagDef,
+    resources: &Resources,
+    excused: &dyn Fn(&str, &dyn AnyOperator) -> bool,
+) -> Vec<Problem> {
+    let mut missing = Vec::new();
+    for task in def.definition.tasks.iter().filter(|task| !excused(&task.id, &*task.operator)) {
+        for need in task.description.resources.iter().filter(|need| !resources.has(**need)) {
+            let kind =
+                ProblemKind::MissingResource { task: task.id.clone(), resource: need.type_name().to_owned() };
+            missing.push(Problem { kind, place: task.place });
+        }
+    }
+    missing
+}

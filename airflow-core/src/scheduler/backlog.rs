@@ -1,0 +1,110 @@
+//! Instances that are ready and wait for a slot, in the order in which they start.
+//!
+//! They stand in lanes: all instances of a lane take from the same limits, so a full limit blocks whole lanes and
+//! nothing is looked at twice.
+
+use std::collections::{BTreeMap, BTreeSet};
+
+use chrono::{DateTime, Utc};
+
+use crate::id::{DagId, MapIndex, RunPk, TaskIdx, TiKey};
+use crate::plan::RunView;
+
+/// Smaller starts earlier: higher weight, then older run, then lower index.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
+pub(super) struct Candidate {
+    weight: std::cmp::Reverse<i32>,
+    logical_date: DateTime<Utc>,
+    map: MapIndex,
+    task: TaskIdx,
+    run: RunPk,
+}
+
+impl Candidate {
+    pub(super) fn new(view: &RunView, key: TiKey) -> Self {
+        Self {
+            weight: std::cmp::Reverse(view.dag.priority(key.task)),
+            logical_date: view.run.logical_date,
+            map: key.map,
+            task: key.task,
+            run: view.run.pk,
+        }
+    }
+
+    pub(super) fn key(&self) -> TiKey {
+        TiKey { task: self.task, map: self.map }
+    }
+
+    pub(super) fn run(&self) -> RunPk {
+        self.run
+    }
+}
+
+/// The limits that the instances of a lane share.
+#[derive(Debug, Clone, PartialEq, Eq, PartialOrd, Ord)]
+pub(super) struct Lane {
+    pub(super) dag: DagId,
+    pub(super) pool: String,
+    pub(super) pool_slots: u32,
+    /// The task, if it has limits of its own.
+    pub(super) task: Option<TaskIdx>,
+    /// The run, if the task has a limit for each run.
+    pub(super) run: Option<RunPk>,
+}
+
+impl Lane {
+    fn of(view: &RunView, key: TiKey) -> Self {
+        let settings = &view.dag.task(key.task).settings;
+        let per_run = settings.max_active_tis_per_dagrun.is_some();
+        let limited = per_run || settings.max_active_tis_per_dag.is_some();
+        Self {
+            dag: view.dag.id.clone(),
+            pool: settings.pool.clone(),
+            pool_slots: settings.pool_slots,
+            task: limited.then_some(key.task),
+            run: per_run.then_some(view.run.pk),
+        }
+    }
+}
+
+/// All lanes.
+#[derive(Debug, Default)]
+pub(super) struct Backlog {
+    lanes: BTreeMap<Lane, BTreeSet<Candidate>>,
+}
+
+impl Backlog {
+    pub(super) fn add(&mut self, view: &RunView, key: TiKey) {
+        self.lanes.entry(Lane::of(view, key)).or_default().insert(Candidate::new(view, key));
+    }
+
+    pub(super) fn remove(&mut self, lane: &Lane, candidate: Candidate) {
+        if let Some(candidates) = self.lanes.get_mut(lane) {
+            candidates.remove(&candidate);
+            if candidates.is_empty() {
+                self.lanes.remove(lane);
+            }
+        }
+    }
+
+    /// Takes out everything of a run: it ended or is loaded again.
+    pub(super) fn forget_run(&mut self, run: RunPk) {
+        self.lanes.retain(|_, candidates| {
+            candidates.retain(|candidate| candidate.run != run);
+            !candidates.is_empty()
+        });
+    }
+
+    pub(super) fn is_empty(&self) -> bool {
+        self.lanes.is_empty()
+    }
+
+    /// The first of each lane.
+    pub(super) fn heads(&self) -> impl Iterator<Item = (Candidate, &Lane)> {
+        self.lanes.iter().filter_map(|(lane, candidates)| Some((*candidates.first()?, lane)))
+    }
+
+    pub(super) fn head(&self, lane: &Lane) -> Option<Candidate> {
+        self.lanes.get(lane)?.first().copied()
+    }
+}

@@ -1,0 +1,191 @@
+//! One unit a run: reports, what follows from them, and who gets the free slots.
+
+use std::cmp::Reverse;
+use std::collections::{BTreeMap, BTreeSet, BinaryHeap};
+
+use chrono::{DateTime, Utc};
+
+use crate::decide::outcome::{Accepted, accept};
+use crate::decide::step::{Settled, finish, launch, schedule, settle, settle_all, time_out};
+use crate::id::{RunPk, TiKey};
+use crate::plan::{Planner, RunView};
+use crate::scheduler::backlog::{Candidate, Lane};
+use crate::scheduler::limits::difference;
+use crate::state::{RunEvent, RunState};
+use crate::store::Unit;
+
+use super::{Core, InFlight, Timer};
+
+impl Core {
+    /// All that can be decided now, one unit a run.
+    pub(in crate::scheduler) fn plan(&mut self, now: DateTime<Utc>) -> Vec<Unit> {
+        debug_assert!(self.writing.is_empty(), "the last plan was answered");
+        if self.limits_unknown {
+            return Vec::new();
+        }
+        let mut drafts: BTreeMap<RunPk, InFlight> = BTreeMap::new();
+        let mut fresh_ready: BTreeMap<RunPk, BTreeSet<TiKey>> = BTreeMap::new();
+        let dirty = std::mem::take(&mut self.dirty);
+        for pk in dirty {
+            if self.load.contains(&pk) {
+                self.dirty.insert(pk);
+                continue;
+            }
+            if self.runs.contains_key(&pk) {
+                let (draft, ready) = self.step(pk, now);
+                fresh_ready.insert(pk, ready);
+                drafts.insert(pk, draft);
+            } else if self.resting.contains(&pk) {
+                // Its timer brings it back.
+            } else if self.inbox.contains_key(&pk) {
+                // A report of a run that is not in memory: it is loaded first.
+                self.load.insert(pk);
+                self.dirty.insert(pk);
+            }
+        }
+        self.start_attempts(&mut drafts, &mut fresh_ready, now);
+        for (pk, ready) in fresh_ready {
+            let (Some(live), Some(draft)) = (self.runs.get_mut(&pk), drafts.get_mut(&pk)) else { continue };
+            edit(&mut live.view, &mut draft.unit, now, |plan| {
+                ready
+                    .into_iter()
+                    .filter(|key| !plan.is_touched(*key))
+                    .collect::<Vec<_>>()
+                    .into_iter()
+                    .for_each(|key| {
+                        let refused = schedule(plan, key).is_err();
+                        debug_assert!(!refused, "it was ready a moment ago");
+                    });
+            });
+        }
+        let (empty, full): (Vec<_>, Vec<_>) = drafts.into_values().partition(|draft| draft.unit.is_empty());
+        drop(empty);
+        full.iter().for_each(|draft| self.limits.apply(&draft.unit.slots));
+        self.writing = full;
+        self.writing.iter().map(|draft| draft.unit.clone()).collect()
+    }
+
+    /// Works off the news of one run.
+    pub(super) fn step(&mut self, pk: RunPk, now: DateTime<Utc>) -> (InFlight, BTreeSet<TiKey>) {
+        let live = self.runs.get_mut(&pk).expect("the caller looked");
+        let reports = self.inbox.remove(&pk).unwrap_or_default();
+        let due = std::mem::take(&mut live.due);
+        let rest = std::mem::take(&mut live.rest);
+        let mut plan = Planner::new(&mut live.view, "scheduler", now);
+        let mut ended = None;
+        let mut settled = Settled::default();
+        let mut later = Vec::new();
+        let mut taken = Vec::new();
+        if plan.view.run.state == RunState::Queued && plan.change_run(RunEvent::Started, None).is_err() {
+            debug_assert!(false, "a queued run can start");
+        }
+        // A unit changes the state of its run once: a run that starts here ends with the next unit at the earliest.
+        let starts = plan.unit.run_change.is_some();
+        for report in reports {
+            match accept(&mut plan, &report, self.config.max_map_length) {
+                Accepted::Yes => taken.push(report),
+                Accepted::Later => later.push(report),
+                Accepted::Stale => {
+                    tracing::debug!(attempt = %report.attempt_id, "a report of an attempt that no longer counts");
+                }
+            }
+        }
+        if live.timed_out && !starts && later.is_empty() && taken.is_empty() {
+            ended = time_out(&mut plan);
+        } else {
+            settled = if live.fresh { settle_all(&mut plan) } else { settle(&mut plan, &due, &rest) };
+            if later.is_empty() && !starts {
+                ended = finish(&mut plan, settled.is_pending());
+            }
+        }
+        live.fresh = false;
+        // What has just changed cannot be stopped in the same unit.
+        let stops_next = live.timed_out && ended.is_none();
+        if starts || stops_next || !settled.rest.is_empty() {
+            self.dirty.insert(pk);
+        }
+        let unit = plan.unit;
+        live.rest = settled.rest;
+        if !later.is_empty() {
+            self.inbox.insert(pk, later);
+            self.dirty.insert(pk);
+        }
+        for (at, key) in settled.later {
+            self.timers.push(Reverse((at, Timer::Instance(pk, key))));
+        }
+        (InFlight { unit, reports: taken, ended }, settled.ready)
+    }
+
+    /// Gives free slots to what is ready, best first.
+    pub(super) fn start_attempts(
+        &mut self,
+        drafts: &mut BTreeMap<RunPk, InFlight>,
+        fresh: &mut BTreeMap<RunPk, BTreeSet<TiKey>>,
+        now: DateTime<Utc>,
+    ) {
+        for (pk, ready) in fresh.iter() {
+            let view = &self.runs[pk].view;
+            ready.iter().for_each(|key| self.backlog.add(view, *key));
+        }
+        let free = self.config.slots.saturating_sub(self.attempts.len());
+        if free == 0 || self.closed || self.backlog.is_empty() {
+            return;
+        }
+        // What the drafts give back is free for this round.
+        let mut limits_now = drafts.values().flat_map(|draft| draft.unit.slots.clone()).collect::<Vec<_>>();
+        self.limits.apply(&limits_now);
+        let mut heads: BinaryHeap<Reverse<(Candidate, Lane)>> =
+            self.backlog.heads().map(|(candidate, lane)| Reverse((candidate, lane.clone()))).collect();
+        let mut left = free;
+        while left > 0
+            && let Some(Reverse((candidate, lane))) = heads.pop()
+        {
+            let (pk, key) = (candidate.run(), candidate.key());
+            let paused = self.dags.get(&lane.dag).is_none_or(|lane| lane.row.is_paused);
+            let Some(live) = self.runs.get_mut(&pk) else { continue };
+            if paused || !self.limits.admit(&lane, candidate, &live.view) {
+                continue;
+            }
+            let draft = drafts.entry(pk).or_insert_with(|| InFlight {
+                unit: Unit::new(&live.view.run, "scheduler", now),
+                reports: Vec::new(),
+                ended: None,
+            });
+            let before = draft.unit.slots.clone();
+            let id = (self.config.new_id)();
+            let by = Some(self.config.incarnation);
+            let touched = edit(&mut live.view, &mut draft.unit, now, |plan| {
+                plan.is_touched(key) || launch(plan, key, id, by).is_err()
+            });
+            self.backlog.remove(&lane, candidate);
+            if let Some(ready) = fresh.get_mut(&pk) {
+                ready.remove(&key);
+            }
+            if !touched {
+                left -= 1;
+                self.attempts.insert(id, (pk, key));
+                let change = difference(&before, &draft.unit.slots);
+                self.limits.apply(&change);
+                limits_now.extend(change);
+            }
+            if let Some(next) = self.backlog.head(&lane) {
+                heads.push(Reverse((next, lane)));
+            }
+        }
+        self.limits.undo(&limits_now);
+    }
+}
+
+/// Changes a unit through a planner.
+fn edit<R>(
+    view: &mut RunView,
+    unit: &mut Unit,
+    now: DateTime<Utc>,
+    change: impl FnOnce(&mut Planner<'_>) -> R,
+) -> R {
+    let empty = Unit::new(&view.run, "", now);
+    let mut plan = Planner::resume(view, std::mem::replace(unit, empty), now);
+    let result = change(&mut plan);
+    *unit = plan.unit;
+    result
+}

@@ -1,0 +1,191 @@
+//! The scheduler without I/O: takes news, says what to load, what to write and what to start.
+//!
+//! The loop around it ([`super::Scheduler`]) talks to the store and to executors; a simulation can drive the same
+//! core. Nothing here waits, reads a clock or draws a random number. Everything it remembers may be lost.
+
+mod deciding;
+mod news;
+mod wants;
+mod written;
+
+use std::cmp::Reverse;
+use std::collections::{BTreeMap, BTreeSet, BinaryHeap, HashMap};
+use std::sync::Arc;
+
+use chrono::{DateTime, TimeDelta, Utc};
+
+use crate::compile::CompiledDag;
+use crate::id::{AttemptId, DagId, IncarnationId, RunPk, TiKey};
+use crate::plan::{Report, RunView};
+use crate::scheduler::backlog::Backlog;
+use crate::scheduler::limits::Limits;
+use crate::state::RunEvent;
+use crate::store::{Advance, AttemptRow, DagRow, NewRun, PastQuery, RunRow, Unit};
+
+/// How often a run's change may be refused in a row before the scheduler waits a moment: refusals mean that somebody
+/// else changes the run, and then one of us should be quiet.
+const STALE_IN_A_ROW: u32 = 5;
+
+/// How long it then waits, in milliseconds.
+const STALE_PAUSE_MS: i64 = 200;
+
+/// How long a timetable that has no answer is left alone, in seconds.
+const TIMETABLE_PAUSE_S: i64 = 60;
+
+/// How long a timetable that names the run it has just named is left alone, in seconds: no time has passed for it, and
+/// without a pause the scheduler would ask it for ever.
+const SAME_RUN_PAUSE_S: i64 = 1;
+
+/// How a scheduler is set up.
+#[derive(Debug, Clone)]
+pub(super) struct CoreConfig {
+    pub incarnation: IncarnationId,
+    pub slots: usize,
+    pub max_map_length: usize,
+    pub new_id: fn() -> AttemptId,
+    /// Whether the timetables make runs (Airflow's `use_job_schedule`).
+    pub use_schedules: bool,
+}
+
+/// What the loop has to fetch or write outside of the hot path.
+#[derive(Debug, Default)]
+pub(super) struct Wants {
+    pub load: Vec<(RunPk, Option<PastQuery>)>,
+    pub create: Vec<NewRun>,
+    pub limits: bool,
+    pub advance: Vec<(DagId, Advance)>,
+}
+
+impl Wants {
+    pub(super) fn is_empty(&self) -> bool {
+        self.load.is_empty() && self.create.is_empty() && !self.limits && self.advance.is_empty()
+    }
+}
+
+#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
+enum Timer {
+    Instance(RunPk, TiKey),
+    RunTimeout(RunPk),
+    /// A run whose changes were refused too often is loaded again.
+    Again(RunPk),
+}
+
+#[derive(Debug)]
+struct DagLane {
+    dag: Arc<CompiledDag>,
+    row: DagRow,
+    queued: BTreeMap<(bool, DateTime<Utc>, RunPk), RunRow>,
+    running: BTreeSet<RunPk>,
+    /// Not asked before this moment: its timetable had no answer.
+    ask_after: Option<DateTime<Utc>>,
+}
+
+impl DagLane {
+    fn active(&self) -> usize {
+        self.queued.len() + self.running.len()
+    }
+}
+
+#[derive(Debug)]
+struct Live {
+    view: RunView,
+    /// It was loaded and not looked at as a whole yet.
+    fresh: bool,
+    due: Vec<TiKey>,
+    /// Changes whose followers are still to be looked at.
+    rest: Vec<TiKey>,
+    timed_out: bool,
+    stale: u32,
+}
+
+/// A unit that is being written, and what to do if it is refused.
+#[derive(Debug)]
+struct InFlight {
+    unit: Unit,
+    reports: Vec<Report>,
+    ended: Option<RunEvent>,
+}
+
+#[derive(Debug)]
+pub(super) struct Core {
+    config: CoreConfig,
+    dags: BTreeMap<DagId, DagLane>,
+    runs: HashMap<RunPk, Live>,
+    dag_of: HashMap<RunPk, DagId>,
+    dirty: BTreeSet<RunPk>,
+    inbox: HashMap<RunPk, Vec<Report>>,
+    orphans: HashMap<RunPk, Vec<AttemptRow>>,
+    load: BTreeSet<RunPk>,
+    /// Runs whose changes were refused too often, until their timer.
+    resting: BTreeSet<RunPk>,
+    backlog: Backlog,
+    limits: Limits,
+    limits_unknown: bool,
+    attempts: HashMap<AttemptId, (RunPk, TiKey)>,
+    /// Started in a commit of which it is not known whether it happened.
+    unsure: HashMap<AttemptId, RunPk>,
+    timers: BinaryHeap<Reverse<(DateTime<Utc>, Timer)>>,
+    dag_timers: BTreeSet<(DateTime<Utc>, DagId)>,
+    writing: Vec<InFlight>,
+    stamp: u64,
+    closed: bool,
+}
+
+impl Core {
+    pub(super) fn new(config: CoreConfig) -> Self {
+        Self {
+            config,
+            dags: BTreeMap::new(),
+            runs: HashMap::new(),
+            dag_of: HashMap::new(),
+            dirty: BTreeSet::new(),
+            inbox: HashMap::new(),
+            orphans: HashMap::new(),
+            load: BTreeSet::new(),
+            resting: BTreeSet::new(),
+            backlog: Backlog::default(),
+            limits: Limits::default(),
+            limits_unknown: true,
+            attempts: HashMap::new(),
+            unsure: HashMap::new(),
+            timers: BinaryHeap::new(),
+            dag_timers: BTreeSet::new(),
+            writing: Vec::new(),
+            stamp: 0,
+            closed: false,
+        }
+    }
+
+    /// Starts nothing any more; reports are still taken.
+    pub(super) fn close(&mut self) {
+        self.closed = true;
+    }
+
+    /// A dag paused or unpaused itself, or was by somebody in this process.
+    pub(super) fn set_paused(&mut self, id: &DagId, paused: bool) {
+        if let Some(lane) = self.dags.get_mut(id) {
+            lane.row.is_paused = paused;
+        }
+    }
+
+    /// The runs that are in memory.
+    pub(super) fn views(&self) -> impl Iterator<Item = &RunView> {
+        self.runs.values().map(|live| &live.view)
+    }
+
+    /// How many attempts are out.
+    pub(super) fn running_attempts(&self) -> usize {
+        self.attempts.len()
+    }
+
+    /// Whether there is anything that could be decided right now.
+    pub(super) fn has_work(&self) -> bool {
+        !self.dirty.is_empty() || !self.load.is_empty()
+    }
+}
+
+/// When a run has taken too long.
+fn timeout_of(view: &RunView) -> Option<DateTime<Utc>> {
+    let timeout = TimeDelta::from_std(view.dag.settings.dagrun_timeout?).ok()?;
+    view.run.started_at?.checked_add_signed(timeout)
+}

@@ -1,0 +1,173 @@
+//! What the answer to a plan means: submit, cancel, end, or load again.
+
+use std::cmp::Reverse;
+use std::sync::Arc;
+
+use chrono::{DateTime, TimeDelta, Utc};
+
+use crate::decide::step::follow_past;
+use crate::id::{RunPk, TiKey};
+use crate::plan::{Attempt, Report, RunView};
+use crate::scheduler::effects::{Effects, attempt_of, callbacks_of, callbacks_of_run};
+use crate::state::{RunEvent, RunState, TaskState};
+use crate::store::{Unit, UnitResult};
+
+use super::{Core, InFlight, STALE_IN_A_ROW, STALE_PAUSE_MS, Timer};
+
+impl Core {
+    /// What the store answered to the last plan.
+    pub(in crate::scheduler) fn committed(&mut self, results: &[UnitResult], now: DateTime<Utc>) -> Effects {
+        let mut effects = Effects::default();
+        let writing = std::mem::take(&mut self.writing);
+        debug_assert_eq!(writing.len(), results.len(), "one answer for each unit");
+        for (draft, result) in writing.into_iter().zip(results) {
+            match result {
+                UnitResult::Committed => self.written(draft, now, &mut effects),
+                UnitResult::Stale => self.refused(draft, now),
+                UnitResult::Full(key) => {
+                    tracing::debug!(limit = %key, "somebody else took the last slot");
+                    self.limits_unknown = true;
+                    self.refused(draft, now);
+                }
+            }
+        }
+        effects
+    }
+
+    /// The store did not answer: nobody knows whether the plan was written. Everything in it is loaded again.
+    pub(in crate::scheduler) fn commit_unknown(&mut self) {
+        for draft in std::mem::take(&mut self.writing) {
+            for start in &draft.unit.started {
+                self.attempts.remove(&start.attempt_id);
+                self.unsure.insert(start.attempt_id, draft.unit.run);
+            }
+            self.load.insert(draft.unit.run);
+            self.inbox.entry(draft.unit.run).or_default().extend(draft.reports);
+        }
+        self.limits_unknown = true;
+    }
+
+    fn refused(&mut self, draft: InFlight, now: DateTime<Utc>) {
+        let pk = draft.unit.run;
+        self.limits.undo(&draft.unit.slots);
+        for start in &draft.unit.started {
+            self.attempts.remove(&start.attempt_id);
+        }
+        self.inbox.entry(pk).or_default().extend(draft.reports);
+        if let Some(live) = self.runs.get_mut(&pk) {
+            live.stale += 1;
+            if live.stale > STALE_IN_A_ROW {
+                let at = now + TimeDelta::milliseconds(STALE_PAUSE_MS);
+                self.timers.push(Reverse((at, Timer::Again(pk))));
+                self.resting.insert(pk);
+                self.drop_view(pk);
+                return;
+            }
+        }
+        self.load.insert(pk);
+        self.dirty.insert(pk);
+    }
+
+    fn written(&mut self, draft: InFlight, now: DateTime<Utc>, effects: &mut Effects) {
+        let pk = draft.unit.run;
+        let Some(live) = self.runs.get_mut(&pk) else { return };
+        live.stale = 0;
+        let view = &live.view;
+        let info = Arc::new(view.info());
+        for start in &draft.unit.started {
+            let Some((_, key)) = self.attempts.get(&start.attempt_id) else { continue };
+            let mut attempt = attempt_of(view, *key, start.attempt_id, start.at);
+            attempt.run = Arc::clone(&info);
+            effects.submit.push(attempt);
+        }
+        for end in &draft.unit.ended {
+            if self.attempts.contains_key(&end.attempt_id) {
+                effects.cancel.push(end.attempt_id);
+            }
+        }
+        for change in &draft.unit.tis {
+            callbacks_of(view, change, &draft.reports, effects);
+            // What lost its attempt, or was given back, waits for a slot again.
+            if change.transition.to() == TaskState::Scheduled
+                && let Some(task) = view.dag.find(change.task_id.as_str())
+            {
+                self.backlog.add(view, TiKey { task, map: change.map_index });
+            }
+        }
+        if draft.unit.run_change.as_ref().is_some_and(|change| change.transition.to() == RunState::Running) {
+            let view = live.view.clone();
+            self.started(&view, now);
+        }
+        self.tell_later_runs(pk, &draft.unit);
+        if let Some(event) = draft.ended {
+            self.ended(pk, event, now, effects);
+        }
+    }
+
+    fn started(&mut self, view: &RunView, now: DateTime<Utc>) {
+        let pk = view.run.pk;
+        self.watch_timeout(view, now);
+        if let Some(lane) = self.dags.get_mut(&view.run.dag_id) {
+            lane.queued.retain(|(_, _, other), _| *other != pk);
+            lane.running.insert(pk);
+        }
+    }
+
+    /// Runs that look back at this one see what happened in it.
+    fn tell_later_runs(&mut self, pk: RunPk, unit: &Unit) {
+        let Some(lane) = self.dag_of.get(&pk).and_then(|id| self.dags.get(id)) else { return };
+        if !lane.dag.looks_back {
+            return;
+        }
+        let key = |change: &crate::store::TiChange| {
+            Some((
+                TiKey { task: lane.dag.find(change.task_id.as_str())?, map: change.map_index },
+                change.transition.to(),
+            ))
+        };
+        let changes: Vec<(TiKey, TaskState)> = unit.tis.iter().filter_map(key).collect();
+        for other in &lane.running {
+            let Some(live) = self.runs.get_mut(other).filter(|live| live.view.past_run() == Some(pk)) else {
+                continue;
+            };
+            let due = follow_past(&mut live.view, &changes);
+            live.due.extend(due);
+            self.dirty.insert(*other);
+        }
+    }
+
+    fn ended(&mut self, pk: RunPk, event: RunEvent, now: DateTime<Utc>, effects: &mut Effects) {
+        let Some(live) = self.runs.remove(&pk) else { return };
+        if !live.view.all().all(|(_, ti)| ti.state.is_finished()) {
+            self.backlog.forget_run(pk);
+        }
+        let run = &live.view.run;
+        let dag = &live.view.dag;
+        callbacks_of_run(run, dag, event, now, effects);
+        if run.state == RunState::Failed && dag.settings.max_consecutive_failed_dag_runs > 0 {
+            effects.failed.push(Arc::clone(dag));
+        }
+        effects.ended.push((run.dag_id.clone(), run.run_id.clone(), run.state));
+        let id = run.dag_id.clone();
+        if let Some(lane) = self.dags.get_mut(&id) {
+            lane.running.remove(&pk);
+            lane.queued.retain(|(_, _, other), _| *other != pk);
+        }
+        self.dag_of.remove(&pk);
+        self.inbox.remove(&pk);
+        self.look_at_schedule(&id, now);
+    }
+
+    /// What could not be submitted is given back.
+    pub(in crate::scheduler) fn not_submitted(&mut self, attempt: &Attempt, now: DateTime<Utc>) {
+        self.report(Report {
+            run: attempt.run.pk,
+            key: attempt.key(),
+            attempt_id: attempt.ti.attempt_id,
+            outcome: crate::plan::Outcome::HandedBack,
+            pushed: Vec::new(),
+            rendered: Vec::new(),
+            at: now,
+        });
+    }
+}

@@ -1,0 +1,277 @@
+//! A store that keeps everything in memory, for tests and simulation.
+//!
+//! Deterministic: ordered maps, numbers that count up, no clock. Clones share the rows, like two processes that share
+//! a database; [`Store::change_token`] of one changes with the writes of the others. Nothing is durable. The rows and
+//! what is done to them stand in `memory/state.rs`.
+
+mod state;
+
+use std::sync::atomic::{AtomicU64, Ordering};
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+
+use async_trait::async_trait;
+use chrono::{DateTime, Utc};
+
+use crate::id::{DagId, IncarnationId, MapIndex, RunPk, TaskId};
+
+use super::{
+    Advance, AttemptRow, AuditEntry, AuditFilter, CreatedRun, DagRecord, DagRow, DagVersion, EventRow,
+    Incarnation, Migrated, NewIncarnation, NewRun, PastQuery, PoolRow, PoolSpec, RunFilter, RunRow,
+    RunSnapshot, SchemaStatus, SlotKey, Store, StoreResult, TiRow, Unit, UnitResult, VariableRow, XComFilter,
+    XComRow, XComWrite,
+};
+use state::State;
+
+/// The only version of the tables of a store that has none.
+const VERSION: u32 = 1;
+
+/// Keeps everything in memory. Clones share it.
+///
+/// ```
+/// use airflow_core::store::{MemoryStore, Store};
+///
+/// let store = MemoryStore::new();
+/// assert_eq!(store.kind(), "memory");
+/// ```
+#[derive(Debug, Default)]
+pub struct MemoryStore {
+    shared: Arc<Shared>,
+    /// How many of the shared writes came through this handle.
+    own_writes: AtomicU64,
+}
+
+#[derive(Debug, Default)]
+struct Shared {
+    state: Mutex<State>,
+    writes: AtomicU64,
+    observer: Observer,
+}
+
+/// Sees every unit that is written.
+#[derive(Default)]
+struct Observer(Option<Notify>);
+
+type Notify = Box<dyn Fn(&Unit) + Send + Sync>;
+
+impl std::fmt::Debug for Observer {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.debug_tuple("Observer").field(&self.0.is_some()).finish()
+    }
+}
+
+impl Clone for MemoryStore {
+    fn clone(&self) -> Self {
+        Self { shared: Arc::clone(&self.shared), own_writes: AtomicU64::new(0) }
+    }
+}
+
+impl MemoryStore {
+    /// An empty store; it has `default_pool` and nothing else.
+    pub fn new() -> Self {
+        Self::default()
+    }
+
+    /// An empty store that shows each unit it has written to `observer`, in order.
+    pub(crate) fn observed(observer: impl Fn(&Unit) + Send + Sync + 'static) -> Self {
+        let shared = Shared { observer: Observer(Some(Box::new(observer))), ..Shared::default() };
+        Self { shared: Arc::new(shared), own_writes: AtomicU64::new(0) }
+    }
+
+    fn read(&self) -> MutexGuard<'_, State> {
+        // A panic while the lock was held is a bug elsewhere; the rows are still what tests want to look at.
+        self.shared.state.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    fn write(&self) -> MutexGuard<'_, State> {
+        let state = self.read();
+        self.shared.writes.fetch_add(1, Ordering::Relaxed);
+        self.own_writes.fetch_add(1, Ordering::Relaxed);
+        state
+    }
+}
+
+#[async_trait]
+impl Store for MemoryStore {
+    fn kind(&self) -> &'static str {
+        "memory"
+    }
+
+    fn place(&self) -> String {
+        "memory of this process".to_owned()
+    }
+
+    async fn migrate(&self) -> StoreResult<Migrated> {
+        Ok(Migrated { from: VERSION, to: VERSION })
+    }
+
+    async fn check(&self) -> StoreResult<SchemaStatus> {
+        Ok(SchemaStatus { version: VERSION, needed: VERSION, facts: vec![("durable".into(), "no".into())] })
+    }
+
+    async fn reset(&self) -> StoreResult<()> {
+        *self.write() = State::default();
+        Ok(())
+    }
+
+    async fn change_token(&self) -> StoreResult<u64> {
+        let _consistent = self.read();
+        let all = self.shared.writes.load(Ordering::Relaxed);
+        Ok(all - self.own_writes.load(Ordering::Relaxed))
+    }
+
+    async fn register(&self, process: NewIncarnation) -> StoreResult<()> {
+        self.write().register(process);
+        Ok(())
+    }
+
+    async fn beat(
+        &self,
+        process: IncarnationId,
+        now: DateTime<Utc>,
+        until: DateTime<Utc>,
+    ) -> StoreResult<bool> {
+        Ok(self.write().beat(process, now, until))
+    }
+
+    async fn end_incarnation(&self, process: IncarnationId, now: DateTime<Utc>) -> StoreResult<()> {
+        self.write().end_incarnation(process, now);
+        Ok(())
+    }
+
+    async fn incarnations(&self) -> StoreResult<Vec<Incarnation>> {
+        Ok(self.read().incarnations())
+    }
+
+    async fn orphans(&self) -> StoreResult<Vec<AttemptRow>> {
+        Ok(self.read().orphans())
+    }
+
+    async fn sync_dags(&self, dags: Vec<DagRecord>, now: DateTime<Utc>) -> StoreResult<Vec<DagRow>> {
+        let mut state = self.write();
+        for record in &dags {
+            state.sync_dag(record, now);
+        }
+        Ok(dags.iter().filter_map(|record| state.dag(&record.dag_id)).collect())
+    }
+
+    async fn dags(&self) -> StoreResult<Vec<DagRow>> {
+        Ok(self.read().dags())
+    }
+
+    async fn dag(&self, dag_id: &DagId) -> StoreResult<Option<DagRow>> {
+        Ok(self.read().dag(dag_id))
+    }
+
+    async fn dag_versions(&self, dag_id: &DagId) -> StoreResult<Vec<DagVersion>> {
+        Ok(self.read().dag_versions(dag_id))
+    }
+
+    async fn set_paused(&self, dag_id: &DagId, paused: bool) -> StoreResult<bool> {
+        Ok(self.write().set_paused(dag_id, paused))
+    }
+
+    async fn advance_dag(&self, dag_id: &DagId, advance: Advance) -> StoreResult<()> {
+        self.write().advance(dag_id, advance)
+    }
+
+    async fn delete_dag(&self, dag_id: &DagId) -> StoreResult<u64> {
+        self.write().delete_dag(dag_id)
+    }
+
+    async fn create_runs(&self, runs: Vec<NewRun>) -> StoreResult<Vec<CreatedRun>> {
+        self.write().create_runs(runs)
+    }
+
+    async fn runs(&self, filter: &RunFilter) -> StoreResult<Vec<RunRow>> {
+        Ok(self.read().runs(filter))
+    }
+
+    async fn load_run(&self, run: RunPk, past: Option<&PastQuery>) -> StoreResult<Option<RunSnapshot>> {
+        Ok(self.read().load_run(run, past))
+    }
+
+    async fn delete_run(&self, run: RunPk) -> StoreResult<bool> {
+        Ok(self.write().delete_run(run))
+    }
+
+    async fn commit(&self, units: Vec<Unit>) -> StoreResult<Vec<UnitResult>> {
+        let results = self.write().commit(&units);
+        if let Some(observer) = &self.shared.observer.0 {
+            let written = units.iter().zip(&results).filter(|(_, result)| **result == UnitResult::Committed);
+            written.for_each(|(unit, _)| observer(unit));
+        }
+        Ok(results)
+    }
+
+    async fn task_instances(&self, run: RunPk) -> StoreResult<Vec<TiRow>> {
+        Ok(self.read().task_instances(run))
+    }
+
+    async fn attempts(&self, run: RunPk, task: Option<(&TaskId, MapIndex)>) -> StoreResult<Vec<AttemptRow>> {
+        Ok(self.read().attempts(run, task))
+    }
+
+    async fn events(&self, run: RunPk, task: Option<(&TaskId, MapIndex)>) -> StoreResult<Vec<EventRow>> {
+        Ok(self.read().events(run, task))
+    }
+
+    async fn xcoms(&self, filter: &XComFilter) -> StoreResult<Vec<XComRow>> {
+        Ok(self.read().xcoms(filter))
+    }
+
+    async fn set_xcom(&self, run: RunPk, xcom: XComWrite, now: DateTime<Utc>) -> StoreResult<()> {
+        self.write().set_xcom(run, &xcom, now)
+    }
+
+    async fn delete_xcoms(&self, filter: &XComFilter) -> StoreResult<u64> {
+        Ok(self.write().delete_xcoms(filter))
+    }
+
+    async fn variable(&self, key: &str) -> StoreResult<Option<VariableRow>> {
+        Ok(self.read().variables.get(key).cloned())
+    }
+
+    async fn variables(&self) -> StoreResult<Vec<VariableRow>> {
+        Ok(self.read().variables.values().cloned().collect())
+    }
+
+    async fn set_variable(&self, variable: VariableRow) -> StoreResult<()> {
+        self.write().set_variable(variable);
+        Ok(())
+    }
+
+    async fn delete_variable(&self, key: &str) -> StoreResult<bool> {
+        Ok(self.write().variables.remove(key).is_some())
+    }
+
+    async fn pools(&self) -> StoreResult<Vec<PoolRow>> {
+        Ok(self.read().pools())
+    }
+
+    async fn set_pool(&self, pool: PoolSpec) -> StoreResult<()> {
+        self.write().pools.insert(pool.name.clone(), pool);
+        Ok(())
+    }
+
+    async fn delete_pool(&self, name: &str) -> StoreResult<bool> {
+        super::rules::may_delete_pool(name)?;
+        Ok(self.write().pools.remove(name).is_some())
+    }
+
+    async fn slots(&self) -> StoreResult<Vec<(SlotKey, i64)>> {
+        Ok(self.read().slots())
+    }
+
+    async fn audit(&self, entry: AuditEntry) -> StoreResult<()> {
+        self.write().audit(entry);
+        Ok(())
+    }
+
+    async fn audit_log(&self, filter: &AuditFilter) -> StoreResult<Vec<AuditEntry>> {
+        Ok(self.read().audit_log(filter))
+    }
+
+    async fn clean(&self, before: DateTime<Utc>, dry_run: bool) -> StoreResult<Vec<(String, u64)>> {
+        Ok(if dry_run { self.read().clean_counts(before) } else { self.write().clean(before) })
+    }
+}

@@ -1,0 +1,260 @@
+//! The contract between the engine and whatever keeps its state.
+//!
+//! A store writes what was decided and refuses what was decided on an old view; it decides nothing itself. Start with
+//! [`Store::commit`]. Rows are described in [`model`]; `testing::store_suite` holds every store to this contract.
+
+mod judge;
+mod memory;
+pub mod model;
+mod rules;
+#[cfg(feature = "sqlite")]
+mod sqlite;
+mod unit;
+
+use std::fmt;
+use std::sync::Arc;
+
+use async_trait::async_trait;
+use chrono::{DateTime, Utc};
+
+use crate::id::{DagId, IncarnationId, MapIndex, RunPk, TaskId};
+
+pub use memory::MemoryStore;
+pub use model::*;
+#[cfg(feature = "sqlite")]
+pub use sqlite::{SqliteOptions, SqliteStore, Synchronous};
+pub use unit::*;
+
+/// Why a store could not do what it was asked for.
+#[derive(Debug, thiserror::Error)]
+#[non_exhaustive]
+pub enum StoreError {
+    /// The database cannot be opened or reached.
+    #[error("cannot open the database {place}: {why}")]
+    Unreachable {
+        /// Its path or address, without secrets.
+        place: String,
+        /// What went wrong, and the cure.
+        why: String,
+    },
+    /// The database was written by a newer version of this library.
+    #[error(
+        "the database has schema version {found}, this version of airflow knows {known}; update airflow, or use a \
+         database of its own for this version"
+    )]
+    Newer {
+        /// What the database says.
+        found: u32,
+        /// The newest version that is known.
+        known: u32,
+    },
+    /// The tables are missing or old.
+    #[error("the database has schema version {found}, version {needed} is needed; run `db migrate`")]
+    NotMigrated {
+        /// What the database says; 0 if there are no tables.
+        found: u32,
+        /// The version that is needed.
+        needed: u32,
+    },
+    /// The SQLite library is too old to be safe.
+    #[error(
+        "SQLite {found} can corrupt a database that several connections write; {needed} or newer is needed"
+    )]
+    OldSqlite {
+        /// Version of the linked library.
+        found: String,
+        /// The first safe version.
+        needed: &'static str,
+    },
+    /// A row that was asked for does not exist.
+    #[error("{0} does not exist")]
+    NotFound(String),
+    /// The change is not allowed.
+    #[error("{0}")]
+    Refused(String),
+    /// A stored row cannot be understood.
+    #[error("the database holds a row that cannot be read: {0}")]
+    Corrupt(String),
+    /// The database said something else.
+    #[error("the database failed: {0}")]
+    Database(#[source] Box<dyn std::error::Error + Send + Sync>),
+}
+
+/// The result of a store's work.
+pub type StoreResult<T> = Result<T, StoreError>;
+
+/// Keeps dags, runs, task instances, attempts, values, variables, pools and the audit log.
+///
+/// # Contract
+///
+/// - What a call returned `Ok` for is durable; what it returned `Err` for may or may not have happened.
+/// - [`commit`](Self::commit) applies each [`Unit`] as a whole or not at all, and only if everything the unit was
+///   decided on still holds: the run's generation and state, and the state and epoch of each task instance. Of two
+///   callers that decided on the same view one wins; the other gets [`UnitResult::Stale`] and loads again.
+/// - A task instance without a row is in state `none` with epoch 0. Its row appears with its first change.
+/// - Times are kept to the microsecond. Ids are compared byte by byte.
+/// - Lists come in the order that each method names, the same in every store.
+#[async_trait]
+pub trait Store: Send + Sync + fmt::Debug + 'static {
+    /// `memory`, `sqlite`, …
+    fn kind(&self) -> &'static str;
+
+    /// Where the data is, for people; without secrets.
+    fn place(&self) -> String;
+
+    /// Brings the tables to the version this library needs; does nothing if they are.
+    async fn migrate(&self) -> StoreResult<Migrated>;
+
+    /// Looks whether the tables are there and fit.
+    async fn check(&self) -> StoreResult<SchemaStatus>;
+
+    /// Drops everything and migrates again.
+    async fn reset(&self) -> StoreResult<()>;
+
+    /// A number that differs from the last one if another process may have changed something.
+    async fn change_token(&self) -> StoreResult<u64>;
+
+    /// Makes a process known. It counts as alive until its lease ends or it says goodbye. Said again, it changes
+    /// nothing.
+    async fn register(&self, process: NewIncarnation) -> StoreResult<()>;
+
+    /// Renews the lease of a process until `until`; `false` if it was already declared dead, or is
+    /// unknown.
+    async fn beat(
+        &self,
+        process: IncarnationId,
+        now: DateTime<Utc>,
+        until: DateTime<Utc>,
+    ) -> StoreResult<bool>;
+
+    /// Ends a process: it said goodbye, or it was found dead.
+    async fn end_incarnation(&self, process: IncarnationId, now: DateTime<Utc>) -> StoreResult<()>;
+
+    /// All processes that have not ended, by start and id.
+    async fn incarnations(&self) -> StoreResult<Vec<Incarnation>>;
+
+    /// Attempts that have not ended and whose process has: they are lost. By run, task and map index.
+    async fn orphans(&self) -> StoreResult<Vec<AttemptRow>>;
+
+    /// Makes dags and their versions known; a dag that was not listed before gets its first `is_paused` from the
+    /// record. A version that was seen before becomes the current one again under its old number. Returns the rows of these dags, in the order given.
+    async fn sync_dags(&self, dags: Vec<DagRecord>, now: DateTime<Utc>) -> StoreResult<Vec<DagRow>>;
+
+    /// All known dags, by id.
+    async fn dags(&self) -> StoreResult<Vec<DagRow>>;
+
+    /// One dag.
+    async fn dag(&self, dag_id: &DagId) -> StoreResult<Option<DagRow>>;
+
+    /// All versions of a dag, newest first.
+    async fn dag_versions(&self, dag_id: &DagId) -> StoreResult<Vec<DagVersion>>;
+
+    /// Pauses or unpauses a dag; `false` if there is no such dag.
+    async fn set_paused(&self, dag_id: &DagId, paused: bool) -> StoreResult<bool>;
+
+    /// Remembers up to where a dag's timetable has been worked through. Called with [`create_runs`](Self::create_runs)
+    /// too, in its transaction.
+    ///
+    /// # Errors
+    ///
+    /// [`StoreError::NotFound`] if there is no such dag.
+    async fn advance_dag(&self, dag_id: &DagId, advance: Advance) -> StoreResult<()>;
+
+    /// Deletes a dag with everything that belongs to it, but for the audit log. Returns how many runs went.
+    ///
+    /// # Errors
+    ///
+    /// [`StoreError::Refused`] while an attempt of it may be executing ([`TaskState::is_executing`]);
+    /// [`StoreError::NotFound`].
+    ///
+    /// [`TaskState::is_executing`]: crate::state::TaskState::is_executing
+    async fn delete_dag(&self, dag_id: &DagId) -> StoreResult<u64>;
+
+    /// Creates runs in one transaction. A run whose id, or whose logical date (unless it is manual), exists already
+    /// is not created; its `advance` is applied all the same. One answer for each, in order. If both the id and the
+    /// logical date exist, the run of that id is the answer.
+    ///
+    /// # Errors
+    ///
+    /// [`StoreError::NotFound`] if one of the dags is unknown: nothing is created.
+    async fn create_runs(&self, runs: Vec<NewRun>) -> StoreResult<Vec<CreatedRun>>;
+
+    /// Runs that match, in the order that the filter says.
+    async fn runs(&self, filter: &RunFilter) -> StoreResult<Vec<RunRow>>;
+
+    /// One run with all that decisions need. `past` asks for the run before it as well: the one of the same dag with
+    /// the latest earlier logical date, of equal dates the one with the highest number.
+    async fn load_run(&self, run: RunPk, past: Option<&PastQuery>) -> StoreResult<Option<RunSnapshot>>;
+
+    /// Deletes a run with everything that belongs to it. `false` if there is none. Gives back no slots: the caller has
+    /// ended its attempts before.
+    async fn delete_run(&self, run: RunPk) -> StoreResult<bool>;
+
+    /// Writes decisions, all in one transaction. One answer for each unit, in order; a unit sees what the ones before it
+    /// have changed. A run that does not exist makes a unit stale.
+    async fn commit(&self, units: Vec<Unit>) -> StoreResult<Vec<UnitResult>>;
+
+    /// The task instances of a run that have a row, by task id and map index.
+    async fn task_instances(&self, run: RunPk) -> StoreResult<Vec<TiRow>>;
+
+    /// The attempts of a run, of one task if given, by task id, map index and number.
+    async fn attempts(&self, run: RunPk, task: Option<(&TaskId, MapIndex)>) -> StoreResult<Vec<AttemptRow>>;
+
+    /// What happened to the task instances of a run, of one task if given, by task id, map index and epoch.
+    async fn events(&self, run: RunPk, task: Option<(&TaskId, MapIndex)>) -> StoreResult<Vec<EventRow>>;
+
+    /// Stored values that match, by task id, map index and key.
+    async fn xcoms(&self, filter: &XComFilter) -> StoreResult<Vec<XComRow>>;
+
+    /// Writes a value outside of an attempt.
+    ///
+    /// # Errors
+    ///
+    /// [`StoreError::NotFound`] if there is no such run.
+    async fn set_xcom(&self, run: RunPk, xcom: XComWrite, now: DateTime<Utc>) -> StoreResult<()>;
+
+    /// Deletes values that match; returns how many.
+    async fn delete_xcoms(&self, filter: &XComFilter) -> StoreResult<u64>;
+
+    /// A variable.
+    async fn variable(&self, key: &str) -> StoreResult<Option<VariableRow>>;
+
+    /// All variables, by key.
+    async fn variables(&self) -> StoreResult<Vec<VariableRow>>;
+
+    /// Creates or replaces a variable; a description of `None` keeps the old one.
+    async fn set_variable(&self, variable: VariableRow) -> StoreResult<()>;
+
+    /// Deletes a variable; `false` if there is none.
+    async fn delete_variable(&self, key: &str) -> StoreResult<bool>;
+
+    /// All pools with what is taken of them, by name. `default_pool` always exists.
+    async fn pools(&self) -> StoreResult<Vec<PoolRow>>;
+
+    /// Creates or replaces a pool.
+    async fn set_pool(&self, pool: PoolSpec) -> StoreResult<()>;
+
+    /// Deletes a pool; `false` if there is none. What is taken of it stays known until it is given back.
+    ///
+    /// # Errors
+    ///
+    /// [`StoreError::Refused`] for `default_pool`.
+    async fn delete_pool(&self, name: &str) -> StoreResult<bool>;
+
+    /// What is taken of each limit, by key; keys of which nothing is taken are missing.
+    async fn slots(&self) -> StoreResult<Vec<(SlotKey, i64)>>;
+
+    /// Adds to the audit log.
+    async fn audit(&self, entry: AuditEntry) -> StoreResult<()>;
+
+    /// The newest entries of the audit log that match, newest first.
+    async fn audit_log(&self, filter: &AuditFilter) -> StoreResult<Vec<AuditEntry>>;
+
+    /// Deletes finished runs that ended before `before` with all that belongs to them, and audit entries, in batches;
+    /// keeps the newest run of each dag. Returns how many rows went (or would go, with `dry_run`) of `runs`,
+    /// `task_instances`, `attempts`, `events`, `xcoms` and `audit`, in this order.
+    async fn clean(&self, before: DateTime<Utc>, dry_run: bool) -> StoreResult<Vec<(String, u64)>>;
+}
+
+/// A store that is shared by all parts of a process.
+pub type SharedStore = Arc<dyn Store>;

@@ -1,0 +1,79 @@
+//! What holds in every store beside the units: names, sizes, refusals.
+
+use chrono::{DateTime, SubsecRound as _, Utc};
+use serde_json::Value;
+
+use crate::id::DagId;
+use crate::state::TaskState;
+use crate::timetable::DataInterval;
+
+use super::{NextRun, PoolSpec, SkipRecord, StoreError, StoreResult};
+
+/// The pool of every task that names none.
+pub(crate) const DEFAULT_POOL: &str = "default_pool";
+
+/// The slots of the default pool until a user changes them (Airflow's number).
+const DEFAULT_POOL_SLOTS: i32 = 128;
+
+/// The names under which [`Store::clean`](super::Store::clean) counts what goes, in its order.
+pub(crate) const CLEANED: [&str; 6] = ["runs", "task_instances", "attempts", "events", "xcoms", "audit"];
+
+/// The pool that always exists, as it is at first.
+pub(crate) fn default_pool() -> PoolSpec {
+    PoolSpec {
+        name: DEFAULT_POOL.to_owned(),
+        slots: DEFAULT_POOL_SLOTS,
+        description: "Default pool".to_owned(),
+        include_deferred: false,
+    }
+}
+
+/// Refuses to delete the pool that always exists.
+pub(crate) fn may_delete_pool(name: &str) -> StoreResult<()> {
+    if name == DEFAULT_POOL {
+        return Err(StoreError::Refused(format!(
+            "`{DEFAULT_POOL}` cannot be deleted; set its slots instead"
+        )));
+    }
+    Ok(())
+}
+
+/// Why a dag cannot be deleted now.
+pub(crate) fn still_running(dag: &DagId) -> StoreError {
+    StoreError::Refused(format!("dag `{dag}` has running task instances; end its runs before you delete it"))
+}
+
+/// What is said of a dag that is not stored.
+pub(crate) fn no_dag(dag: &DagId) -> StoreError {
+    StoreError::NotFound(format!("dag `{dag}`"))
+}
+
+/// What is said of a run that is not stored.
+pub(crate) fn no_run(run: crate::id::RunPk) -> StoreError {
+    StoreError::NotFound(format!("run {run}"))
+}
+
+/// The states in which a task instance keeps its dag from being deleted: an attempt may be executing.
+pub(crate) fn keeps_dag(state: TaskState) -> bool {
+    state.is_executing()
+}
+
+/// Cuts a time to what is stored.
+pub(crate) fn micros(time: DateTime<Utc>) -> DateTime<Utc> {
+    time.trunc_subsecs(6)
+}
+
+/// Cuts the times of an interval to what is stored.
+pub(crate) fn interval(interval: DataInterval) -> DataInterval {
+    DataInterval { start: micros(interval.start), end: micros(interval.end) }
+}
+
+/// Cuts the times of a next run to what is stored.
+pub(crate) fn next_run(next: NextRun) -> NextRun {
+    NextRun { data_interval: interval(next.data_interval), run_after: micros(next.run_after) }
+}
+
+/// Reads what a branch decided. A user may store anything under any key, so what is no record is none.
+pub(crate) fn skip_record(value: &Value) -> Option<SkipRecord> {
+    serde::Deserialize::deserialize(value).ok()
+}

@@ -1,0 +1,200 @@
+//! Processes, variables, pools, limits and the audit log.
+
+use chrono::{DateTime, Utc};
+use sqlx::sqlite::SqliteRow;
+use sqlx::{AssertSqlSafe, Row as _, SqliteConnection, SqlitePool};
+use uuid::Uuid;
+
+use crate::id::{DagId, IncarnationId, MapIndex, RunId, TaskId};
+use crate::store::{
+    AuditEntry, AuditFilter, Incarnation, NewIncarnation, PoolRow, PoolSpec, SlotKey, StoreResult,
+    VariableRow,
+};
+
+use super::errors::{corrupt, failed};
+use super::json::time;
+use super::steps::slot_key;
+
+/// Makes a process known.
+pub(super) async fn register(conn: &mut SqliteConnection, process: NewIncarnation) -> StoreResult<()> {
+    const REGISTER: &str = "
+        INSERT INTO af_incarnation (id, kind, host, pid, birth, started_at, lease_until, beats, last_beat)
+        VALUES (?1, ?2, ?3, ?4, ?5, ?6, ?7, 0, ?6) ON CONFLICT DO NOTHING";
+    let query = sqlx::query(REGISTER)
+        .bind(process.id.0.as_bytes().to_vec())
+        .bind(process.kind)
+        .bind(process.host)
+        .bind(process.pid)
+        .bind(process.birth)
+        .bind(process.started_at.timestamp_micros())
+        .bind(process.lease_until.timestamp_micros());
+    query.execute(conn).await.map_err(failed).map(|_| ())
+}
+
+/// Renews a lease, unless the process has ended; says whether it did.
+pub(super) async fn beat(
+    conn: &mut SqliteConnection,
+    process: IncarnationId,
+    now: DateTime<Utc>,
+    until: DateTime<Utc>,
+) -> StoreResult<bool> {
+    const BEAT: &str = "
+        UPDATE af_incarnation SET beats = beats + 1, last_beat = ?2, lease_until = ?3
+        WHERE id = ?1 AND ended_at IS NULL";
+    let query = sqlx::query(BEAT)
+        .bind(process.0.as_bytes().to_vec())
+        .bind(now.timestamp_micros())
+        .bind(until.timestamp_micros());
+    Ok(query.execute(conn).await.map_err(failed)?.rows_affected() > 0)
+}
+
+/// Ends a process, unless it has ended.
+pub(super) async fn end_incarnation(
+    conn: &mut SqliteConnection,
+    process: IncarnationId,
+    now: DateTime<Utc>,
+) -> StoreResult<()> {
+    const END: &str = "UPDATE af_incarnation SET ended_at = ?2 WHERE id = ?1 AND ended_at IS NULL";
+    let query = sqlx::query(END).bind(process.0.as_bytes().to_vec()).bind(now.timestamp_micros());
+    query.execute(conn).await.map_err(failed).map(|_| ())
+}
+
+/// Processes that have not ended.
+pub(super) async fn incarnations(pool: &SqlitePool) -> StoreResult<Vec<Incarnation>> {
+    const LIST: &str = "SELECT * FROM af_incarnation WHERE ended_at IS NULL ORDER BY started_at, id";
+    let at = |row: &SqliteRow, name: &str| time(row.try_get(name).map_err(failed)?);
+    let incarnation = |row: &SqliteRow| {
+        let id: &[u8] = row.try_get("id").map_err(failed)?;
+        let beats: i64 = row.try_get("beats").map_err(failed)?;
+        Ok(Incarnation {
+            process: NewIncarnation {
+                id: IncarnationId(Uuid::from_slice(id).map_err(corrupt)?),
+                kind: row.try_get("kind").map_err(failed)?,
+                host: row.try_get("host").map_err(failed)?,
+                pid: row.try_get("pid").map_err(failed)?,
+                birth: row.try_get("birth").map_err(failed)?,
+                started_at: at(row, "started_at")?,
+                lease_until: at(row, "lease_until")?,
+            },
+            beats: u64::try_from(beats).map_err(corrupt)?,
+            last_beat: at(row, "last_beat")?,
+        })
+    };
+    sqlx::query(LIST).fetch_all(pool).await.map_err(failed)?.iter().map(incarnation).collect()
+}
+
+/// Variables, of one key if given.
+pub(super) async fn variables(pool: &SqlitePool, key: Option<&str>) -> StoreResult<Vec<VariableRow>> {
+    const ALL: &str = "SELECT key, value, description FROM af_variable ORDER BY key";
+    const ONE: &str = "SELECT key, value, description FROM af_variable WHERE key = ?1";
+    let query = key.map_or_else(|| sqlx::query_as(ALL), |key| sqlx::query_as(ONE).bind(key));
+    let rows: Vec<(String, String, Option<String>)> = query.fetch_all(pool).await.map_err(failed)?;
+    let variable = |(key, value, description)| VariableRow { key, value, description };
+    Ok(rows.into_iter().map(variable).collect())
+}
+
+/// Creates or replaces a variable.
+pub(super) async fn set_variable(conn: &mut SqliteConnection, variable: VariableRow) -> StoreResult<()> {
+    const SET: &str = "
+        INSERT INTO af_variable (key, value, description) VALUES (?1, ?2, ?3)
+        ON CONFLICT DO UPDATE SET value = excluded.value,
+            description = coalesce(excluded.description, description)";
+    let query = sqlx::query(SET).bind(variable.key).bind(variable.value).bind(variable.description);
+    query.execute(conn).await.map_err(failed).map(|_| ())
+}
+
+/// Deletes a variable; says whether there was one.
+pub(super) async fn delete_variable(conn: &mut SqliteConnection, key: String) -> StoreResult<bool> {
+    const DELETE: &str = "DELETE FROM af_variable WHERE key = ?1";
+    Ok(sqlx::query(DELETE).bind(key).execute(conn).await.map_err(failed)?.rows_affected() > 0)
+}
+
+/// Pools and what is taken of them.
+pub(super) async fn pools(pool: &SqlitePool) -> StoreResult<Vec<PoolRow>> {
+    const LIST: &str = "
+        SELECT p.name, p.slots, p.description, p.include_deferred, coalesce(s.used, 0)
+        FROM af_pool p LEFT JOIN af_slot s ON s.kind = 0 AND s.name = p.name AND s.task_id = ''
+        ORDER BY p.name";
+    let rows: Vec<(String, i32, String, bool, i64)> =
+        sqlx::query_as(LIST).fetch_all(pool).await.map_err(failed)?;
+    let row = |(name, slots, description, include_deferred, used)| PoolRow {
+        spec: PoolSpec { name, slots, description, include_deferred },
+        used,
+    };
+    Ok(rows.into_iter().map(row).collect())
+}
+
+/// Creates or replaces a pool.
+pub(super) async fn set_pool(conn: &mut SqliteConnection, pool: PoolSpec) -> StoreResult<()> {
+    const SET: &str = "
+        INSERT INTO af_pool (name, slots, description, include_deferred) VALUES (?1, ?2, ?3, ?4)
+        ON CONFLICT DO UPDATE SET slots = excluded.slots, description = excluded.description,
+            include_deferred = excluded.include_deferred";
+    let query =
+        sqlx::query(SET).bind(pool.name).bind(pool.slots).bind(pool.description).bind(pool.include_deferred);
+    query.execute(conn).await.map_err(failed).map(|_| ())
+}
+
+/// Deletes a pool; says whether there was one.
+pub(super) async fn delete_pool(conn: &mut SqliteConnection, name: String) -> StoreResult<bool> {
+    const DELETE: &str = "DELETE FROM af_pool WHERE name = ?1";
+    Ok(sqlx::query(DELETE).bind(name).execute(conn).await.map_err(failed)?.rows_affected() > 0)
+}
+
+/// Limits of which something is taken.
+pub(super) async fn slots(pool: &SqlitePool) -> StoreResult<Vec<(SlotKey, i64)>> {
+    const LIST: &str =
+        "SELECT kind, name, task_id, used FROM af_slot WHERE used > 0 ORDER BY kind, name, task_id";
+    let rows: Vec<(i64, String, String, i64)> = sqlx::query_as(LIST).fetch_all(pool).await.map_err(failed)?;
+    let slot = |(kind, name, task, used): (i64, String, String, i64)| {
+        let key =
+            slot_key(kind, name, &task).ok_or_else(|| corrupt(format!("{kind} is no kind of limit")))?;
+        Ok((key, used))
+    };
+    rows.into_iter().map(slot).collect()
+}
+
+/// Adds to the audit log.
+pub(super) async fn audit(conn: &mut SqliteConnection, entry: AuditEntry) -> StoreResult<()> {
+    const ADD: &str = "
+        INSERT INTO af_audit (at, actor, event, dag_id, run_id, task_id, map_index, extra)
+        VALUES (?1, ?2, ?3, ?4, ?5, ?6, ?7, ?8)";
+    let query = sqlx::query(ADD)
+        .bind(entry.at.timestamp_micros())
+        .bind(entry.actor)
+        .bind(entry.event)
+        .bind(entry.dag_id.as_ref().map(DagId::as_str))
+        .bind(entry.run_id.as_ref().map(RunId::as_str))
+        .bind(entry.task_id.as_ref().map(TaskId::as_str))
+        .bind(entry.map_index.map(|index| index.0))
+        .bind(entry.extra);
+    query.execute(conn).await.map_err(failed).map(|_| ())
+}
+
+/// The newest entries that match.
+pub(super) async fn audit_log(pool: &SqlitePool, filter: &AuditFilter) -> StoreResult<Vec<AuditEntry>> {
+    let mut sql = String::from("SELECT * FROM af_audit WHERE true");
+    let parts = [(filter.dag_id.is_some(), " AND dag_id = ?1"), (filter.event.is_some(), " AND event = ?2")];
+    sql.extend(parts.iter().filter(|(wanted, _)| *wanted).map(|(_, part)| *part));
+    sql.push_str(" ORDER BY at DESC, id DESC LIMIT ?3");
+    let query = sqlx::query(AssertSqlSafe(sql))
+        .bind(filter.dag_id.as_ref().map(DagId::as_str))
+        .bind(filter.event.as_deref())
+        .bind(filter.limit.map_or(-1, i64::from));
+    query.fetch_all(pool).await.map_err(failed)?.iter().map(audit_entry).collect()
+}
+
+fn audit_entry(row: &SqliteRow) -> StoreResult<AuditEntry> {
+    let maybe = |name: &str| row.try_get::<Option<String>, _>(name).map_err(failed);
+    let map_index: Option<i32> = row.try_get("map_index").map_err(failed)?;
+    Ok(AuditEntry {
+        at: time(row.try_get("at").map_err(failed)?)?,
+        actor: row.try_get("actor").map_err(failed)?,
+        event: row.try_get("event").map_err(failed)?,
+        dag_id: maybe("dag_id")?.map(Into::into),
+        run_id: maybe("run_id")?.map(Into::into),
+        task_id: maybe("task_id")?.map(Into::into),
+        map_index: map_index.map(MapIndex),
+        extra: maybe("extra")?,
+    })
+}

@@ -1,0 +1,173 @@
+//! Units of a commit, written in one statement.
+//!
+//! A round trip to the thread of the connection costs more than the work, so a commit is one `INSERT` of many rows into
+//! a view: each row is one small step ([`steps`](super::steps)), and a temporary trigger for each kind of step compares,
+//! refuses or writes. Steps are taken in order and see what those before them wrote. One statement is its own
+//! transaction: it happens or does not, and leaves none open, whatever becomes of the caller. The triggers belong to
+//! the connection, not to the file, so other versions of this library never meet them.
+//!
+//! That is the common case, in which every unit holds. If one does not, the statement refuses all, and the slower way
+//! reads the rows the units name, has [`View::judge`](crate::store::judge::View::judge) say what becomes of each, and
+//! writes the others.
+
+use std::sync::{Arc, LazyLock};
+
+use sqlx::{AssertSqlSafe, SqliteConnection};
+
+use crate::store::{StoreResult, Unit, UnitResult};
+
+use super::errors::{failed, is_refused};
+use super::steps::{Steps, WIDTH};
+use super::view;
+
+/// What the writing connection needs beside the tables. Columns of a step stand in `a` to `s`; what they mean for each
+/// kind stands in [`steps`](super::steps).
+const SETUP: [&str; 11] = [
+    "CREATE TEMP VIEW IF NOT EXISTS af_step AS
+     SELECT 0 AS kind, 0 AS a, 0 AS b, 0 AS c, 0 AS d, 0 AS e, 0 AS f, 0 AS g, 0 AS h, 0 AS i, 0 AS j, 0 AS k, 0 AS l,
+            0 AS m, 0 AS n, 0 AS o, 0 AS p, 0 AS q, 0 AS r, 0 AS s",
+    // The run is as it was seen.
+    "CREATE TEMP TRIGGER IF NOT EXISTS af_guard INSTEAD OF INSERT ON af_step WHEN NEW.kind = 1 BEGIN
+        SELECT RAISE(ABORT, 'stale') WHERE NOT EXISTS (SELECT 1 FROM af_run WHERE pk = NEW.a AND generation = NEW.b);
+     END",
+    // The run is as it was seen, and changes: its state only if `d` is there.
+    "CREATE TEMP TRIGGER IF NOT EXISTS af_change INSTEAD OF INSERT ON af_step WHEN NEW.kind = 2 BEGIN
+        UPDATE af_run SET generation = generation + NEW.c, state = coalesce(NEW.e, state),
+            started_at = iif(NEW.e IS NULL, started_at, NEW.f), ended_at = iif(NEW.e IS NULL, ended_at, NEW.g),
+            reason = iif(NEW.e IS NULL, reason, NEW.h), queued_at = coalesce(NEW.i, queued_at)
+            WHERE pk = NEW.a AND generation = NEW.b AND (NEW.d IS NULL OR state = NEW.d);
+        SELECT RAISE(ABORT, 'stale') WHERE changes() = 0;
+     END",
+    // The first change of an instance: there is no row, or the primary key refuses.
+    "CREATE TEMP TRIGGER IF NOT EXISTS af_first INSTEAD OF INSERT ON af_step WHEN NEW.kind = 3 BEGIN
+        INSERT INTO af_ti (run, task_id, map_index, state, epoch, try_number, max_tries, lost, attempt_id,
+                           next_try_at, started_at, ended_at, has_result, map_length, reason)
+            VALUES (NEW.a, NEW.b, NEW.c, NEW.f, 1, NEW.j, NEW.k, NEW.l, NEW.m, NEW.n, NEW.o, NEW.p, NEW.q, NEW.r,
+                    NEW.s);
+        INSERT INTO af_event (run, task_id, map_index, epoch, from_state, to_state, event, actor, at)
+            VALUES (NEW.a, NEW.b, NEW.c, 1, NEW.d, NEW.f, NEW.g, NEW.h, NEW.i);
+     END",
+    // A later change: the row is in the state and epoch that were seen.
+    "CREATE TEMP TRIGGER IF NOT EXISTS af_next INSTEAD OF INSERT ON af_step WHEN NEW.kind = 4 BEGIN
+        UPDATE af_ti SET state = NEW.f, epoch = NEW.e + 1, try_number = NEW.j, max_tries = NEW.k, lost = NEW.l,
+            attempt_id = NEW.m, next_try_at = NEW.n, started_at = NEW.o, ended_at = NEW.p, has_result = NEW.q,
+            map_length = NEW.r, reason = NEW.s
+            WHERE run = NEW.a AND task_id = NEW.b AND map_index = NEW.c AND state = NEW.d AND epoch = NEW.e;
+        SELECT RAISE(ABORT, 'stale') WHERE changes() = 0;
+        INSERT INTO af_event (run, task_id, map_index, epoch, from_state, to_state, event, actor, at)
+            VALUES (NEW.a, NEW.b, NEW.c, NEW.e + 1, NEW.d, NEW.f, NEW.g, NEW.h, NEW.i);
+     END",
+    "CREATE TEMP TRIGGER IF NOT EXISTS af_expand INSTEAD OF INSERT ON af_step WHEN NEW.kind = 5 BEGIN
+        INSERT INTO af_expansion (run, owner, length) VALUES (NEW.a, NEW.b, NEW.c)
+            ON CONFLICT DO UPDATE SET length = excluded.length;
+     END",
+    "CREATE TEMP TRIGGER IF NOT EXISTS af_clear INSTEAD OF INSERT ON af_step WHEN NEW.kind = 6 BEGIN
+        DELETE FROM af_xcom WHERE run = NEW.a AND task_id = NEW.b AND map_index = NEW.c;
+     END",
+    "CREATE TEMP TRIGGER IF NOT EXISTS af_put INSTEAD OF INSERT ON af_step WHEN NEW.kind = 7 BEGIN
+        INSERT INTO af_xcom (run, task_id, map_index, key, at, value)
+            VALUES (NEW.a, NEW.b, NEW.c, NEW.d, NEW.e, NEW.f)
+            ON CONFLICT DO UPDATE SET at = excluded.at, value = excluded.value;
+     END",
+    // An attempt that exists may only be claimed; anything else meets the NOT NULL of `state`.
+    "CREATE TEMP TRIGGER IF NOT EXISTS af_begin INSTEAD OF INSERT ON af_step WHEN NEW.kind = 8 BEGIN
+        INSERT INTO af_attempt (run, task_id, map_index, number, attempt_id, try_number, start_state, state,
+                                incarnation, queue, at)
+            VALUES (NEW.a, NEW.b, NEW.c, NEW.d, NEW.e, NEW.f, NEW.g, NEW.g, NEW.h, NEW.i, NEW.j)
+            ON CONFLICT DO UPDATE SET
+                state = iif(state = 'queued' AND excluded.state = 'running' AND attempt_id = excluded.attempt_id
+                            AND run = excluded.run AND task_id = excluded.task_id
+                            AND map_index = excluded.map_index AND number = excluded.number, 'running', NULL),
+                start_state = 'running', incarnation = excluded.incarnation;
+     END",
+    // An attempt that has ended, or belongs to another run, is left as it is.
+    "CREATE TEMP TRIGGER IF NOT EXISTS af_end INSTEAD OF INSERT ON af_step WHEN NEW.kind = 9 BEGIN
+        UPDATE af_attempt SET state = NEW.c, ended_at = NEW.d, error = NEW.e, rendered = NEW.f
+            WHERE attempt_id = NEW.b AND run = NEW.a AND ended_at IS NULL;
+     END",
+    // A limit: a pool has the room that it says, and none if nobody knows it.
+    "CREATE TEMP TRIGGER IF NOT EXISTS af_take INSTEAD OF INSERT ON af_step WHEN NEW.kind = 10 BEGIN
+        INSERT INTO af_slot (kind, name, task_id, used) VALUES (NEW.a, NEW.b, NEW.c, max(0, NEW.d))
+            ON CONFLICT DO UPDATE SET used = max(0, used + NEW.d);
+        SELECT RAISE(ABORT, 'full') FROM af_slot WHERE NEW.d > 0 AND kind = NEW.a AND name = NEW.b AND task_id = NEW.c
+            AND used > iif(NEW.a = 0, coalesce((SELECT iif(slots < 0, used, slots) FROM af_pool WHERE name = NEW.b), 0),
+                           coalesce(NEW.e, used));
+     END",
+];
+
+/// The numbers of rows for which there is a statement: few, because the connection keeps each prepared. The rest of
+/// the rows is filled up with steps that do nothing.
+const SIZES: [usize; 7] = [2, 4, 6, 8, 16, 64, 256];
+
+/// One statement for each of the [`SIZES`].
+static STATEMENTS: LazyLock<[Arc<str>; SIZES.len()]> = LazyLock::new(|| {
+    let row = format!("({})", vec!["?"; WIDTH].join(","));
+    SIZES.map(|size| format!("INSERT INTO af_step VALUES {}", vec![row.as_str(); size].join(",")).into())
+});
+
+/// Gives the connection what a commit needs. Does nothing if it has it.
+pub(super) async fn prepare(conn: &mut SqliteConnection) -> StoreResult<()> {
+    for sql in SETUP {
+        sqlx::query(sql).persistent(false).execute(&mut *conn).await.map_err(failed)?;
+    }
+    Ok(())
+}
+
+/// Writes the units that hold, all in one transaction.
+pub(super) async fn commit(conn: &mut SqliteConnection, units: &[Unit]) -> StoreResult<Vec<UnitResult>> {
+    match apply_alone(conn, &Steps::new(units)).await {
+        Ok(()) => return Ok(vec![UnitResult::Committed; units.len()]),
+        Err(error) if is_refused(&error) => {}
+        Err(error) => return Err(failed(error)),
+    }
+    let result = judge_and_apply(conn, units).await;
+    if result.is_err() {
+        rollback(conn).await;
+    }
+    result
+}
+
+/// Takes steps in a transaction of their own.
+async fn apply_alone(conn: &mut SqliteConnection, steps: &Steps<'_>) -> Result<(), sqlx::Error> {
+    if steps.len() <= SIZES[SIZES.len() - 1] {
+        // One statement, or none, needs no BEGIN and no COMMIT.
+        return apply(conn, steps).await;
+    }
+    sqlx::query("BEGIN IMMEDIATE").execute(&mut *conn).await?;
+    let result = match apply(conn, steps).await {
+        Ok(()) => sqlx::query("COMMIT").execute(&mut *conn).await.map(|_| ()),
+        Err(error) => Err(error),
+    };
+    if result.is_err() {
+        rollback(conn).await;
+    }
+    result
+}
+
+/// Takes back what is open, if anything is: SQLite may have done it by itself.
+async fn rollback(conn: &mut SqliteConnection) {
+    sqlx::query("ROLLBACK").execute(conn).await.ok();
+}
+
+/// Takes steps, as many as fit into one statement at a time.
+async fn apply(conn: &mut SqliteConnection, steps: &Steps<'_>) -> Result<(), sqlx::Error> {
+    let mut from = 0;
+    while from < steps.len() {
+        let left = steps.len() - from;
+        let which = SIZES.iter().position(|size| *size >= left).unwrap_or(SIZES.len() - 1);
+        let sql = AssertSqlSafe(Arc::clone(&STATEMENTS[which]));
+        steps.bind(sqlx::query(sql), from, SIZES[which]).execute(&mut *conn).await?;
+        from += SIZES[which];
+    }
+    Ok(())
+}
+
+/// The slower way: reads what the units name, judges them in order, and writes those that hold.
+async fn judge_and_apply(conn: &mut SqliteConnection, units: &[Unit]) -> StoreResult<Vec<UnitResult>> {
+    let mut view = view::begin_and_load(conn, units).await?;
+    let results: Vec<UnitResult> = units.iter().map(|unit| view.judge(unit)).collect();
+    let held = units.iter().zip(&results).filter(|(_, result)| **result == UnitResult::Committed);
+    apply(conn, &Steps::new(held.map(|(unit, _)| unit))).await.map_err(failed)?;
+    sqlx::query("COMMIT").execute(conn).await.map_err(failed)?;
+    Ok(results)
+}

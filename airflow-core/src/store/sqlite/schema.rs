@@ -1,0 +1,192 @@
+//! The tables, and how they come into a database.
+//!
+//! Our own list of migrations with our own table of versions: the host may keep its tables, and its own migrations, in
+//! the same file. A migration is one transaction, so one that is interrupted has not happened; a second migrator waits
+//! for the first and then finds nothing to do. Migrations are only ever added.
+
+use sqlx::{AssertSqlSafe, Row as _, SqliteConnection};
+
+use crate::store::rules;
+use crate::store::{Migrated, SchemaStatus, StoreError, StoreResult};
+
+use super::errors::{corrupt, failed};
+
+/// The migrations, the first one leads to version 1.
+const MIGRATIONS: [&str; 1] = [V1];
+
+/// The version that this library needs.
+pub(super) const NEEDED: u32 = 1;
+
+const CREATE_VERSIONS: &str =
+    "CREATE TABLE IF NOT EXISTS airflow_schema (version INTEGER PRIMARY KEY, at INTEGER NOT NULL) STRICT";
+
+/// Times are microseconds since 1970 (UTC), states are words, ids of attempts and processes are 16 bytes.
+const V1: &str = "
+CREATE TABLE af_dag (
+    dag_id TEXT NOT NULL PRIMARY KEY, is_paused INTEGER NOT NULL, fingerprint TEXT NOT NULL,
+    version INTEGER NOT NULL, schedule TEXT NOT NULL, description TEXT, owners TEXT NOT NULL, tags TEXT NOT NULL,
+    last_start INTEGER, last_end INTEGER, next_start INTEGER, next_end INTEGER, next_after INTEGER,
+    last_seen INTEGER NOT NULL
+) STRICT, WITHOUT ROWID;
+CREATE TABLE af_dag_version (
+    dag_id TEXT NOT NULL REFERENCES af_dag ON DELETE CASCADE, number INTEGER NOT NULL, fingerprint TEXT NOT NULL,
+    structure TEXT NOT NULL, created_at INTEGER NOT NULL,
+    PRIMARY KEY (dag_id, number), UNIQUE (dag_id, fingerprint)
+) STRICT;
+CREATE TABLE af_run (
+    pk INTEGER PRIMARY KEY AUTOINCREMENT,
+    dag_id TEXT NOT NULL REFERENCES af_dag ON DELETE CASCADE, run_id TEXT NOT NULL, run_type TEXT NOT NULL,
+    state TEXT NOT NULL, logical_date INTEGER NOT NULL, interval_start INTEGER NOT NULL,
+    interval_end INTEGER NOT NULL, run_after INTEGER NOT NULL, queued_at INTEGER NOT NULL, started_at INTEGER,
+    ended_at INTEGER, conf TEXT, fingerprint TEXT NOT NULL, generation INTEGER NOT NULL, triggered_by TEXT NOT NULL,
+    ignores_past INTEGER NOT NULL, reason TEXT,
+    UNIQUE (dag_id, run_id)
+) STRICT;
+CREATE UNIQUE INDEX af_run_once ON af_run (dag_id, logical_date) WHERE run_type <> 'manual';
+CREATE INDEX af_run_of_dag ON af_run (dag_id, logical_date);
+CREATE INDEX af_run_by_date ON af_run (logical_date);
+CREATE INDEX af_run_active ON af_run (logical_date) WHERE state IN ('queued', 'running');
+CREATE TABLE af_ti (
+    run INTEGER NOT NULL REFERENCES af_run ON DELETE CASCADE, task_id TEXT NOT NULL, map_index INTEGER NOT NULL,
+    state TEXT NOT NULL, epoch INTEGER NOT NULL, try_number INTEGER NOT NULL, max_tries INTEGER NOT NULL,
+    lost INTEGER NOT NULL, attempt_id BLOB, next_try_at INTEGER, started_at INTEGER, ended_at INTEGER,
+    has_result INTEGER NOT NULL, map_length INTEGER, reason TEXT,
+    PRIMARY KEY (run, task_id, map_index)
+) STRICT, WITHOUT ROWID;
+CREATE TABLE af_event (
+    run INTEGER NOT NULL REFERENCES af_run ON DELETE CASCADE, task_id TEXT NOT NULL, map_index INTEGER NOT NULL,
+    epoch INTEGER NOT NULL, from_state TEXT NOT NULL, to_state TEXT NOT NULL, event TEXT NOT NULL,
+    actor TEXT NOT NULL, at INTEGER NOT NULL,
+    PRIMARY KEY (run, task_id, map_index, epoch)
+) STRICT, WITHOUT ROWID;
+CREATE TABLE af_attempt (
+    run INTEGER NOT NULL REFERENCES af_run ON DELETE CASCADE, task_id TEXT NOT NULL, map_index INTEGER NOT NULL,
+    number INTEGER NOT NULL, attempt_id BLOB NOT NULL UNIQUE, try_number INTEGER NOT NULL,
+    start_state TEXT NOT NULL, state TEXT NOT NULL, incarnation BLOB, queue TEXT NOT NULL, at INTEGER NOT NULL,
+    ended_at INTEGER, error TEXT, rendered TEXT,
+    PRIMARY KEY (run, task_id, map_index, number)
+) STRICT, WITHOUT ROWID;
+CREATE INDEX af_attempt_open ON af_attempt (incarnation) WHERE ended_at IS NULL;
+CREATE TABLE af_xcom (
+    run INTEGER NOT NULL REFERENCES af_run ON DELETE CASCADE, task_id TEXT NOT NULL, map_index INTEGER NOT NULL,
+    key TEXT NOT NULL, at INTEGER NOT NULL, value TEXT NOT NULL,
+    PRIMARY KEY (run, task_id, map_index, key)
+) STRICT, WITHOUT ROWID;
+CREATE INDEX af_xcom_skips ON af_xcom (run) WHERE key = 'skipmixin_key';
+CREATE TABLE af_expansion (
+    run INTEGER NOT NULL REFERENCES af_run ON DELETE CASCADE, owner TEXT NOT NULL, length INTEGER NOT NULL,
+    PRIMARY KEY (run, owner)
+) STRICT, WITHOUT ROWID;
+CREATE TABLE af_slot (
+    kind INTEGER NOT NULL, name TEXT NOT NULL, task_id TEXT NOT NULL, used INTEGER NOT NULL,
+    PRIMARY KEY (kind, name, task_id)
+) STRICT, WITHOUT ROWID;
+CREATE TABLE af_pool (
+    name TEXT NOT NULL PRIMARY KEY, slots INTEGER NOT NULL, description TEXT NOT NULL,
+    include_deferred INTEGER NOT NULL
+) STRICT, WITHOUT ROWID;
+CREATE TABLE af_variable (
+    key TEXT NOT NULL PRIMARY KEY, value TEXT NOT NULL, description TEXT
+) STRICT, WITHOUT ROWID;
+CREATE TABLE af_incarnation (
+    id BLOB NOT NULL PRIMARY KEY, kind TEXT NOT NULL, host TEXT NOT NULL, pid INTEGER NOT NULL,
+    birth TEXT NOT NULL, started_at INTEGER NOT NULL, lease_until INTEGER NOT NULL, beats INTEGER NOT NULL,
+    last_beat INTEGER NOT NULL, ended_at INTEGER
+) STRICT, WITHOUT ROWID;
+CREATE TABLE af_audit (
+    id INTEGER PRIMARY KEY, at INTEGER NOT NULL, actor TEXT NOT NULL, event TEXT NOT NULL, dag_id TEXT,
+    run_id TEXT, task_id TEXT, map_index INTEGER, extra TEXT
+) STRICT;
+CREATE INDEX af_audit_at ON af_audit (at)";
+
+/// All tables, those that refer to others first.
+const TABLES: [&str; 14] = [
+    "af_audit",
+    "af_incarnation",
+    "af_variable",
+    "af_pool",
+    "af_slot",
+    "af_expansion",
+    "af_xcom",
+    "af_attempt",
+    "af_event",
+    "af_ti",
+    "af_run",
+    "af_dag_version",
+    "af_dag",
+    "airflow_schema",
+];
+
+/// The version of the tables in the database; 0 if there are none.
+pub(super) async fn version(conn: &mut SqliteConnection) -> StoreResult<u32> {
+    const EXISTS: &str =
+        "SELECT count(*) FROM sqlite_schema WHERE type = 'table' AND name = 'airflow_schema'";
+    const VERSION: &str = "SELECT coalesce(max(version), 0) FROM airflow_schema";
+    let tables: u32 = sqlx::query_scalar(EXISTS).fetch_one(&mut *conn).await.map_err(failed)?;
+    if tables == 0 {
+        return Ok(0);
+    }
+    sqlx::query_scalar(VERSION).fetch_one(conn).await.map_err(failed)
+}
+
+/// Refuses tables that do not fit; gives the connection what it needs to work with those that do.
+pub(super) async fn ensure(conn: &mut SqliteConnection) -> StoreResult<()> {
+    match version(conn).await? {
+        NEEDED => super::commit::prepare(conn).await,
+        found if found > NEEDED => Err(StoreError::Newer { found, known: NEEDED }),
+        found => Err(StoreError::NotMigrated { found, needed: NEEDED }),
+    }
+}
+
+/// The version of the tables, and facts about the database for people.
+pub(super) async fn status(conn: &mut SqliteConnection) -> StoreResult<SchemaStatus> {
+    let version = version(conn).await?;
+    Ok(SchemaStatus { version, needed: NEEDED, facts: facts(conn).await? })
+}
+
+/// A number that changes when another connection has written. Those of this process that only read do not.
+pub(super) async fn data_version(conn: &mut SqliteConnection) -> StoreResult<u64> {
+    const TOKEN: &str = "PRAGMA data_version";
+    let token: i64 = sqlx::query_scalar(TOKEN).fetch_one(conn).await.map_err(failed)?;
+    u64::try_from(token).map_err(corrupt)
+}
+
+/// Brings the tables to the version that is needed. Runs in a transaction of the caller.
+pub(super) async fn migrate(conn: &mut SqliteConnection) -> StoreResult<Migrated> {
+    const DONE: &str = "INSERT INTO airflow_schema (version, at) VALUES (?1, unixepoch('subsec') * 1000000)";
+    let from = version(conn).await?;
+    if from > NEEDED {
+        return Err(StoreError::Newer { found: from, known: NEEDED });
+    }
+    sqlx::query(CREATE_VERSIONS).execute(&mut *conn).await.map_err(failed)?;
+    for (step, sql) in (1u32..).zip(MIGRATIONS).skip(from as usize) {
+        sqlx::raw_sql(sql).execute(&mut *conn).await.map_err(failed)?;
+        sqlx::query(DONE).bind(step).execute(&mut *conn).await.map_err(failed)?;
+    }
+    if from == 0 {
+        super::admin::set_pool(conn, rules::default_pool()).await?;
+    }
+    Ok(Migrated { from, to: NEEDED })
+}
+
+/// Drops all tables of ours and makes them again. Runs in a transaction of the caller.
+pub(super) async fn reset(conn: &mut SqliteConnection) -> StoreResult<()> {
+    for table in TABLES {
+        // Only names of the list above go into the text.
+        let sql = AssertSqlSafe(format!("DROP TABLE IF EXISTS {table}"));
+        sqlx::query(sql).persistent(false).execute(&mut *conn).await.map_err(failed)?;
+    }
+    migrate(conn).await.map(|_| ())
+}
+
+async fn facts(conn: &mut SqliteConnection) -> StoreResult<Vec<(String, String)>> {
+    const FACTS: &str = "
+        SELECT 'sqlite' AS fact, sqlite_version() AS value
+        UNION ALL SELECT 'journal_mode', journal_mode FROM pragma_journal_mode
+        UNION ALL SELECT 'synchronous', CASE synchronous WHEN 2 THEN 'full' WHEN 1 THEN 'normal' ELSE 'off' END
+            FROM pragma_synchronous
+        UNION ALL SELECT 'page_count', CAST(page_count AS TEXT) FROM pragma_page_count";
+    let rows = sqlx::query(FACTS).fetch_all(conn).await.map_err(failed)?;
+    let fact = |row: &sqlx::sqlite::SqliteRow| Ok((row.try_get("fact")?, row.try_get("value")?));
+    rows.iter().map(fact).collect::<Result<_, sqlx::Error>>().map_err(failed)
+}

@@ -1,0 +1,81 @@
+//! An executor that only takes attempts down; the world around it runs them, one after the other.
+
+use std::collections::HashMap;
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use std::time::Duration;
+
+use async_trait::async_trait;
+use tokio::sync::watch;
+
+use crate::executor::{Executor, ExecutorServices, SubmitError};
+use crate::id::AttemptId;
+use crate::operator::Cancel;
+use crate::plan::Attempt;
+
+/// Attempts that were taken and not begun, and what stops those that are out.
+#[derive(Debug, Default)]
+struct Desk {
+    new: Vec<(Attempt, Cancel)>,
+    out: HashMap<AttemptId, watch::Sender<bool>>,
+}
+
+#[derive(Debug, Clone)]
+pub(super) struct SimExecutor {
+    slots: usize,
+    desk: Arc<Mutex<Desk>>,
+}
+
+impl SimExecutor {
+    pub(super) fn new(slots: usize) -> Self {
+        Self { slots, desk: Arc::default() }
+    }
+
+    fn lock(&self) -> MutexGuard<'_, Desk> {
+        self.desk.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    /// What was submitted since the last call, in order.
+    pub(super) fn take_new(&self) -> Vec<(Attempt, Cancel)> {
+        std::mem::take(&mut self.lock().new)
+    }
+
+    /// An attempt has ended.
+    pub(super) fn ended(&self, id: AttemptId) {
+        self.lock().out.remove(&id);
+    }
+}
+
+#[async_trait]
+impl Executor for SimExecutor {
+    fn name(&self) -> &'static str {
+        "simulated"
+    }
+
+    fn slots(&self) -> usize {
+        self.slots
+    }
+
+    fn start(&self, _: ExecutorServices) {}
+
+    fn submit(&self, attempt: Attempt) -> Result<(), SubmitError> {
+        let mut desk = self.lock();
+        if desk.out.contains_key(&attempt.ti.attempt_id) {
+            return Ok(());
+        }
+        if desk.out.len() >= self.slots {
+            return Err(SubmitError::Full("simulated".into()));
+        }
+        let (stop, cancel) = Cancel::pair();
+        desk.out.insert(attempt.ti.attempt_id, stop);
+        desk.new.push((attempt, cancel));
+        Ok(())
+    }
+
+    fn cancel(&self, attempt: AttemptId) {
+        if let Some(stop) = self.lock().out.get(&attempt) {
+            stop.send_replace(true);
+        }
+    }
+
+    async fn stop(&self, _: Duration) {}
+}

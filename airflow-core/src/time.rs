@@ -1,0 +1,292 @@
+//! Time: the only place that reads a clock, and durations as people write them.
+//!
+//! Everything that waits or compares times takes a [`Clock`], so that a test can move time itself.
+
+use std::collections::BTreeMap;
+use std::fmt;
+use std::sync::{Arc, Mutex};
+use std::time::Duration;
+
+use async_trait::async_trait;
+use chrono::{DateTime, SubsecRound as _, Utc};
+use tokio::sync::Notify;
+
+/// A source of time.
+///
+/// # Contract
+///
+/// `now` never panics and is cheap; [`sleep_until`](Self::sleep_until) returns at once if the moment has passed,
+/// and is cancelled by dropping it.
+#[async_trait]
+pub trait Clock: Send + Sync + fmt::Debug + 'static {
+    /// The current moment, cut to microseconds: what every database can store.
+    fn now(&self) -> DateTime<Utc>;
+
+    /// Returns when `moment` has come.
+    async fn sleep_until(&self, moment: DateTime<Utc>);
+}
+
+/// The clock of the machine.
+#[derive(Debug, Clone, Copy, Default)]
+pub struct SystemClock;
+
+/// The longest single sleep: wall clocks are set, so a long wait looks at the clock again now and then.
+const LONGEST_SLEEP: Duration = Duration::from_secs(60);
+
+#[async_trait]
+impl Clock for SystemClock {
+    fn now(&self) -> DateTime<Utc> {
+        Utc::now().trunc_subsecs(6)
+    }
+
+    async fn sleep_until(&self, moment: DateTime<Utc>) {
+        while let Ok(left) = (moment - Utc::now()).to_std() {
+            if left.is_zero() {
+                return;
+            }
+            tokio::time::sleep(left.min(LONGEST_SLEEP)).await;
+        }
+    }
+}
+
+/// A clock that stands still until it is set. Clones share one time.
+#[derive(Debug, Clone)]
+pub struct SimClock {
+    time: Arc<Mutex<SimTime>>,
+    moved: Arc<Notify>,
+}
+
+#[derive(Debug)]
+struct SimTime {
+    now: DateTime<Utc>,
+    /// The moments that are waited for, and by how many.
+    awaited: BTreeMap<DateTime<Utc>, usize>,
+}
+
+impl SimClock {
+    /// A clock that shows `start`.
+    pub fn new(start: DateTime<Utc>) -> Self {
+        Self {
+            time: Arc::new(Mutex::new(SimTime { now: start, awaited: BTreeMap::new() })),
+            moved: Arc::new(Notify::new()),
+        }
+    }
+
+    /// Moves the clock to `moment` and wakes whoever waits for it. Never moves backwards.
+    pub fn set(&self, moment: DateTime<Utc>) {
+        {
+            let mut time = self.lock();
+            time.now = moment.max(time.now);
+        }
+        self.moved.notify_waiters();
+    }
+
+    /// The earliest moment that somebody waits for.
+    pub fn next_awaited(&self) -> Option<DateTime<Utc>> {
+        self.lock().awaited.keys().next().copied()
+    }
+
+    fn lock(&self) -> std::sync::MutexGuard<'_, SimTime> {
+        self.time.lock().unwrap_or_else(std::sync::PoisonError::into_inner)
+    }
+}
+
+/// One wait; its end, also by being dropped, takes it off the list.
+struct Wait<'c>(&'c SimClock, DateTime<Utc>);
+
+impl<'c> Wait<'c> {
+    fn new(clock: &'c SimClock, moment: DateTime<Utc>) -> Self {
+        *clock.lock().awaited.entry(moment).or_default() += 1;
+        Self(clock, moment)
+    }
+}
+
+impl Drop for Wait<'_> {
+    fn drop(&mut self) {
+        let mut time = self.0.lock();
+        if let Some(count) = time.awaited.get_mut(&self.1) {
+            *count -= 1;
+            if *count == 0 {
+                time.awaited.remove(&self.1);
+            }
+        }
+    }
+}
+
+#[async_trait]
+impl Clock for SimClock {
+    fn now(&self) -> DateTime<Utc> {
+        self.lock().now
+    }
+
+    async fn sleep_until(&self, moment: DateTime<Utc>) {
+        let _wait = Wait::new(self, moment);
+        loop {
+            let moved = self.moved.notified();
+            if self.now() >= moment {
+                return;
+            }
+            moved.await;
+        }
+    }
+}
+
+/// Why a text is no duration.
+#[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
+#[error(
+    "`{text}` is no duration: {why}; write numbers with units, such as `30s`, `5m`, `1h30m`, `2d` or `250ms`"
+)]
+pub struct InvalidDuration {
+    text: String,
+    why: &'static str,
+}
+
+/// Reads a duration such as `30s`, `5m`, `1h30m`, `2d`, `1w` or `250ms`.
+///
+/// ```
+/// use std::time::Duration;
+/// assert_eq!(airflow_core::time::parse_duration("1h30m")?, Duration::from_secs(5400));
+/// # Ok::<(), airflow_core::time::InvalidDuration>(())
+/// ```
+///
+/// # Errors
+///
+/// [`InvalidDuration`] if a number lacks its unit, a unit is unknown, or the sum does not fit.
+pub fn parse_duration(text: &str) -> Result<Duration, InvalidDuration> {
+    let fail = |why| InvalidDuration { text: text.to_owned(), why };
+    let mut rest = text.trim();
+    if rest.is_empty() {
+        return Err(fail("it is empty"));
+    }
+    let mut total = Duration::ZERO;
+    while !rest.is_empty() {
+        let digits =
+            rest.find(|c: char| !c.is_ascii_digit()).ok_or_else(|| fail("a number lacks its unit"))?;
+        if digits == 0 {
+            return Err(fail("a number is missing"));
+        }
+        let number: u64 = rest[..digits].parse().map_err(|_| fail("a number is too large"))?;
+        rest = rest[digits..].trim_start();
+        let letters = rest.find(|c: char| !c.is_ascii_alphabetic()).unwrap_or(rest.len());
+        let millis: u64 = match &rest[..letters] {
+            "ms" => 1,
+            "s" | "sec" | "secs" => 1_000,
+            "m" | "min" | "mins" => 60_000,
+            "h" | "hour" | "hours" => 3_600_000,
+            "d" | "day" | "days" => 86_400_000,
+            "w" | "week" | "weeks" => 604_800_000,
+            "" => return Err(fail("a number lacks its unit")),
+            _ => return Err(fail("a unit is unknown")),
+        };
+        rest = rest[letters..].trim_start();
+        let part =
+            number.checked_mul(millis).map(Duration::from_millis).ok_or_else(|| fail("it is too long"))?;
+        total = total.checked_add(part).ok_or_else(|| fail("it is too long"))?;
+    }
+    Ok(total)
+}
+
+/// `n` seconds.
+pub const fn secs(n: u64) -> Duration {
+    Duration::from_secs(n)
+}
+
+/// `n` minutes.
+pub const fn mins(n: u64) -> Duration {
+    Duration::from_secs(n * 60)
+}
+
+/// `n` hours.
+pub const fn hours(n: u64) -> Duration {
+    Duration::from_secs(n * 3600)
+}
+
+/// `n` days of 24 hours.
+pub const fn days(n: u64) -> Duration {
+    Duration::from_secs(n * 86_400)
+}
+
+/// Reads a moment: RFC 3339 (`2026-03-02T06:00+01:00`), or a date with optional time, which is then local to `zone`.
+///
+/// # Errors
+///
+/// [`InvalidMoment`] if the text has none of these forms or names a local time that `zone` skips.
+pub fn parse_moment(text: &str, zone: chrono_tz::Tz) -> Result<DateTime<Utc>, InvalidMoment> {
+    use chrono::{NaiveDate, NaiveDateTime, TimeZone as _};
+    let fail = || InvalidMoment { text: text.to_owned(), zone };
+    let trimmed = text.trim();
+    for format in
+        ["%Y-%m-%dT%H:%M:%S%.f%#z", "%Y-%m-%dT%H:%M%#z", "%Y-%m-%d %H:%M:%S%.f%#z", "%Y-%m-%d %H:%M%#z"]
+    {
+        if let Ok(moment) = DateTime::parse_from_str(&trimmed.replace('Z', "+00:00"), format) {
+            return Ok(moment.with_timezone(&Utc));
+        }
+    }
+    let naive = ["%Y-%m-%dT%H:%M:%S%.f", "%Y-%m-%d %H:%M:%S%.f", "%Y-%m-%dT%H:%M", "%Y-%m-%d %H:%M"]
+        .iter()
+        .find_map(|format| NaiveDateTime::parse_from_str(trimmed, format).ok())
+        .or_else(|| NaiveDate::parse_from_str(trimmed, "%Y-%m-%d").ok()?.and_hms_opt(0, 0, 0))
+        .ok_or_else(fail)?;
+    zone.from_local_datetime(&naive).latest().map(|local| local.with_timezone(&Utc)).ok_or_else(fail)
+}
+
+/// Why a text is no moment in time.
+#[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
+#[error(
+    "`{text}` is no moment in {zone}; write `2026-01-31`, `2026-01-31T06:00` or `2026-01-31T06:00+01:00`"
+)]
+pub struct InvalidMoment {
+    text: String,
+    zone: chrono_tz::Tz,
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn durations_are_read_as_people_write_them() {
+        for (text, millis) in
+            [("30s", 30_000), ("5m", 300_000), ("1h30m", 5_400_000), ("250ms", 250), ("2 d", 172_800_000)]
+        {
+            assert_eq!(parse_duration(text).unwrap().as_millis(), millis, "{text}");
+        }
+        for bad in ["", "5", "-5s", "5x", "s", "1h30", "99999999999999999999s"] {
+            let error = parse_duration(bad).unwrap_err().to_string();
+            assert!(error.starts_with(&format!("`{bad}` is no duration")), "{error}");
+        }
+    }
+
+    #[test]
+    fn moments_are_local_to_the_zone_unless_they_say_otherwise() {
+        let paris = chrono_tz::Europe::Paris;
+        for (text, utc) in [
+            ("2026-03-02T06:00+01:00", "2026-03-02T05:00:00Z"),
+            ("2026-03-02", "2026-03-01T23:00:00Z"),
+            ("2026-07-02 06:00", "2026-07-02T04:00:00Z"),
+            ("2026-07-02T06:00:00Z", "2026-07-02T06:00:00Z"),
+        ] {
+            assert_eq!(parse_moment(text, paris).unwrap(), utc.parse::<DateTime<Utc>>().unwrap(), "{text}");
+        }
+        assert!(parse_moment("2026-13-01", paris).is_err());
+    }
+
+    /// Goal: a wait on the simulated clock ends exactly when the clock gets there.
+    #[tokio::test]
+    async fn the_simulated_clock_wakes_waiters() {
+        let start: DateTime<Utc> = "2026-01-01T00:00:00Z".parse().unwrap();
+        let clock = SimClock::new(start);
+        let waiter = {
+            let clock = clock.clone();
+            tokio::spawn(async move { clock.sleep_until(start + chrono::TimeDelta::hours(1)).await })
+        };
+        tokio::task::yield_now().await;
+        clock.set(start + chrono::TimeDelta::minutes(59));
+        tokio::task::yield_now().await;
+        assert!(!waiter.is_finished());
+        assert_eq!(clock.next_awaited(), Some(start + chrono::TimeDelta::hours(1)));
+        clock.set(start + chrono::TimeDelta::hours(1));
+        waiter.await.unwrap();
+        assert_eq!(clock.next_awaited(), None);
+    }
+}

@@ -1,0 +1,360 @@
+//! The same operations on the memory store and on SQLite give the same answers and leave the same to see.
+
+use std::sync::Arc;
+
+use airflow_core::id::{AttemptId, MapIndex, RunPk, TaskId};
+use airflow_core::state::{RunEvent, RunType, TaskEvent, TaskState};
+use airflow_core::store::{
+    Advance, AttemptEnd, AttemptEndData, AttemptStart, AttemptState, DagRecord, Expansion, MemoryStore,
+    NewRun, NextRun, PastQuery, PoolSpec, RunChange, RunFilter, RunRow, RunSnapshot, SharedStore, SlotChange,
+    SlotKey, SqliteStore, TiChange, TiData, Unit, XComFilter, XComWrite,
+};
+use airflow_core::timetable::DataInterval;
+use airflow_core::xcom::{SKIP_KEY, XComValue};
+use chrono::{DateTime, TimeDelta, Utc};
+use proptest::collection::vec;
+use proptest::prelude::*;
+use proptest::test_runner::{Config, RngAlgorithm, TestRng, TestRunner};
+use uuid::Uuid;
+
+/// How many lists of operations are tried; each costs about 50 ms in a debug build on SQLite.
+const LISTS: u32 = 200;
+
+const DAGS: [&str; 2] = ["d", "e"];
+const TASKS: [&str; 3] = ["a", "b", "ü\"\\"];
+const POOLS: [&str; 3] = ["default_pool", "p", "unknown"];
+
+/// A change of one unit. Numbers pick one of what is possible then.
+#[derive(Debug, Clone)]
+struct UnitSeed {
+    run: u8,
+    by_user: bool,
+    /// Added to the generation: mostly nothing.
+    generation: u32,
+    run_event: Option<u8>,
+    tis: Vec<(u8, i8, u8, u32)>,
+    expansion: Option<u32>,
+    clear: bool,
+    xcoms: Vec<(u8, u8)>,
+    starts: Vec<(u8, u8, u8, bool)>,
+    ends: Vec<(u8, u8)>,
+    slots: Vec<(u8, i64, Option<i64>)>,
+}
+
+/// Numbers of a dag, a name, a type, a date, and how far the timetable comes: not at all, or to a day or its end.
+#[derive(Debug, Clone, Copy)]
+struct RunSeed {
+    dag: u8,
+    name: u8,
+    kind: u8,
+    day: u8,
+    advances: bool,
+    next: Option<i64>,
+}
+
+#[derive(Debug, Clone)]
+enum Op {
+    Sync { dag: u8, version: u8, next: Option<i64> },
+    Create(Vec<RunSeed>),
+    Commit(Vec<UnitSeed>),
+    Pool { pool: u8, slots: i32 },
+    DropPool(u8),
+    SetXCom(u8, u8),
+    DropXComs(u8, Option<u8>),
+    DropRun(u8),
+    DropDag(u8),
+    Clean { seconds: i64, dry_run: bool },
+}
+
+fn rarely(most: u32) -> impl Strategy<Value = u32> {
+    prop_oneof![12 => Just(0_u32), 1 => 0..=most]
+}
+
+fn unit_seed() -> impl Strategy<Value = UnitSeed> {
+    let ti = (0..3_u8, -1..1_i8, any::<u8>(), rarely(2));
+    let head = (any::<u8>(), prop::bool::weighted(0.1), rarely(1), prop::option::weighted(0.2, any::<u8>()));
+    let rows = (vec(ti, 0..4), prop::option::weighted(0.1, 0..5_u32), prop::bool::weighted(0.1));
+    let values = (
+        vec((0..3_u8, 0..3_u8), 0..2),
+        vec((0..12_u8, 0..3_u8, 1..4_u8, any::<bool>()), 0..2),
+        vec((0..12_u8, any::<u8>()), 0..2),
+        vec((0..7_u8, -2..4_i64, prop::option::of(-1..5_i64)), 0..3),
+    );
+    (head, rows, values).prop_map(|(head, rows, values)| {
+        let (run, by_user, generation, run_event) = head;
+        let (tis, expansion, clear) = rows;
+        let (xcoms, starts, ends, slots) = values;
+        UnitSeed { run, by_user, generation, run_event, tis, expansion, clear, xcoms, starts, ends, slots }
+    })
+}
+
+fn op() -> impl Strategy<Value = Op> {
+    let new_run = (0..2_u8, 0..5_u8, 0..4_u8, 0..4_u8, any::<bool>(), prop::option::of(0..5_i64))
+        .prop_map(|(dag, name, kind, day, advances, next)| RunSeed { dag, name, kind, day, advances, next });
+    prop_oneof![
+        2 => (0..2_u8, 0..3_u8, prop::option::of(0..5_i64)).prop_map(|(dag, version, next)| Op::Sync { dag, version, next }),
+        6 => vec(new_run, 1..4).prop_map(Op::Create),
+        20 => vec(unit_seed(), 1..5).prop_map(Op::Commit),
+        2 => (0..3_u8, -1..4_i32).prop_map(|(pool, slots)| Op::Pool { pool, slots }),
+        1 => (0..3_u8).prop_map(Op::DropPool),
+        1 => (any::<u8>(), any::<u8>()).prop_map(|(run, value)| Op::SetXCom(run, value)),
+        1 => (any::<u8>(), prop::option::of(0..3_u8)).prop_map(|(run, task)| Op::DropXComs(run, task)),
+        1 => any::<u8>().prop_map(Op::DropRun),
+        1 => (0..2_u8).prop_map(Op::DropDag),
+        1 => (0..100_i64, any::<bool>()).prop_map(|(seconds, dry_run)| Op::Clean { seconds, dry_run }),
+    ]
+}
+
+fn pick<T: Copy>(all: &[T], number: u8) -> T {
+    all[usize::from(number) % all.len()]
+}
+
+/// With nanoseconds, which no store keeps.
+fn at(seconds: i64) -> DateTime<Utc> {
+    DateTime::UNIX_EPOCH + TimeDelta::seconds(seconds) + TimeDelta::nanoseconds(1_234_567)
+}
+
+fn next(day: i64) -> NextRun {
+    NextRun { data_interval: DataInterval { start: at(day), end: at(day + 1) }, run_after: at(day + 1) }
+}
+
+fn record(dag: u8, version: u8, next_day: Option<i64>) -> DagRecord {
+    DagRecord {
+        dag_id: pick(&DAGS, dag).into(),
+        fingerprint: format!("v{version}"),
+        structure: serde_json::json!({ "b": version, "a": null }),
+        schedule: "@daily".into(),
+        description: (version == 1).then(|| "one".into()),
+        owners: "me".into(),
+        tags: vec!["t\u{1}".into()],
+        paused_at_creation: version == 2,
+        next: next_day.map(next),
+    }
+}
+
+fn new_run(seed: RunSeed) -> NewRun {
+    let RunSeed { dag, name, kind, day, advances, next: next_day } = seed;
+    let date = at(i64::from(day));
+    NewRun {
+        dag_id: pick(&DAGS, dag).into(),
+        run_id: format!("r{name}").into(),
+        run_type: pick(RunType::ALL, kind),
+        logical_date: date,
+        data_interval: DataInterval { start: date, end: at(i64::from(day) + 1) },
+        run_after: date,
+        queued_at: at(9),
+        conf: (name == 1).then(|| serde_json::json!({ "k": "\"" })),
+        fingerprint: "v1".into(),
+        triggered_by: "test".into(),
+        ignores_past: kind == 0,
+        advance: advances.then(|| Advance {
+            last_interval: next_day.filter(|day| *day > 2).map(|day| next(day).data_interval),
+            next: next_day.map(next),
+        }),
+    }
+}
+
+fn slot_key(number: u8) -> SlotKey {
+    match number {
+        0..=2 => SlotKey::Pool(POOLS[usize::from(number)].into()),
+        3 => SlotKey::Dag("d".into()),
+        4 => SlotKey::Task("d".into(), "a".into()),
+        5 => SlotKey::Runs("d".into()),
+        _ => SlotKey::Dag("e".into()),
+    }
+}
+
+fn attempt(number: u8) -> AttemptId {
+    AttemptId(Uuid::from_u128(u128::from(number)))
+}
+
+fn xcom(task: u8, value: u8) -> XComWrite {
+    let key = if value.is_multiple_of(3) { SKIP_KEY } else { "k" };
+    let text =
+        if value.is_multiple_of(2) { r#"{"skipped":["a"]}"#.to_owned() } else { format!("\"{value}\\n\"") };
+    XComWrite {
+        task_id: pick(&TASKS, task).into(),
+        map_index: MapIndex::UNMAPPED,
+        key: key.into(),
+        value: XComValue::from_text(text),
+    }
+}
+
+/// A unit that mostly fits what is stored.
+fn unit(seed: &UnitSeed, loaded: &[RunSnapshot]) -> Option<Unit> {
+    let snapshot = loaded.get(usize::from(seed.run) % loaded.len().max(1))?;
+    let mut unit = Unit::new(&snapshot.run, "someone", at(50 + i64::from(seed.run)));
+    unit.generation += seed.generation;
+    unit.by_user = seed.by_user;
+    let events = seed.run_event.map(|number| pick(RunEvent::ALL, number));
+    unit.run_change =
+        events.and_then(|event| snapshot.run.state.on(event).ok()).map(|transition| RunChange {
+            transition,
+            started_at: Some(at(60)),
+            ended_at: transition.to().is_finished().then(|| at(61)),
+            reason: seed.by_user.then(|| "why".into()),
+        });
+    for (task, map_index, event, off) in &seed.tis {
+        let (task_id, map_index) = (TaskId::new(pick(&TASKS, *task)), MapIndex(i32::from(*map_index)));
+        let known = snapshot.tis.iter().find(|ti| (&ti.task_id, ti.map_index) == (&task_id, map_index));
+        let (state, epoch) = known.map_or((TaskState::None, 0), |ti| (ti.state, ti.epoch));
+        let legal: Vec<_> = TaskEvent::ALL.iter().filter_map(|event| state.on(*event).ok()).collect();
+        let data = TiData {
+            try_number: u32::from(*event),
+            attempt_id: event.is_multiple_of(2).then(|| attempt(*event)),
+            next_try_at: event.is_multiple_of(3).then(|| at(70)),
+            has_result: event.is_multiple_of(5),
+            map_length: event.is_multiple_of(7).then_some(3),
+            reason: event.is_multiple_of(4).then(|| "r\0\u{7f}é".into()),
+            ..TiData::default()
+        };
+        unit.tis.push(TiChange {
+            task_id,
+            map_index,
+            transition: pick(&legal, *event),
+            epoch: epoch + off,
+            data,
+        });
+    }
+    let owner = || TaskId::new("g");
+    unit.expansions = seed.expansion.into_iter().map(|length| Expansion { owner: owner(), length }).collect();
+    if seed.clear {
+        unit.xcom_clears = vec![(TASKS[0].into(), MapIndex::UNMAPPED)];
+    }
+    unit.xcoms = seed.xcoms.iter().map(|(task, value)| xcom(*task, *value)).collect();
+    unit.started =
+        seed.starts.iter().map(|(id, task, number, queued)| start(*id, *task, *number, *queued)).collect();
+    unit.ended = seed.ends.iter().map(|(id, state)| end(*id, *state)).collect();
+    unit.slots = seed.slots.iter().map(|(key, delta, limit)| slot(*key, *delta, *limit)).collect();
+    Some(unit)
+}
+
+fn start(id: u8, task: u8, number: u8, queued: bool) -> AttemptStart {
+    AttemptStart {
+        attempt_id: attempt(id),
+        task_id: pick(&TASKS, task).into(),
+        map_index: MapIndex::UNMAPPED,
+        number: u32::from(number),
+        try_number: 1,
+        state: if queued { AttemptState::Queued } else { AttemptState::Running },
+        incarnation: None,
+        queue: "q".into(),
+        at: at(80),
+    }
+}
+
+fn end(id: u8, state: u8) -> AttemptEnd {
+    let states: Vec<_> = AttemptState::ALL.iter().copied().filter(|state| state.is_ended()).collect();
+    let data =
+        AttemptEndData { at: at(81), error: state.is_multiple_of(2).then(|| "e".into()), rendered: None };
+    AttemptEnd { attempt_id: attempt(id), state: pick(&states, state), data }
+}
+
+fn slot(key: u8, delta: i64, limit: Option<i64>) -> SlotChange {
+    SlotChange { key: slot_key(key), delta, limit }
+}
+
+/// What a store answers, and what is to be seen in it afterwards, as text.
+async fn apply(store: &SharedStore, op: &Op, loaded: &[RunSnapshot]) -> String {
+    let run = |number: u8| -> RunPk {
+        let known: Vec<RunPk> = loaded.iter().map(|snapshot| snapshot.run.pk).collect();
+        if known.is_empty() { RunPk(99) } else { pick(&known, number) }
+    };
+    match op {
+        Op::Sync { dag, version, next } => {
+            let records = vec![record(*dag, *version, *next), record(*dag, version + 1, None)];
+            format!("{:?}", store.sync_dags(records, at(1)).await)
+        }
+        Op::Create(runs) => {
+            format!("{:?}", store.create_runs(runs.iter().copied().map(new_run).collect()).await)
+        }
+        Op::Commit(seeds) => {
+            let units = seeds.iter().filter_map(|seed| unit(seed, loaded)).collect();
+            format!("{:?}", store.commit(units).await)
+        }
+        Op::Pool { pool, slots } => {
+            let name = pick(&POOLS, *pool).to_owned();
+            let spec = PoolSpec { name, slots: *slots, description: String::new(), include_deferred: false };
+            format!("{:?}", store.set_pool(spec).await)
+        }
+        Op::DropPool(pool) => format!("{:?}", store.delete_pool(pick(&POOLS, *pool)).await),
+        Op::SetXCom(number, value) => {
+            format!("{:?}", store.set_xcom(run(*number), xcom(*value, *value), at(2)).await)
+        }
+        Op::DropXComs(number, task) => {
+            let tasks = task.iter().map(|task| pick(&TASKS, *task).into()).collect();
+            let filter = XComFilter { run: run(*number), tasks, map_index: None, key: None };
+            format!("{:?}", store.delete_xcoms(&filter).await)
+        }
+        Op::DropRun(number) => format!("{:?}", store.delete_run(run(*number)).await),
+        Op::DropDag(dag) => format!("{:?}", store.delete_dag(&pick(&DAGS, *dag).into()).await),
+        Op::Clean { seconds, dry_run } => format!("{:?}", store.clean(at(*seconds), *dry_run).await),
+    }
+}
+
+async fn snapshots(store: &SharedStore) -> Vec<RunSnapshot> {
+    let runs: Vec<RunRow> = store.runs(&RunFilter::default()).await.unwrap();
+    let mut all = Vec::new();
+    for (run, scheduled_only) in runs.iter().zip([true, false].into_iter().cycle()) {
+        all.extend(store.load_run(run.pk, Some(&PastQuery { scheduled_only })).await.unwrap());
+    }
+    all
+}
+
+async fn visible(store: &SharedStore) -> Vec<String> {
+    let mut seen = vec![
+        format!("{:?}", store.dags().await.unwrap()),
+        format!("{:?}", store.pools().await.unwrap()),
+        format!("{:?}", store.slots().await.unwrap()),
+        format!("{:?}", store.orphans().await.unwrap()),
+    ];
+    for dag in DAGS {
+        seen.push(format!("{:?}", store.dag_versions(&dag.into()).await.unwrap()));
+    }
+    for snapshot in snapshots(store).await {
+        let run = snapshot.run.pk;
+        let filter = XComFilter { run, tasks: vec![], map_index: None, key: None };
+        let xcoms = store.xcoms(&filter).await.unwrap();
+        let xcoms: Vec<_> =
+            xcoms.iter().map(|row| (&row.task_id, &row.key, row.value.text(), row.at)).collect();
+        seen.push(format!("{snapshot:?}"));
+        seen.push(format!("{xcoms:?}"));
+        seen.push(format!("{:?}", store.attempts(run, None).await.unwrap()));
+        seen.push(format!("{:?}", store.events(run, None).await.unwrap()));
+    }
+    seen
+}
+
+/// Goal: SQLite's statements do what the plain maps do. Method: lists of operations over few names, so that they meet
+/// each other, made from a fixed seed.
+#[test]
+fn memory_and_sqlite_give_the_same_answers() {
+    let runtime = tokio::runtime::Runtime::new().unwrap();
+    let dir = tempfile::tempdir().unwrap();
+    let path = dir.path().join("a.db");
+    let sqlite: SharedStore = Arc::new(runtime.block_on(SqliteStore::open(path.to_str().unwrap())).unwrap());
+    let memory: SharedStore = Arc::new(MemoryStore::new());
+    runtime.block_on(sqlite.migrate()).unwrap();
+    let config =
+        Config { cases: LISTS, failure_persistence: None, max_shrink_iters: 200, ..Config::default() };
+    let rng = TestRng::from_seed(RngAlgorithm::ChaCha, &[7; 32]);
+    let mut runner = TestRunner::new_with_rng(config, rng);
+    let lists = vec(op(), 1..30);
+    let result = runner.run(&lists, |ops| {
+        runtime.block_on(async {
+            memory.reset().await.unwrap();
+            sqlite.reset().await.unwrap();
+            for store in [&memory, &sqlite] {
+                store.sync_dags(vec![record(0, 0, None)], at(0)).await.unwrap();
+            }
+            for op in &ops {
+                let loaded = snapshots(&memory).await;
+                let answer = apply(&memory, op, &loaded).await;
+                prop_assert_eq!(&apply(&sqlite, op, &loaded).await, &answer, "{:?}", op);
+                prop_assert_eq!(visible(&sqlite).await, visible(&memory).await, "after {:?}", op);
+            }
+            Ok(())
+        })
+    });
+    result.unwrap();
+}
