@@ -1,0 +1,217 @@
+//! What a command works with: the host, the settings, and on demand the dags, the store and the application.
+
+use std::sync::Arc;
+
+use airflow_core::app::{Airflow, AirflowBuilder, OpError, suggestion};
+use airflow_core::compile::CompiledDag;
+use airflow_core::id::{DagId, RunId, TaskId};
+use airflow_core::registry::Registry;
+use airflow_core::store::{AuditEntry, SharedStore};
+use airflow_executors::LocalExecutor;
+use chrono::Utc;
+
+use crate::args::{Command, Global};
+use crate::error::{CliError, failed};
+use crate::home::{Settings, Source};
+use crate::host::Host;
+
+/// What a command works with.
+pub(crate) struct Cx<'h> {
+    pub(crate) host: &'h mut Host,
+    pub(crate) program: String,
+    pub(crate) settings: Settings,
+    global: Global,
+    builder: Option<AirflowBuilder>,
+    store: Option<SharedStore>,
+}
+
+impl<'h> Cx<'h> {
+    pub(crate) fn new(host: &'h mut Host, global: &Global, program: String) -> Result<Self, CliError> {
+        let settings = Settings::read(host, global, None)?;
+        Ok(Self { host, program, settings, global: global.clone(), builder: None, store: None })
+    }
+
+    /// What the program's own closure begins with.
+    pub(crate) fn defaults(&mut self, command: &Command) -> AirflowBuilder {
+        if let Some(slots) = command.slots() {
+            let argument = Source::Argument("--slots");
+            self.settings.slots = crate::home::Setting { value: slots, source: argument };
+        }
+        self.settings.builder(!command.tests_tasks())
+    }
+
+    /// Takes what the program's closure made.
+    pub(crate) fn given(&mut self, builder: AirflowBuilder) -> Result<(), CliError> {
+        self.store = builder.given_store().cloned();
+        if self.store.is_some() && self.global.database.is_some() {
+            let why = "this program brings its own store, so `--database` has no effect; leave it out";
+            return Err(CliError::Usage(why.to_owned()));
+        }
+        self.settings.note_program(&builder);
+        self.builder = Some(builder);
+        Ok(())
+    }
+
+    pub(crate) fn builder(&self) -> &AirflowBuilder {
+        self.builder.as_ref().expect("a command builds the application at most once")
+    }
+
+    pub(crate) fn actor(&self) -> String {
+        self.host.user().to_owned()
+    }
+
+    /// The dags, checked.
+    pub(crate) fn registry(&self) -> Result<Registry, CliError> {
+        Ok(self.builder().compile()?)
+    }
+
+    /// One dag, checked, without a store.
+    pub(crate) fn dag(&self, dag_id: &str) -> Result<Arc<CompiledDag>, CliError> {
+        let registry = self.registry()?;
+        registry.get(&DagId::from(dag_id)).cloned().ok_or_else(|| {
+            let names = registry.iter().map(|dag| dag.id.to_string());
+            OpError::UnknownDag(dag_id.to_owned(), suggestion(dag_id, names)).into()
+        })
+    }
+
+    /// Opens the store, whatever its tables look like; makes an empty database if `create` says so.
+    pub(crate) async fn open(&mut self, create: bool) -> Result<SharedStore, CliError> {
+        if let Some(store) = &self.store {
+            return Ok(Arc::clone(store));
+        }
+        let address = self.settings.database.value.clone();
+        let store = open_sqlite(&address, create, &self.program).await?;
+        self.store = Some(Arc::clone(&store));
+        Ok(store)
+    }
+
+    /// The store, ready to be used.
+    pub(crate) async fn store(&mut self) -> Result<SharedStore, CliError> {
+        let store = self.open(false).await?;
+        let status = store.check().await?;
+        if status.version < status.needed {
+            return Err(failed(format!(
+                "the database {} has schema version {}, version {} is needed; run `{} db migrate`",
+                store.place(),
+                status.version,
+                status.needed,
+                self.program
+            )));
+        }
+        Ok(store)
+    }
+
+    /// The store, if there is one that is ready to be used.
+    ///
+    /// # Errors
+    ///
+    /// If there is one that cannot be read.
+    pub(crate) async fn store_if_ready(&mut self) -> Result<Option<SharedStore>, CliError> {
+        match self.store().await {
+            Ok(store) => Ok(Some(store)),
+            // No file, or no tables yet.
+            Err(CliError::Failed(_)) => Ok(None),
+            Err(error) => Err(error),
+        }
+    }
+
+    /// The application on a store whose tables fit, without making anything known to it.
+    pub(crate) async fn airflow(&mut self) -> Result<Airflow, CliError> {
+        self.registry()?;
+        let store = self.store().await?;
+        let builder = self.take_builder().without_migration().shared_store(store);
+        Ok(builder.build().await?)
+    }
+
+    /// The builder itself, with an executor.
+    pub(crate) fn take_builder(&mut self) -> AirflowBuilder {
+        let builder = self.builder.take().expect("a command builds the application at most once");
+        if builder.has_executor() {
+            builder
+        } else {
+            builder.executor(LocalExecutor::new(self.settings.slots.value))
+        }
+    }
+
+    /// Adds to the audit log.
+    pub(crate) async fn note(
+        &self,
+        store: &SharedStore,
+        event: &str,
+        about: About<'_>,
+    ) -> Result<(), CliError> {
+        let entry = AuditEntry {
+            at: Utc::now(),
+            actor: self.actor(),
+            event: event.to_owned(),
+            dag_id: about.dag.cloned(),
+            run_id: about.run.cloned(),
+            task_id: about.task.cloned(),
+            map_index: None,
+            extra: about.extra,
+        };
+        Ok(store.audit(entry).await?)
+    }
+}
+
+/// What an entry of the audit log is about.
+#[derive(Debug, Default)]
+pub(crate) struct About<'a> {
+    pub(crate) dag: Option<&'a DagId>,
+    pub(crate) run: Option<&'a RunId>,
+    pub(crate) task: Option<&'a TaskId>,
+    pub(crate) extra: Option<String>,
+}
+
+impl About<'_> {
+    /// About something that belongs to no dag.
+    pub(crate) fn only(extra: impl Into<String>) -> Self {
+        Self { extra: Some(extra.into()), ..Self::default() }
+    }
+}
+
+/// Makes the current version of a dag known, if the store does not know it as such.
+pub(crate) async fn sync(airflow: &Airflow, dag: &CompiledDag) -> Result<(), CliError> {
+    let known = airflow.store().dag(&dag.id).await?;
+    if known.is_none_or(|row| row.fingerprint != dag.fingerprint) {
+        airflow.sync_dags().await?;
+    }
+    Ok(())
+}
+
+#[cfg(feature = "sqlite")]
+async fn open_sqlite(address: &str, create: bool, program: &str) -> Result<SharedStore, CliError> {
+    use airflow_core::store::{SqliteOptions, SqliteStore};
+    if let Some((scheme, _)) = address.split_once("://")
+        && scheme != "sqlite"
+    {
+        return Err(CliError::Usage(format!(
+            "this program cannot open a `{scheme}` database; write `sqlite:///absolute/path`"
+        )));
+    }
+    let options: SqliteOptions = address.parse()?;
+    if !options.path.exists() {
+        if !create {
+            let place = options.path.display();
+            return Err(failed(format!("there is no database at {place}; run `{program} db migrate`")));
+        }
+        make_folder(&options.path)?;
+    }
+    Ok(Arc::new(SqliteStore::open_with(options).await?))
+}
+
+#[cfg(not(feature = "sqlite"))]
+#[expect(clippy::unused_async, reason = "the same signature as with the feature")]
+async fn open_sqlite(_: &str, _: bool, _: &str) -> Result<SharedStore, CliError> {
+    Err(failed("this program was built without the feature `sqlite`; add a store with `.store(..)`"))
+}
+
+#[cfg(feature = "sqlite")]
+fn make_folder(file: &std::path::Path) -> Result<(), CliError> {
+    let Some(folder) = file.parent().filter(|folder| !folder.as_os_str().is_empty()) else { return Ok(()) };
+    std::fs::create_dir_all(folder).map_err(|error| {
+        let place = folder.display().to_string();
+        let why = format!("its folder cannot be made: {error}");
+        airflow_core::store::StoreError::Unreachable { place, why }.into()
+    })
+}

@@ -1,0 +1,225 @@
+//! The roles: processes that run until they are stopped.
+
+use std::time::Duration;
+
+use airflow_core::app::{Airflow, Running};
+use airflow_core::scheduler::is_dead;
+use airflow_core::state::RunState;
+use airflow_core::store::{DagRow, RunFilter, SharedStore};
+use airflow_core::time::{Clock as _, SystemClock};
+use clap::{Args, Subcommand};
+
+use crate::cx::Cx;
+use crate::error::{CliError, failed};
+use crate::host::Host;
+use crate::output::{OutputArg, Table, row};
+
+/// How long running tasks may go on after the first request to stop.
+const GRACE: Duration = Duration::from_secs(60);
+
+/// How often a scheduler that ends by itself looks whether it may.
+const LOOK_EVERY: Duration = Duration::from_millis(50);
+
+/// What both roles take.
+#[derive(Debug, Clone, Args)]
+pub(crate) struct RunArgs {
+    /// How many tasks run at once; default four for each core, or `AIRFLOW__CORE__PARALLELISM`
+    #[arg(long, value_parser = slots)]
+    pub(crate) slots: Option<usize>,
+    /// How long running tasks may go on after the first request to stop, such as `30s`
+    #[arg(long, value_parser = airflow_core::time::parse_duration)]
+    grace: Option<Duration>,
+    /// End once no run is queued or running
+    #[arg(long)]
+    until_idle: bool,
+    /// End once this many runs have ended
+    #[arg(long, value_name = "N")]
+    num_runs: Option<u64>,
+}
+
+fn slots(text: &str) -> Result<usize, String> {
+    text.parse().ok().filter(|n| *n > 0).ok_or_else(|| "write a whole number above 0".to_owned())
+}
+
+#[derive(Debug, Clone, Args)]
+pub(crate) struct StandaloneArgs {
+    #[command(flatten)]
+    pub(crate) run: RunArgs,
+}
+
+#[derive(Debug, Clone, Args)]
+pub(crate) struct SchedulerArgs {
+    #[command(flatten)]
+    pub(crate) run: RunArgs,
+}
+
+#[derive(Debug, Subcommand)]
+pub(crate) enum JobsCommand {
+    /// Exit with 0 if a scheduler is alive, with 1 if not
+    Check(OutputArg),
+}
+
+/// Prepares the database, then works.
+pub(crate) async fn standalone(cx: &mut Cx<'_>, args: StandaloneArgs) -> Result<(), CliError> {
+    cx.registry()?;
+    let store = cx.open(true).await?;
+    let airflow = cx.take_builder().shared_store(store).build().await?;
+    work(cx, &airflow, &args.run).await
+}
+
+/// Works on a database that is there.
+pub(crate) async fn scheduler(cx: &mut Cx<'_>, args: SchedulerArgs) -> Result<(), CliError> {
+    let airflow = cx.airflow().await?;
+    airflow.sync_dags().await?;
+    work(cx, &airflow, &args.run).await
+}
+
+async fn work(cx: &mut Cx<'_>, airflow: &Airflow, args: &RunArgs) -> Result<(), CliError> {
+    let store = airflow.store();
+    let logs = airflow.runner_config().log_folder.as_ref();
+    let logs = logs.map_or_else(|| "none".to_owned(), |folder| folder.display().to_string());
+    cx.host.note(&format!("database: {} ({})", store.place(), store.kind()));
+    cx.host.note(&format!("task logs: {logs}"));
+    cx.host.note(&format!("dags: {}; stop with Ctrl-C", airflow.registry().len()));
+    let mut requests = StopRequests::of(cx.host)?;
+    let running = airflow.start();
+    let grace = args.grace.unwrap_or(GRACE);
+    let asked = tokio::select! {
+        () = requests.next() => true,
+        idle = ends_itself(airflow, &running, args) => {
+            idle?;
+            false
+        }
+    };
+    if asked {
+        cx.host.note(&format!("stopping: tasks that run have {grace:?} to end; Ctrl-C again stops them now"));
+    }
+    stop(cx, airflow, running, &mut requests, grace).await
+}
+
+/// Stops; a second request shortens the wait.
+async fn stop(
+    cx: &mut Cx<'_>,
+    airflow: &Airflow,
+    running: Running,
+    requests: &mut StopRequests,
+    grace: Duration,
+) -> Result<(), CliError> {
+    let mut stopping = Box::pin(running.stop(grace));
+    tokio::select! {
+        ended = &mut stopping => return Ok(ended?),
+        () = requests.next() => {}
+    }
+    cx.host.note("stopping now: what runs is given back and starts again with the next scheduler");
+    if let Some(executor) = airflow.executor() {
+        executor.stop(Duration::ZERO).await;
+    }
+    Ok(stopping.await?)
+}
+
+/// Requests to stop this process. Made once: a request that comes while nobody waits for it is not lost.
+struct StopRequests {
+    #[cfg(unix)]
+    signals: Option<[tokio::signal::unix::Signal; 2]>,
+    #[cfg(not(unix))]
+    handles: bool,
+}
+
+impl StopRequests {
+    /// Handles the signals of this process, unless the host is none.
+    #[cfg(unix)]
+    fn of(host: &Host) -> std::io::Result<Self> {
+        use tokio::signal::unix::{SignalKind, signal};
+        if !host.is_process() {
+            return Ok(Self { signals: None });
+        }
+        Ok(Self { signals: Some([signal(SignalKind::interrupt())?, signal(SignalKind::terminate())?]) })
+    }
+
+    #[cfg(not(unix))]
+    fn of(host: &Host) -> std::io::Result<Self> {
+        Ok(Self { handles: host.is_process() })
+    }
+
+    /// Returns when the process is asked to stop.
+    async fn next(&mut self) {
+        #[cfg(unix)]
+        if let Some([interrupt, terminate]) = &mut self.signals {
+            tokio::select! {
+                _ = interrupt.recv() => {}
+                _ = terminate.recv() => {}
+            }
+            return;
+        }
+        #[cfg(not(unix))]
+        if self.handles && tokio::signal::ctrl_c().await.is_ok() {
+            return;
+        }
+        std::future::pending::<()>().await;
+    }
+}
+
+/// Returns when the scheduler has nothing more to do that it was asked for, or has failed.
+async fn ends_itself(airflow: &Airflow, running: &Running, args: &RunArgs) -> Result<(), CliError> {
+    let mut ended = running.scheduler().ended_runs();
+    let mut count = 0;
+    loop {
+        if running.is_finished() {
+            return Ok(());
+        }
+        if args.num_runs.is_some_and(|wanted| count >= wanted)
+            || (args.until_idle && is_idle(airflow).await?)
+        {
+            return Ok(());
+        }
+        tokio::select! {
+            run = ended.recv() => match run {
+                Ok(_) => count += 1,
+                Err(tokio::sync::broadcast::error::RecvError::Lagged(missed)) => count += missed,
+                Err(tokio::sync::broadcast::error::RecvError::Closed) => return Ok(()),
+            },
+            () = tokio::time::sleep(LOOK_EVERY) => {}
+        }
+    }
+}
+
+/// Whether no run is active or due that the scheduler will work on: those of paused dags and of dags that this program
+/// does not carry wait.
+async fn is_idle(airflow: &Airflow) -> Result<bool, CliError> {
+    let store = airflow.store();
+    let now = airflow.clock().now();
+    let dags = store.dags().await?;
+    let works = |dag: &&DagRow| !dag.is_paused && airflow.registry().get(&dag.dag_id).is_some();
+    let dags: Vec<&DagRow> = dags.iter().filter(works).collect();
+    let schedules = airflow.scheduler_config().use_schedules;
+    if schedules && dags.iter().any(|dag| dag.next.is_some_and(|next| next.run_after <= now)) {
+        return Ok(false);
+    }
+    let filter = RunFilter { states: vec![RunState::Queued, RunState::Running], ..RunFilter::default() };
+    let active = store.runs(&filter).await?;
+    Ok(!active.iter().any(|run| dags.iter().any(|dag| dag.dag_id == run.dag_id)))
+}
+
+/// Schedulers that are alive.
+pub(crate) async fn live_schedulers(
+    store: &SharedStore,
+) -> Result<Vec<airflow_core::store::Incarnation>, CliError> {
+    let now = SystemClock.now();
+    let all = store.incarnations().await?;
+    Ok(all.into_iter().filter(|one| one.process.kind == "scheduler" && !is_dead(one, now)).collect())
+}
+
+pub(crate) async fn jobs(cx: &mut Cx<'_>, command: JobsCommand) -> Result<(), CliError> {
+    let JobsCommand::Check(output) = command;
+    let store = cx.store().await?;
+    let alive = live_schedulers(&store).await?;
+    if alive.is_empty() {
+        return Err(failed("no scheduler is alive"));
+    }
+    let mut table = Table::new(["kind", "host", "pid", "started_at", "last_beat"]);
+    for one in alive {
+        let process = one.process;
+        table.push(row![process.kind, process.host, process.pid, process.started_at, one.last_beat]);
+    }
+    table.print(cx.host, output)
+}

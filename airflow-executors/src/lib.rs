@@ -1,0 +1,9 @@
+//! Executors: what runs attempts.
+//!
+//! Use them through the `airflow` crate. [`LocalExecutor`] runs attempts on the tokio runtime of the process itself.
+
+#[cfg(feature = "local")]
+mod local;
+
+#[cfg(feature = "local")]
+pub use local::LocalExecutor;
