@@ -1,0 +1,131 @@
+//! Workflow orchestration in Rust: Airflow's job as a library.
+//!
+//! A *dag* is a graph of *tasks*, written as Rust functions. A scheduler makes *runs* of it, by a timetable or on request,
+//! and starts each task when what it depends on is done. Everything that happens is kept in a *store*, so that a program
+//! that dies goes on where it was.
+//!
+//! ```
+//! use airflow::prelude::*;
+//!
+//! #[task]
+//! async fn numbers() -> Result<Vec<i64>> {
+//!     Ok(vec![1, 2, 3])
+//! }
+//!
+//! #[task(retries = 2, retry_delay = "10s")]
+//! async fn square(n: i64) -> Result<i64> {
+//!     Ok(n * n)
+//! }
+//!
+//! #[task]
+//! async fn total(all: Vec<i64>) -> Result<i64> {
+//!     Ok(all.iter().sum())
+//! }
+//!
+//! #[dag(tags = ["example"])]
+//! fn squares(d: &Dag) {
+//!     let numbers = d.add(numbers::call());
+//!     let squares = d.map(numbers, |n| square::call(n)); // one task instance for each number
+//!     d.add(total::call(squares));
+//! }
+//!
+//! # #[tokio::main]
+//! # async fn main() -> Result<(), Box<dyn std::error::Error>> {
+//! let airflow = Airflow::builder()
+//!     .store(MemoryStore::new())
+//!     .executor(LocalExecutor::new(4))
+//!     .dag(squares())
+//!     .build()
+//!     .await?;
+//! let running = airflow.start();
+//!
+//! let run = airflow.trigger("squares").await?;
+//! let run = airflow.wait(&run).await?;
+//! assert_eq!(run.state, RunState::Success);
+//! assert_eq!(airflow.result::<i64>(&run, "total").await?, 14);
+//!
+//! running.stop(secs(5)).await?;
+//! # Ok(()) }
+//! ```
+//!
+//! # Where to find what
+//!
+//! Begin with [`prelude`]: a file with dags needs nothing else.
+//!
+//! - Writing dags: [`macro@task`], [`macro@dag`], [`DagDef`](dag::DagDef) and [`Dag`](dag::Dag) in [`mod@dag`]; kinds of tasks of one's own,
+//!   [`TaskContext`](operator::TaskContext) and [`TaskError`](operator::TaskError) in [`operator`]; values between tasks in
+//!   [`xcom`]; [`trigger_rule`], [`callback`], [`retry`], [`template`].
+//! - When runs are made: [`timetable`]; durations and clocks: [`time`].
+//! - Running them: [`Airflow`] and its builder in [`app`]; where everything is kept: [`store`]; what runs attempts:
+//!   [`executor`], [`LocalExecutor`].
+//! - What is happening: [`state`], the rows in [`store::model`], [`decide::explain`].
+//! - The engine, for those who change it or drive it: [`compile`], [`registry`], [`plan`], [`decide`], [`scheduler`],
+//!   [`attempt`], [`discovery`], [`id`].
+//!
+//! # Features
+//!
+//! | feature | gives | default |
+//! |---|---|---|
+//! | `macros` | `#[task]`, `#[dag]`, `#[derive(Operator)]`, `#[derive(Branch)]` | yes |
+//! | `local` | [`LocalExecutor`] | yes |
+//! | `sqlite` | `SqliteStore` | yes |
+//! | `cli` | the command line (being written) | yes |
+//!
+//! Without any of them there is the engine with the store in memory; bring an executor of your own.
+
+pub use airflow_core::app::{self, Airflow, AirflowBuilder, Running};
+pub use airflow_core::{
+    attempt, callback, compile, dag, decide, discovery, executor, id, operator, plan, registry, retry,
+    scheduler, state, store, template, testing, time, timetable, trigger_rule, xcom,
+};
+
+#[cfg(feature = "local")]
+pub use airflow_executors::LocalExecutor;
+
+#[cfg(feature = "cli")]
+pub use airflow_cli::{self as cli, cli, cli_async};
+
+#[cfg(feature = "macros")]
+pub use airflow_macros::{Branch, Operator, dag, task};
+
+/// What a file with dags needs: `use airflow::prelude::*;`.
+pub mod prelude {
+    pub use airflow_core::app::{Airflow, AirflowBuilder, Running};
+    pub use airflow_core::callback::CallbackContext;
+    pub use airflow_core::dag::{
+        Dag, DagDef, Group, Handle, Mapped, Node, Nodes, TaskExt, TaskGroup, TaskOptions, concat, label,
+        product, zip, zip_longest,
+    };
+    // Not the trait `Operator`: beside `Execute`, a call of `execute` would be ambiguous.
+    pub use airflow_core::operator::{
+        Branch, Elem, Empty, Execute, In, IntoIn, Params, Result, ResultExt, TaskContext, TaskError, template,
+    };
+    pub use airflow_core::state::{RunState, TaskState};
+    pub use airflow_core::store::MemoryStore;
+    #[cfg(feature = "sqlite")]
+    pub use airflow_core::store::SqliteStore;
+    pub use airflow_core::testing::{DagTest, Sim};
+    pub use airflow_core::time::{days, hours, mins, secs};
+    pub use airflow_core::timetable::Schedule;
+    pub use airflow_core::trigger_rule::{TriggerRule, WeightRule};
+
+    #[cfg(feature = "local")]
+    pub use airflow_executors::LocalExecutor;
+
+    #[cfg(feature = "macros")]
+    pub use airflow_macros::{Branch, Operator, dag, task};
+
+    pub use chrono::{DateTime, NaiveDate, Utc};
+    pub use schemars::JsonSchema;
+    pub use serde::{Deserialize, Serialize};
+}
+
+/// Compiles the Rust code in the README and in the book.
+#[cfg(doctest)]
+mod book;
+
+/// What the macros write refers to. Not part of the API.
+#[doc(hidden)]
+pub mod __private {
+    pub use airflow_core::__private::*;
+}
