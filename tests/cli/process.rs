@@ -1,0 +1,118 @@
+//! The command line as a process of its own: signals, the log, standard streams. The process is this test binary, told
+//! by its environment to be the program instead.
+
+use std::io::{BufRead as _, BufReader, Read as _};
+use std::process::{Command, Stdio};
+
+use airflow::cli::{Host, run_with};
+use airflow::prelude::*;
+
+use super::app::{App, RUN, make};
+
+/// The arguments for the program, one in each line.
+const ARGS: &str = "AIRFLOW_TEST_ARGS";
+
+/// How often a state is looked at before it counts as never coming.
+const LOOKS: u32 = 1000;
+
+#[task]
+async fn endless() -> Result<()> {
+    std::future::pending().await
+}
+
+#[dag]
+fn slow(d: &Dag) {
+    d.add(endless::call());
+}
+
+async fn make_with_slow(builder: AirflowBuilder) -> Result<AirflowBuilder, std::convert::Infallible> {
+    Ok(make(builder).await?.dag(slow()))
+}
+
+/// Not a test by itself: the program, if the environment asks for it.
+#[test]
+fn program() {
+    let Ok(args) = std::env::var(ARGS) else { return };
+    let args: Vec<String> = args.lines().map(str::to_owned).collect();
+    let runtime = tokio::runtime::Runtime::new().expect("a runtime");
+    let code = runtime.block_on(run_with(args, make_with_slow, &mut Host::process()));
+    std::process::exit(i32::from(code));
+}
+
+fn command(app: &App, args: &[&str]) -> Command {
+    let mut command = Command::new(std::env::current_exe().expect("a path"));
+    command.args(["--exact", "process::program", "--nocapture"]);
+    command.env(ARGS, [&["app"], args].concat().join("\n")).env("AIRFLOW_HOME", app.home());
+    command.stdin(Stdio::null()).stdout(Stdio::piped()).stderr(Stdio::piped());
+    command
+}
+
+#[test]
+fn the_log_of_a_tested_dag_goes_to_standard_output() {
+    let app = App::new();
+    let output = command(&app, &["dags", "test", "sales", RUN]).output().expect("it runs");
+    let out = String::from_utf8_lossy(&output.stdout);
+    assert_eq!(output.status.code(), Some(0), "{out}");
+    assert!(out.contains("reading orders region=\"north\""), "{out}");
+    assert!(!app.file("logs").exists());
+}
+
+/// Goal: the usual life of the program. Method: start it, look at it from another process, stop it as a service
+/// manager would.
+#[cfg(unix)]
+#[test]
+fn standalone_prepares_everything_and_stops_when_it_is_told_to() {
+    let app = App::new();
+    let mut child = command(&app, &["standalone", "--slots", "2"]).spawn().expect("it starts");
+    let mut lines = BufReader::new(child.stderr.take().expect("it is piped")).lines().map_while(Result::ok);
+    let ready = lines.by_ref().find(|line| line.contains("stop with Ctrl-C"));
+    assert!(ready.is_some(), "it says that it is ready");
+    let trigger =
+        command(&app, &["dags", "trigger", "sales", "-l", RUN, "--wait"]).output().expect("it runs");
+    let told = String::from_utf8_lossy(&trigger.stderr).into_owned();
+    assert_eq!(trigger.status.code(), Some(0), "{told}");
+    assert!(told.contains("5/5 tasks, run success"), "{told}");
+    assert!(!told.contains("no scheduler is alive"), "{told}");
+    let log = command(&app, &["tasks", "logs", "sales", "orders", RUN]).output().expect("it runs");
+    assert!(String::from_utf8_lossy(&log.stdout).contains("reading orders region=\"north\""));
+    let jobs = command(&app, &["jobs", "check"]).output().expect("it runs");
+    assert_eq!(jobs.status.code(), Some(0));
+    terminate(&child);
+    let ended = child.wait().expect("it ends");
+    assert_eq!(ended.code(), Some(0));
+    let rest: Vec<String> = lines.collect();
+    assert!(rest.iter().any(|line| line.starts_with("stopping: ")), "{rest:?}");
+    let mut out = String::new();
+    child.stdout.take().expect("it is piped").read_to_string(&mut out).expect("it is read");
+    let jobs = command(&app, &["jobs", "check"]).output().expect("it runs");
+    assert_eq!(jobs.status.code(), Some(1), "it has said goodbye");
+}
+
+#[cfg(unix)]
+fn terminate(child: &std::process::Child) {
+    let killed = Command::new("kill").args(["-TERM", &child.id().to_string()]).status().expect("kill runs");
+    assert!(killed.success());
+}
+
+/// Goal: nobody waits an hour for a task that does not end. Method: ask twice; the task is given back, not failed.
+#[cfg(unix)]
+#[test]
+fn a_second_request_to_stop_gives_running_tasks_back() {
+    let app = App::new();
+    let mut child = command(&app, &["standalone", "--grace", "1h"]).spawn().expect("it starts");
+    let mut lines = BufReader::new(child.stderr.take().expect("it is piped")).lines().map_while(Result::ok);
+    assert!(lines.by_ref().any(|line| line.contains("stop with Ctrl-C")));
+    assert!(command(&app, &["dags", "trigger", "slow", "-l", RUN]).status().expect("it runs").success());
+    let state = || {
+        let output = command(&app, &["tasks", "state", "slow", "endless", RUN]).output().expect("it runs");
+        String::from_utf8_lossy(&output.stdout).lines().last().unwrap_or_default().to_owned()
+    };
+    // Each look is a process of its own, which takes its time; the scheduler looks around every second.
+    assert!((0..LOOKS).any(|_| state() == "running"), "the task starts");
+    terminate(&child);
+    assert!(lines.by_ref().any(|line| line.starts_with("stopping: ")));
+    terminate(&child);
+    assert_eq!(child.wait().expect("it ends").code(), Some(0));
+    assert!(lines.any(|line| line.starts_with("stopping now: ")));
+    assert_eq!(state(), "scheduled");
+}

@@ -1,0 +1,246 @@
+//! Attempts that are stopped, lost, cleared, timed out: on SQLite, with the local executor, in real time.
+#![cfg(feature = "sqlite")]
+#![expect(clippy::unwrap_used, reason = "a test stops at the first surprise")]
+
+use std::sync::Arc;
+use std::sync::atomic::{AtomicU32, Ordering};
+use std::time::Duration;
+
+use airflow::app::{ClearOptions, Mark, Selection};
+use airflow::prelude::*;
+use airflow::state::{RunState, TaskState};
+use airflow::store::{AttemptState, SqliteStore, TiRow};
+use tokio::sync::Notify;
+
+/// Lets a test hold a task until it has seen it start.
+#[derive(Clone, Default)]
+struct Gate {
+    started: Arc<AtomicU32>,
+    entered: Arc<Notify>,
+    open: Arc<Notify>,
+}
+
+impl Gate {
+    async fn has_started(&self, times: u32) {
+        loop {
+            let entered = self.entered.notified();
+            if self.started.load(Ordering::SeqCst) >= times {
+                return;
+            }
+            entered.await;
+        }
+    }
+}
+
+/// Waits at the gate the first time, and passes it afterwards.
+#[task]
+async fn gated(gate: &Gate) -> Result<u32> {
+    let times = gate.started.fetch_add(1, Ordering::SeqCst) + 1;
+    gate.entered.notify_waiters();
+    if times == 1 {
+        gate.open.notified().await;
+    }
+    tracing::info!(times, "passed the gate");
+    Ok(times)
+}
+
+#[task]
+async fn after(times: u32) -> Result<u32> {
+    Ok(times + 1)
+}
+
+#[task(timeout = "50ms", retries = 1, retry_delay = "1ms")]
+async fn endless() -> Result<()> {
+    std::future::pending().await
+}
+
+#[task]
+async fn panics() -> Result<()> {
+    panic!("a bug in the task")
+}
+
+#[task]
+fn blocking(text: String) -> Result<String> {
+    Ok(text.to_uppercase())
+}
+
+fn gated_dag() -> DagDef {
+    DagDef::new("gated").define(|d| {
+        let first = d.add(gated::call());
+        d.add(after::call(first));
+    })
+}
+
+struct App {
+    folder: tempfile::TempDir,
+    gate: Gate,
+}
+
+impl App {
+    fn new() -> Self {
+        Self { folder: tempfile::tempdir().unwrap(), gate: Gate::default() }
+    }
+
+    async fn open(&self, dags: Vec<DagDef>) -> Airflow {
+        let database = self.folder.path().join("airflow.db");
+        Airflow::builder()
+            .store(SqliteStore::open(database.to_str().unwrap()).await.unwrap())
+            .executor(LocalExecutor::new(4))
+            .resource(self.gate.clone())
+            .log_folder(self.folder.path().join("logs"))
+            .dags(dags)
+            .build()
+            .await
+            .unwrap()
+    }
+}
+
+fn of<'a>(tis: &'a [TiRow], id: &str) -> &'a TiRow {
+    tis.iter().find(|ti| ti.task_id == *id).unwrap()
+}
+
+/// Goal: stopping loses nothing and costs no retry. Method: stop without grace while a task runs, start again on the
+/// same database.
+#[tokio::test]
+async fn a_stopped_process_hands_its_attempts_back_and_the_next_one_finishes_the_run() {
+    let app = App::new();
+    let airflow = app.open(vec![gated_dag()]).await;
+    let running = airflow.start();
+    let run = airflow.trigger("gated").await.unwrap();
+    app.gate.has_started(1).await;
+    running.stop(Duration::ZERO).await.unwrap();
+    let tis = airflow.store().task_instances(run.pk).await.unwrap();
+    assert_eq!(of(&tis, "gated").state, TaskState::Scheduled);
+    assert_eq!(of(&tis, "gated").data.lost, 0);
+
+    let airflow = app.open(vec![gated_dag()]).await;
+    let running = airflow.start();
+    let ended = airflow.wait_for(&run.dag_id, &run.run_id).await.unwrap();
+    assert_eq!(ended.state, RunState::Success);
+    let attempts = airflow.store().attempts(run.pk, None).await.unwrap();
+    let states: Vec<_> =
+        attempts.iter().map(|a| (a.start.task_id.to_string(), a.start.try_number, a.state)).collect();
+    assert_eq!(
+        states,
+        [
+            ("after".to_owned(), 1, AttemptState::Success),
+            ("gated".to_owned(), 1, AttemptState::HandedBack),
+            ("gated".to_owned(), 1, AttemptState::Success),
+        ]
+    );
+    assert!(
+        airflow.store().slots().await.unwrap().iter().all(|(_, used)| *used == 0),
+        "all slots are given back"
+    );
+    running.stop(Duration::from_secs(5)).await.unwrap();
+}
+
+/// Goal: a clear takes effect at once and never lets two attempts run at the same time. Method: clear a task that
+/// waits at its gate; its second attempt passes.
+#[tokio::test]
+async fn clearing_a_running_task_stops_its_attempt_and_starts_another() {
+    let app = App::new();
+    let airflow = app.open(vec![gated_dag()]).await;
+    let running = airflow.start();
+    let run = airflow.trigger("gated").await.unwrap();
+    app.gate.has_started(1).await;
+    let options = ClearOptions {
+        select: Selection { tasks: vec!["gated".into()], ..Selection::default() },
+        ..ClearOptions::default()
+    };
+    let cleared = airflow.clear(&run.dag_id, &run.run_id, &options, "tester").await.unwrap();
+    assert_eq!(cleared.len(), 1);
+    assert_eq!(cleared[0].was, TaskState::Running);
+    let ended = airflow.wait_for(&run.dag_id, &run.run_id).await.unwrap();
+    assert_eq!(ended.state, RunState::Success);
+    let attempts =
+        airflow.store().attempts(run.pk, Some((&"gated".into(), airflow::id::MapIndex::UNMAPPED))).await;
+    let states: Vec<_> = attempts.unwrap().iter().map(|a| (a.start.try_number, a.state)).collect();
+    assert_eq!(states, [(1, AttemptState::Cancelled), (2, AttemptState::Success)]);
+    let audit = airflow.store().audit_log(&airflow::store::AuditFilter::default()).await.unwrap();
+    assert!(audit.iter().any(|entry| entry.event == "clear" && entry.actor == "tester"));
+    running.stop(Duration::from_secs(5)).await.unwrap();
+}
+
+#[tokio::test]
+async fn marking_a_running_task_goes_on_without_it() {
+    let app = App::new();
+    let airflow = app.open(vec![gated_dag()]).await;
+    let running = airflow.start();
+    let run = airflow.trigger("gated").await.unwrap();
+    app.gate.has_started(1).await;
+    let only = Selection { tasks: vec!["gated".into()], ..Selection::default() };
+    airflow.mark(&run.dag_id, &run.run_id, &only, Mark::Failed, "tester").await.unwrap();
+    let ended = airflow.wait_for(&run.dag_id, &run.run_id).await.unwrap();
+    assert_eq!(ended.state, RunState::Failed);
+    let tis = airflow.store().task_instances(run.pk).await.unwrap();
+    assert_eq!(of(&tis, "after").state, TaskState::UpstreamFailed);
+    assert_eq!(of(&tis, "gated").data.reason.as_deref(), Some("marked by tester"));
+    running.stop(Duration::from_secs(5)).await.unwrap();
+    assert!(
+        airflow.store().slots().await.unwrap().iter().all(|(_, used)| *used == 0),
+        "all slots are given back"
+    );
+}
+
+#[tokio::test]
+async fn time_outs_and_panics_are_outcomes_and_blocking_code_holds_up_nobody() {
+    let dag = DagDef::new("rough").define(|d| {
+        d.add(endless::call());
+        d.add(panics::call());
+        d.add(blocking::call("loud"));
+    });
+    let app = App::new();
+    let airflow = app.open(vec![dag]).await;
+    let running = airflow.start();
+    let run = airflow.trigger("rough").await.unwrap();
+    airflow.wait_for(&run.dag_id, &run.run_id).await.unwrap();
+    let tis = airflow.store().task_instances(run.pk).await.unwrap();
+    let reason = |id: &str| of(&tis, id).data.reason.clone().unwrap_or_default();
+    assert_eq!(of(&tis, "endless").data.try_number, 2);
+    assert_eq!(reason("endless"), "the attempt took longer than its timeout of 50ms");
+    assert_eq!(reason("panics"), "the task panicked: a bug in the task");
+    assert_eq!(of(&tis, "blocking").state, TaskState::Success);
+    running.stop(Duration::from_secs(5)).await.unwrap();
+}
+
+#[tokio::test]
+async fn the_log_of_an_attempt_holds_what_the_task_said() {
+    let app = App::new();
+    let airflow = app.open(vec![gated_dag()]).await;
+    let running = airflow.start();
+    let run = airflow.trigger("gated").run_id("logged").await.unwrap();
+    app.gate.has_started(1).await;
+    app.gate.open.notify_waiters();
+    app.gate.open.notify_one();
+    airflow.wait_for(&run.dag_id, &run.run_id).await.unwrap();
+    running.stop(Duration::from_secs(5)).await.unwrap();
+    let path = app.folder.path().join("logs/dag_id=gated/run_id=logged/task_id=gated/attempt=1.log");
+    let log = std::fs::read_to_string(path).unwrap();
+    assert!(log.contains("Starting attempt 1 of 1"), "{log}");
+    assert!(log.contains("INFO - passed the gate times=1"), "{log}");
+    assert!(log.contains("{lifecycle.rs:"), "{log}");
+    assert!(log.contains("Marking task as SUCCESS. dag_id=gated, task_id=gated, run_id=logged"), "{log}");
+}
+
+/// Goal: old news does no harm. Method: tell the scheduler that a run is queued while it runs and after it has ended,
+/// as a wake-up does that comes late.
+#[tokio::test]
+async fn late_word_of_a_queued_run_is_passed_over() {
+    let app = App::new();
+    let airflow = app.open(vec![gated_dag()]).await;
+    let running = airflow.start();
+    let run = airflow.trigger("gated").await.unwrap();
+    app.gate.has_started(1).await;
+    running.scheduler().wake(airflow::scheduler::Wake::Run(Box::new(run.clone())));
+    app.gate.open.notify_one();
+    let ended = airflow.wait_for(&run.dag_id, &run.run_id).await.unwrap();
+    assert_eq!(ended.state, RunState::Success);
+    running.scheduler().wake(airflow::scheduler::Wake::Run(Box::new(run)));
+    let second = airflow.trigger("gated").await.unwrap();
+    assert_eq!(airflow.wait_for(&second.dag_id, &second.run_id).await.unwrap().state, RunState::Success);
+    tokio::time::timeout(Duration::from_secs(20), running.stop(Duration::from_secs(1)))
+        .await
+        .unwrap()
+        .unwrap();
+}

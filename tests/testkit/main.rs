@@ -1,0 +1,9 @@
+//! The user's test kit, and through it the engine: one run (`DagTest`) and days of schedule (`Sim`).
+
+#![expect(clippy::unwrap_used, reason = "a test that cannot go on may panic")]
+
+mod chaos;
+mod flow;
+mod one_run;
+mod schedule;
+mod tasks;
