@@ -59,6 +59,8 @@ struct Shared {
 #[derive(Debug, Default)]
 struct State {
     running: HashMap<AttemptId, Running>,
+    /// Attempts whose code has not returned: those that run, and those that were given back.
+    alive: usize,
     stopping: bool,
 }
 
@@ -125,6 +127,7 @@ impl Executor for LocalExecutor {
             }
             let (sender, cancel) = Cancel::pair();
             state.running.insert(id, Running { attempt: attempt.clone(), cancel: sender });
+            state.alive += 1;
             cancel
         };
         let shared = Arc::clone(&self.shared);
@@ -133,6 +136,7 @@ impl Executor for LocalExecutor {
             {
                 // Under the lock, so that whoever sees that nothing runs any more finds the report sent.
                 let mut state = shared.lock();
+                state.alive -= 1;
                 // Whoever was given up at the end of the grace time has been reported already.
                 if state.running.remove(&id).is_some() {
                     // A scheduler that is gone takes no report; the attempt is found lost by the next one.
@@ -152,17 +156,24 @@ impl Executor for LocalExecutor {
 
     async fn stop(&self, grace: Duration) {
         self.shared.lock().stopping = true;
-        if tokio::time::timeout(grace, self.idle()).await.is_ok() {
+        if tokio::time::timeout(grace, self.until(|state| state.running.is_empty())).await.is_ok() {
             return;
         }
+        self.give_back();
+        // Async code stops at its next await; give it the chance before the process goes on.
+        let _ = tokio::time::timeout(LAST_WORDS, self.until(|state| state.alive == 0)).await;
+    }
+}
+
+impl LocalExecutor {
+    /// Gives back what still runs: it costs no retry. It is told to stop, and its own report is dropped.
+    fn give_back(&self) {
         let Some(services) = self.services.get() else { return };
-        // What still runs is given back: it costs no retry. It is told to stop, and its own report is dropped.
-        let left: Vec<Running> = self.shared.lock().running.drain().map(|(_, running)| running).collect();
-        for running in left {
-            running.cancel.send_replace(true);
-            let attempt = &running.attempt;
+        // All under the lock: another call of `stop` that sees that nothing runs any more finds the reports sent.
+        let mut state = self.shared.lock();
+        for (_, Running { attempt, cancel }) in state.running.drain() {
             tracing::warn!(task = %attempt.ti.task_id, "the attempt did not end in time and is given back");
-            let _ = services.reports.send(Report {
+            let report = Report {
                 run: attempt.run.pk,
                 key: attempt.key(),
                 attempt_id: attempt.ti.attempt_id,
@@ -171,19 +182,20 @@ impl Executor for LocalExecutor {
                 rendered: Vec::new(),
                 // No clock is asked here: its start is the last thing known of it.
                 at: attempt.at,
-            });
+            };
+            // A scheduler that is gone takes no report; the attempt is found lost by the next one.
+            let _ = services.reports.send(report);
+            cancel.send_replace(true);
         }
-        // Async code stops at its next await; give it the chance before the process goes on.
-        let _ = tokio::time::timeout(LAST_WORDS, self.idle()).await;
+        drop(state);
+        self.shared.ended.notify_waiters();
     }
-}
 
-impl LocalExecutor {
-    /// Returns when nothing runs.
-    async fn idle(&self) {
+    /// Returns when that holds; looked at whenever an attempt has ended.
+    async fn until(&self, holds: impl Fn(&State) -> bool + Send) {
         loop {
             let ended = self.shared.ended.notified();
-            if self.shared.lock().running.is_empty() {
+            if holds(&self.shared.lock()) {
                 return;
             }
             ended.await;
