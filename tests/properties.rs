@@ -1,12 +1,12 @@
 //! Laws that every run keeps, whatever its dag, its outcomes and the order in which its attempts end: random dags with
 //! retries, skips, branches, mappings and looks at the run before, run to their end by the real scheduler.
 
-#[path = "decisions/script.rs"]
+#[path = "conformance/engine.rs"]
+#[expect(dead_code, reason = "the conformance tests use more of it")]
+mod engine;
+#[path = "conformance/script.rs"]
 #[expect(dead_code, reason = "the conformance tests use more of it")]
 mod script;
-#[path = "decisions/sim.rs"]
-#[expect(dead_code, reason = "the conformance tests use more of it")]
-mod sim;
 
 use std::collections::BTreeMap;
 use std::time::Duration;
@@ -17,12 +17,11 @@ use airflow_core::id::{RunPk, TaskIdx};
 use airflow_core::operator::{Description, In, IntoIn, Operator, Result, TaskContext};
 use airflow_core::plan::RunView;
 use airflow_core::state::{Counts, TaskState};
-use airflow_core::store::Store;
 use airflow_core::trigger_rule::TriggerRule;
 use proptest::prelude::*;
 use serde_json::Value;
 
-use sim::{Order, Sim, block_on};
+use engine::{Keeps, Order, Sim, block_on};
 
 const RULES: &[TriggerRule] = &[
     TriggerRule::AllSuccess,
@@ -212,7 +211,7 @@ proptest! {
             }
         }
         block_on(async {
-            let mut sim = Sim::new(dag_of(&plans, fail_fast), Order { slots, picked: true }, 1024).await.expect("it compiles");
+            let mut sim = Sim::new(dag_of(&plans, fail_fast), Order { slots, picked: true }, 1024, Keeps::Memory).await.expect("it compiles");
             for day in ["2024-01-01", "2024-01-02"] {
                 let date = format!("{day}T00:00:00Z").parse().expect("a date");
                 sim.create(&format!("scheduled__{day}"), date).await;
@@ -250,7 +249,7 @@ async fn views_are_right(sim: &Sim) {
 /// The events of each instance have epochs 1, 2, 3, .., each begins where the one before ended, and each is legal.
 async fn events_are_legal(sim: &Sim, run: RunPk, view: &RunView) {
     let mut last: BTreeMap<(String, i32), (u32, TaskState)> = BTreeMap::new();
-    for event in sim.store.events(run, None).await.expect("the store in memory does not fail") {
+    for event in sim.store.events(run, None).await.expect("the store does not fail") {
         let key = (event.task_id.to_string(), event.map_index.0);
         let (epoch, state) = last.get(&key).copied().unwrap_or((0, TaskState::None));
         assert_eq!((event.epoch, event.from), (epoch + 1, state), "{key:?}");

@@ -18,7 +18,8 @@ use airflow_core::registry::{Registry, RegistryErrors};
 use airflow_core::scheduler::{Scheduler, SchedulerConfig};
 use airflow_core::state::{RunState, RunType, TaskEvent, TaskState};
 use airflow_core::store::{
-    CreatedRun, DagRecord, MemoryStore, NewRun, PastQuery, RunFilter, RunRow, Store, UnitResult,
+    CreatedRun, DagRecord, MemoryStore, NewRun, PastQuery, RunFilter, RunRow, SharedStore, SqliteStore,
+    Store as _, UnitResult,
 };
 use airflow_core::time::{Clock, SimClock};
 use airflow_core::timetable::DataInterval;
@@ -86,13 +87,41 @@ pub(crate) struct Order {
     pub(crate) picked: bool,
 }
 
+/// Where a simulation keeps its state.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) enum Keeps {
+    /// In memory.
+    Memory,
+    /// In an SQLite file of its own.
+    Sqlite,
+}
+
+impl Keeps {
+    /// Every place; what a case expects holds in each.
+    pub(crate) const ALL: [Self; 2] = [Self::Memory, Self::Sqlite];
+
+    async fn open(self, folder: &std::path::Path) -> SharedStore {
+        match self {
+            Self::Memory => Arc::new(MemoryStore::new()),
+            Self::Sqlite => {
+                let file = folder.join("airflow.db");
+                let store = SqliteStore::open(file.to_str().expect("a path of text")).await;
+                let store = store.expect("a file in an empty folder can be opened");
+                store.migrate().await.expect("an empty database can be migrated");
+                Arc::new(store)
+            }
+        }
+    }
+}
+
 /// A scheduler with one dag.
 pub(crate) struct Sim {
-    pub(crate) store: MemoryStore,
+    pub(crate) store: SharedStore,
     pub(crate) clock: SimClock,
     pub(crate) dag: Arc<CompiledDag>,
     scheduler: Scheduler,
     executor: Arc<InOrder>,
+    _folder: tempfile::TempDir,
 }
 
 /// How a run ended, or where it stands still.
@@ -108,11 +137,13 @@ impl Sim {
         def: DagDef,
         order: Order,
         max_map_length: usize,
+        keeps: Keeps,
     ) -> Result<Self, RegistryErrors> {
         let registry = Registry::compile(&[def], &Resources::default())?;
         let dag = Arc::clone(registry.iter().next().expect("one dag was compiled"));
         let clock = SimClock::new("2024-06-01T00:00:00Z".parse().expect("a date"));
-        let store = MemoryStore::new();
+        let folder = tempfile::tempdir().expect("a temporary folder");
+        let store = keeps.open(folder.path()).await;
         let record = DagRecord {
             dag_id: dag.id.clone(),
             fingerprint: dag.fingerprint.clone(),
@@ -124,22 +155,26 @@ impl Sim {
             paused_at_creation: false,
             next: None,
         };
-        store.sync_dags(vec![record], clock.now()).await.expect("the store in memory does not fail");
+        store.sync_dags(vec![record], clock.now()).await.expect("the store does not fail");
         let executor = Arc::new(InOrder { slots: order.slots, keeps: order.picked, ..InOrder::default() });
         let config = SchedulerConfig { use_schedules: false, max_map_length, ..SchedulerConfig::default() };
-        let shared: Arc<dyn Store> = Arc::new(store.clone());
         let time: Arc<dyn Clock> = Arc::new(clock.clone());
         let runner = Runner::new(
             registry.clone(),
-            Arc::clone(&shared),
+            Arc::clone(&store),
             Resources::default(),
             Arc::clone(&time),
             RunnerConfig::default(),
         );
-        let (scheduler, reports) =
-            Scheduler::new(shared, Arc::clone(&executor) as Arc<dyn Executor>, registry, time, config);
+        let (scheduler, reports) = Scheduler::new(
+            Arc::clone(&store),
+            Arc::clone(&executor) as Arc<dyn Executor>,
+            registry,
+            time,
+            config,
+        );
         executor.start(ExecutorServices { runner: Arc::new(runner), reports });
-        Ok(Self { store, clock, dag, scheduler, executor })
+        Ok(Self { store, clock, dag, scheduler, executor, _folder: folder })
     }
 
     /// Creates a queued run of a day.
@@ -158,7 +193,7 @@ impl Sim {
             ignores_past: false,
             advance: None,
         };
-        match self.store.create_runs(vec![run]).await.expect("the store in memory does not fail").remove(0) {
+        match self.store.create_runs(vec![run]).await.expect("the store does not fail").remove(0) {
             CreatedRun::New(row) | CreatedRun::Exists(row) => *row,
         }
     }
@@ -175,9 +210,9 @@ impl Sim {
         mut pick: impl FnMut(usize) -> usize,
         look: impl AsyncFn(&Self),
     ) {
-        self.scheduler.prepare().await.expect("the store in memory does not fail");
+        self.scheduler.prepare().await.expect("the store does not fail");
         for _ in 0..MOST_ROUNDS {
-            self.scheduler.step().await.expect("the store in memory does not fail");
+            self.scheduler.step().await.expect("the store does not fail");
             look(self).await;
             let attempt = {
                 let mut waiting = self.executor.queue.lock().unwrap_or_else(PoisonError::into_inner);
@@ -207,20 +242,19 @@ impl Sim {
         let mut view = self.view(run).await;
         let mut plan = Planner::new(&mut view, "test", self.clock.now());
         plan.change(key, TaskEvent::Removed, |_| {}).expect("it can be removed");
-        let written = self.store.commit(vec![plan.unit]).await.expect("the store in memory does not fail");
+        let written = self.store.commit(vec![plan.unit]).await.expect("the store does not fail");
         assert_eq!(written, [UnitResult::Committed]);
     }
 
     /// All runs, oldest first.
     pub(crate) async fn runs(&self) -> Vec<RunRow> {
-        self.store.runs(&RunFilter::default()).await.expect("the store in memory does not fail")
+        self.store.runs(&RunFilter::default()).await.expect("the store does not fail")
     }
 
     /// A run as the scheduler would load it now.
     pub(crate) async fn view(&self, run: RunPk) -> RunView {
         let past = PastQuery { scheduled_only: true };
-        let snapshot =
-            self.store.load_run(run, Some(&past)).await.expect("the store in memory does not fail");
+        let snapshot = self.store.load_run(run, Some(&past)).await.expect("the store does not fail");
         RunView::load(snapshot.expect("the run exists"), Arc::clone(&self.dag))
     }
 

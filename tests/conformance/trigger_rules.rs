@@ -4,8 +4,8 @@ use airflow_core::dag::{DagDef, TaskExt};
 use airflow_core::trigger_rule::TriggerRule;
 use serde_json::{Value, json};
 
+use super::engine::{Keeps, Order, Sim, block_on, mistakes};
 use super::script::{Script, Scripted};
-use super::sim::{Order, Sim, block_on, mistakes};
 
 const RUN_ID: &str = "scheduled__2024-01-01T00:00:00+00:00";
 
@@ -36,7 +36,8 @@ pub(crate) fn check(case: &Value) -> Result<(), String> {
     });
     let got = block_on(async {
         let order = Order { slots: 100, picked: false };
-        let mut sim = Sim::new(def, order, 1024).await.map_err(|errors| mistakes(&errors.dags))?;
+        let mut sim =
+            Sim::new(def, order, 1024, Keeps::Memory).await.map_err(|errors| mistakes(&errors.dags))?;
         let run = sim.create(RUN_ID, "2024-01-01T00:00:00Z".parse().expect("a date")).await;
         sim.run_to_rest().await;
         Ok::<_, String>(sim.stood(run.pk).await.tis[&("target".to_owned(), -1)].0)

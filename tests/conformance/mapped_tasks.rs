@@ -14,9 +14,9 @@ use airflow_core::trigger_rule::TriggerRule;
 use serde::Deserialize;
 use serde_json::{Map, Value, json};
 
-use super::outcomes::texts;
+use super::engine::{Keeps, Order, Sim, block_on, mistakes};
+use super::run_outcomes::texts;
 use super::script::play;
-use super::sim::{Order, Sim, block_on, mistakes};
 
 /// The limit under which the cases were made.
 const MAX_MAP_LENGTH: usize = 6;
@@ -306,7 +306,14 @@ fn with_options(function: Function, task: &Value) -> Spec<Function> {
     function.id(local).retries(retries).trigger_rule(TriggerRule::parse(rule).expect("a known rule"))
 }
 
+/// Over every store.
 pub(crate) fn check(case: &Value) -> Result<(), String> {
+    Keeps::ALL
+        .into_iter()
+        .try_for_each(|keeps| check_over(case, keeps).map_err(|mismatch| format!("{keeps:?}: {mismatch}")))
+}
+
+fn check_over(case: &Value, keeps: Keeps) -> Result<(), String> {
     let seen = Seen::default();
     let tasks = case["tasks"].as_array().expect("tasks is a list");
     let def = DagDef::new("d").default_args(TaskOptions::new().retry_delay(Duration::ZERO)).define(|d| {
@@ -322,13 +329,14 @@ pub(crate) fn check(case: &Value) -> Result<(), String> {
             }
         }
     });
-    let got = block_on(run(def, &seen, case["serialized_dag_changed_before_first_pass"] == true))?;
+    let got = block_on(run(def, keeps, &seen, case["serialized_dag_changed_before_first_pass"] == true))?;
     if got == case["expected"] { Ok(()) } else { Err(format!("expected {}, got {got}", case["expected"])) }
 }
 
-async fn run(def: DagDef, seen: &Seen, removed: bool) -> Result<Value, String> {
+async fn run(def: DagDef, keeps: Keeps, seen: &Seen, removed: bool) -> Result<Value, String> {
     let order = Order { slots: 10_000, picked: false };
-    let mut sim = Sim::new(def, order, MAX_MAP_LENGTH).await.map_err(|errors| mistakes(&errors.dags))?;
+    let mut sim =
+        Sim::new(def, order, MAX_MAP_LENGTH, keeps).await.map_err(|errors| mistakes(&errors.dags))?;
     let run = sim
         .create("scheduled__2024-01-01T00:00:00+00:00", "2024-01-01T00:00:00Z".parse().expect("a date"))
         .await;

@@ -1,9 +1,6 @@
-//! Holds the timetables to what Apache Airflow 2.11 answers, case by case.
-//!
-//! The cases are in `tests/conformance/timetables.json`; set `AIRFLOW_CONFORMANCE_DIR` to take the file of
-//! that name from another directory. A new group in the file fails the test until it is known here.
+//! Timetables and cron: which runs come, from when to when, and which ticks.
 
-use std::{collections::BTreeMap, env, fs, path::PathBuf, sync::Arc};
+use std::sync::Arc;
 
 use airflow_core::timetable::{
     Cron, CronExpression, CronTicks, DagRunInfo, DataInterval, Delta, Events, Schedule, TimeRestriction,
@@ -13,49 +10,8 @@ use chrono::{DateTime, TimeDelta, Utc};
 use chrono_tz::Tz;
 use serde_json::{Value, json};
 
-/// Groups that make no sense in a compiled Rust library, each with its reason. There are none.
-const EXCLUDED: [(&str, &str); 0] = [];
-
-fn load() -> Value {
-    let default = PathBuf::from(env!("CARGO_MANIFEST_DIR")).join("../tests/conformance");
-    let path = env::var_os("AIRFLOW_CONFORMANCE_DIR").map_or(default, PathBuf::from).join("timetables.json");
-    let text = fs::read_to_string(&path).unwrap_or_else(|error| panic!("{}: {error}", path.display()));
-    serde_json::from_str(&text).expect("the cases are JSON")
-}
-
-#[test]
-fn every_case_has_airflows_answer() {
-    let file = load();
-    let mut groups: BTreeMap<&str, [usize; 3]> = BTreeMap::new();
-    let mut failures = Vec::new();
-    for case in file["cases"].as_array().expect("cases is a list") {
-        let group = case["group"].as_str().expect("a case has a group");
-        let counts = groups.entry(group).or_default();
-        if EXCLUDED.iter().any(|(excluded, _)| *excluded == group) {
-            counts[2] += 1;
-            continue;
-        }
-        match check(group, case) {
-            Ok(()) => counts[0] += 1,
-            Err(mismatch) => {
-                counts[1] += 1;
-                failures.push(format!("{}: {mismatch}", case["id"]));
-            }
-        }
-    }
-    let mut all = [0; 3];
-    for (group, counts) in &groups {
-        println!("timetables/{group}: {} passed, {} failed, {} excluded", counts[0], counts[1], counts[2]);
-        for (sum, count) in all.iter_mut().zip(counts) {
-            *sum += count;
-        }
-    }
-    println!("timetables: {} passed, {} failed, {} excluded", all[0], all[1], all[2]);
-    assert!(all[0] > 0, "the file has no cases");
-    assert!(failures.is_empty(), "{} failures:\n{}", failures.len(), failures.join("\n"));
-}
-
-fn check(group: &str, case: &Value) -> Result<(), String> {
+pub(crate) fn check(case: &Value) -> Result<(), String> {
+    let group = case["group"].as_str().unwrap_or_default();
     let expected = &case["expected"];
     match group {
         "cron_validity" => {

@@ -2,16 +2,25 @@
 
 use std::time::Duration;
 
-use airflow_core::dag::{DagDef, Node, TaskExt};
+use airflow_core::dag::{DagDef, Node, TaskExt, TaskOptions};
 use airflow_core::operator::Empty;
 use airflow_core::retry::{RetryPolicy, RetrySeed};
 use airflow_core::trigger_rule::WeightRule;
-use serde_json::Value;
+use serde_json::{Value, json};
 
-use super::outcomes::texts;
+use super::run_outcomes::texts;
 
-/// The total weights of a dag.
+/// The total weights of a dag, or whether options are accepted.
 pub(crate) fn check_weights(case: &Value) -> Result<(), String> {
+    if case["group"] == "validation" {
+        let given = json!({ "priority_weight": case["priority_weight"], "weight_rule": case["weight_rule"] });
+        let got = serde_json::from_value::<TaskOptions>(given);
+        return if case["expected"]["accepted"] == got.is_ok() {
+            Ok(())
+        } else {
+            Err(format!("got {got:?}"))
+        };
+    }
     let tasks = case["tasks"].as_array().expect("tasks is a list");
     let def = DagDef::new("d").define(|d| {
         let mut nodes: Vec<(&str, Node<'_>)> = Vec::new();

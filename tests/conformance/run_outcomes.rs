@@ -7,19 +7,26 @@ use airflow_core::operator::Operator;
 use airflow_core::trigger_rule::TriggerRule;
 use serde_json::{Map, Value, json};
 
+use super::engine::{Keeps, Order, Sim, Stood, block_on, mistakes};
 use super::script::{Asks, Chooses, Script, Scripted};
-use super::sim::{Order, Sim, Stood, block_on, mistakes};
 
 /// More than any case has.
 const SLOTS: usize = 10_000;
 
+/// Over every store.
 pub(crate) fn check(case: &Value) -> Result<(), String> {
+    Keeps::ALL
+        .into_iter()
+        .try_for_each(|keeps| check_over(case, keeps).map_err(|mismatch| format!("{keeps:?}: {mismatch}")))
+}
+
+fn check_over(case: &Value, keeps: Keeps) -> Result<(), String> {
     let runs = case["runs"].as_array().expect("runs is a list");
     let def = dag_of(&case["dag"], runs);
     // A dag that stops at its first failure shows what has not begun: one attempt at a time.
     let slots = if case["dag"]["fail_stop"] == true { 1 } else { SLOTS };
     let got = block_on(async {
-        let mut sim = Sim::new(def, Order { slots, picked: false }, 1024)
+        let mut sim = Sim::new(def, Order { slots, picked: false }, 1024, keeps)
             .await
             .map_err(|errors| mistakes(&errors.dags))?;
         for run in runs {

@@ -3,13 +3,13 @@
 use std::collections::{BTreeMap, BTreeSet};
 
 use airflow_core::compile::CompiledDag;
-use airflow_core::dag::{Dag, DagDef, Group, Node, NodeSet, Role, TaskExt, TaskGroup};
-use airflow_core::id::TaskIdx;
+use airflow_core::dag::{Dag, DagDef, Group, Node, NodeSet, Role, TaskExt, TaskGroup, TaskOptions};
+use airflow_core::id::{TaskId, TaskIdx};
 use airflow_core::operator::Empty;
 use airflow_core::trigger_rule::TriggerRule;
 use serde_json::{Value, json};
 
-use super::outcomes::texts;
+use super::run_outcomes::texts;
 
 /// A task, a group, or a list of them, known by their words in a case.
 #[derive(Clone)]
@@ -51,6 +51,16 @@ fn answer(def: &DagDef) -> (bool, Option<CompiledDag>, String) {
 
 pub(crate) fn check(case: &Value) -> Result<(), String> {
     let expected = &case["expected"];
+    if case["group"] == "bad_argument" {
+        return argument(&case["operator_argument"], expected);
+    }
+    if let Some(id) = ["task_id", "dag_id", "group_id"].iter().find_map(|key| case.get(*key))
+        && !id.is_string()
+    {
+        // Other types than text do not compile as an id; where ids are read from data, reading refuses them.
+        let read = serde_json::from_value::<TaskId>(id.clone()).map(|id| id.to_string());
+        return same(expected, &read);
+    }
     let def = match case["group"].as_str().expect("a group") {
         "random_graph" | "partial_subset" => plain(case),
         "task_id" => DagDef::new("d").define(|d| d.add(Empty::new().id(text(&case["task_id"]))).node().id()),
@@ -97,6 +107,46 @@ pub(crate) fn check(case: &Value) -> Result<(), String> {
         };
         if sorted(wanted) != sorted(&got) {
             return Err(format!("{key}: expected {wanted}, got {got}"));
+        }
+    }
+    Ok(())
+}
+
+fn same(expected: &Value, got: &Result<impl std::fmt::Debug, impl std::fmt::Debug>) -> Result<(), String> {
+    if expected["accepted"] == got.is_ok() {
+        return Ok(());
+    }
+    Err(format!("expected accepted = {}, got {got:?}", expected["accepted"]))
+}
+
+/// An option of a task, as read from data, and a dag with it.
+fn argument(given: &Value, expected: &Value) -> Result<(), String> {
+    let read = serde_json::from_value::<TaskOptions>(given.clone()).map_err(|error| error.to_string());
+    let made = read.and_then(|options| {
+        let dag = DagDef::new("d").default_args(options).define(|d| d.add(Empty::new().id("a")).node().id());
+        dag.compile().map_err(|errors| errors.to_string())
+    });
+    same(expected, &made.as_ref().map(|dag| &dag.id))?;
+    let Ok(dag) = made else { return Ok(()) };
+    let settings = &dag.task(dag.find("a").expect("the task")).settings;
+    for (option, wanted) in expected["resulting"].as_object().into_iter().flatten() {
+        let got = match option.as_str() {
+            "retries" => json!(settings.retry.retries),
+            "retry_delay" => json!(settings.retry.delay.as_secs_f64()),
+            "execution_timeout" => json!(settings.timeout.map(|timeout| timeout.as_secs_f64())),
+            "pool_slots" => json!(settings.pool_slots),
+            "priority_weight" => json!(settings.priority_weight),
+            "weight_rule" => json!(settings.weight_rule),
+            "trigger_rule" => json!(settings.trigger_rule),
+            "pool" => json!(settings.pool),
+            "queue" => json!(settings.queue),
+            "owner" => json!(settings.owner),
+            "depends_on_past" => json!(settings.depends_on_past),
+            "wait_for_downstream" => json!(settings.wait_for_downstream),
+            other => return Err(format!("unknown option {other}")),
+        };
+        if *wanted != got {
+            return Err(format!("{option}: expected {wanted}, got {got}"));
         }
     }
     Ok(())
@@ -169,9 +219,24 @@ fn described(what: &str) -> DagDef {
                 let a = add("a");
                 d.add(Empty::new().id("b").teardown_of(a));
             }
+            repeated if repeated.starts_with("same group_id") => repeat_group(d, repeated),
             other => panic!("unknown case {other}: teach this test to build it"),
         }
     })
+}
+
+/// Two or three groups of one id; all but the first may take another one.
+fn repeat_group(d: &Dag, what: &str) {
+    let times = if what.contains("three") { 3 } else { 2 };
+    for (number, task) in ["a", "b", "c"].iter().enumerate().take(times) {
+        let mut group = TaskGroup::new("g");
+        if number > 0 && what.contains("add_suffix_on_collision=True") {
+            group = group.add_suffix_on_collision();
+        }
+        d.add_group(group, |d| {
+            d.add(Empty::new().id(*task));
+        });
+    }
 }
 
 fn add_tree(d: &Dag, tree: &Value) {
@@ -264,12 +329,6 @@ fn shift<'d>(d: &'d Dag, known: &BTreeMap<String, Named<'d>>, words: &[Value]) {
         };
     }
     d.order(left);
-}
-
-/// Whether an expression puts an operator between two lists.
-pub(crate) fn joins_lists(case: &Value) -> bool {
-    let Some(words) = case["expression"].as_array() else { return false };
-    words.windows(3).any(|three| three[0].is_array() && three[1].is_string() && three[2].is_array())
 }
 
 /// A part of the dag, through the relatives of the chosen tasks.
