@@ -1,10 +1,14 @@
 //! The families of cases, and what holds the library to each.
 
+mod config_env;
+mod connection_uris;
 #[expect(dead_code, reason = "the property tests use more of it")]
 mod engine;
 mod exclusions;
+mod fernet;
 mod graph_validation;
 mod mapped_tasks;
+mod misc;
 mod numbers;
 mod report;
 mod run_outcomes;
@@ -21,8 +25,12 @@ type Check = fn(&Value, &Value) -> Result<(), String>;
 
 /// Every family, with its check.
 const FAMILIES: &[(&str, Check)] = &[
+    ("config_env", |_, case| config_env::check(case)),
+    ("connection_uris", |_, case| connection_uris::check(case)),
+    ("fernet", |_, case| fernet::check(case)),
     ("graph_validation", |_, case| graph_validation::check(case)),
     ("mapped_tasks", |_, case| mapped_tasks::check(case)),
+    ("misc_ids_paths_xcom", |_, case| misc::check(case)),
     ("priority_weights", |_, case| numbers::check_weights(case)),
     ("retry_delays", |_, case| numbers::check_delay(case)),
     ("run_outcomes", |_, case| run_outcomes::check(case)),
@@ -57,8 +65,12 @@ macro_rules! hold_families {
 }
 
 hold_families! {
+    settings_are_found_and_read_as_in_airflow: "config_env",
+    connections_are_read_and_written_as_in_airflow: "connection_uris",
+    tokens_are_those_of_airflow: "fernet",
     definitions_are_accepted_and_wired_as_in_airflow: "graph_validation",
     mapped_tasks_run_as_in_airflow: "mapped_tasks",
+    runs_have_the_ids_logs_and_values_of_airflow: "misc_ids_paths_xcom",
     priorities_are_those_of_airflow: "priority_weights",
     waits_between_tries_are_those_of_airflow_to_the_second: "retry_delays",
     runs_end_as_in_airflow: "run_outcomes",

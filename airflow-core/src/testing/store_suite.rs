@@ -24,8 +24,9 @@ use crate::timetable::DataInterval;
 use crate::xcom::XComValue;
 
 pub use admin::{
-    audit_entries_come_newest_first, incarnations_beat_until_they_end, pools_have_a_default_that_stays,
-    tables_are_made_once, variables_keep_their_description,
+    audit_entries_come_newest_first, connections_keep_every_field_and_swap_tokens_only_where_they_stand,
+    incarnations_beat_until_they_end, pools_have_a_default_that_stays, tables_are_made_once,
+    variables_keep_their_description,
 };
 pub use attempts::{
     attempts_never_change_after_their_end, lost_attempts_are_found, queued_attempts_are_claimed_once,
@@ -82,6 +83,7 @@ pub async fn run_all(store: SharedStore) -> StoreResult<()> {
         cleaning_keeps_the_newest_run,
         incarnations_beat_until_they_end,
         variables_keep_their_description,
+        connections_keep_every_field_and_swap_tokens_only_where_they_stand,
         pools_have_a_default_that_stays,
         audit_entries_come_newest_first,
     );

@@ -111,14 +111,14 @@ async fn every_call_before_the_migration_says_so() {
     let store = SqliteStore::open(&format!("sqlite://{}", file(&dir))).await.unwrap();
     assert_eq!(store.check().await.unwrap().version, 0);
     let says_so = |error: Option<StoreError>| {
-        assert!(matches!(error, Some(StoreError::NotMigrated { found: 0, needed: 1 })), "{error:?}");
+        assert!(matches!(error, Some(StoreError::NotMigrated { found: 0, needed: 2 })), "{error:?}");
     };
     says_so(store.dags().await.err());
     says_so(store.commit(vec![]).await.err());
     says_so(store.set_paused(&"d".into(), true).await.err());
     says_so(store.change_token().await.err());
     let migrated = store.migrate().await.unwrap();
-    assert_eq!((migrated.from, migrated.to), (0, 1));
+    assert_eq!((migrated.from, migrated.to), (0, 2));
     assert_eq!(store.dags().await.unwrap(), []);
 }
 
@@ -130,7 +130,7 @@ async fn a_newer_schema_is_refused() {
     sqlx::query("INSERT INTO airflow_schema VALUES (7, 0)").execute(&mut conn).await.unwrap();
     let store = SqliteStore::open(&file(&dir)).await.unwrap();
     for error in [store.dags().await.err(), store.migrate().await.err()] {
-        assert!(matches!(error, Some(StoreError::Newer { found: 7, known: 1 })), "{error:?}");
+        assert!(matches!(error, Some(StoreError::Newer { found: 7, known: 2 })), "{error:?}");
     }
 }
 
@@ -152,13 +152,37 @@ async fn migrators_wait_for_each_other_and_leave_the_tables_of_the_host() {
     let mut made = 0;
     for task in tasks {
         let migrated = task.await.unwrap();
-        assert_eq!(migrated.to, 1);
+        assert_eq!(migrated.to, 2);
         made += u32::from(migrated.from == 0);
     }
     assert_eq!(made, 1, "one of them made the tables");
     SqliteStore::open(&file(&dir)).await.unwrap().reset().await.unwrap();
     let kept: i64 = sqlx::query_scalar("SELECT count(*) FROM run").fetch_one(&mut host).await.unwrap();
     assert_eq!(kept, 1);
+}
+
+/// Goal: a database of version 1 keeps its variables, readable. Method: undo the second migration by hand.
+#[tokio::test]
+async fn variables_of_the_first_version_are_plain_text_after_the_migration() {
+    let dir = tempfile::tempdir().unwrap();
+    open(&dir).await;
+    let mut old = raw(&dir).await;
+    sqlx::raw_sql(
+        "DROP TABLE af_connection; ALTER TABLE af_variable DROP COLUMN is_encrypted;
+         DELETE FROM airflow_schema WHERE version = 2; INSERT INTO af_variable VALUES ('k', 'v', 'what')",
+    )
+    .execute(&mut old)
+    .await
+    .unwrap();
+    let store = SqliteStore::open(&file(&dir)).await.unwrap();
+    let migrated = store.migrate().await.unwrap();
+    assert_eq!((migrated.from, migrated.to), (1, 2));
+    let row = store.variable("k").await.unwrap().unwrap();
+    assert_eq!(
+        (row.value.as_str(), row.description.as_deref(), row.is_encrypted),
+        ("v", Some("what"), false)
+    );
+    assert!(store.connections().await.unwrap().is_empty());
 }
 
 /// Goal: an interrupted migration or transaction has not happened. Method: leave one open on a connection that is

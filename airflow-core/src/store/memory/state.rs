@@ -9,13 +9,15 @@ use crate::state::{RunState, RunType, TaskState};
 use crate::store::judge::TiId;
 use crate::store::rules::{self, CLEANED, DEFAULT_POOL, interval, keeps_dag, micros, next_run};
 use crate::store::{
-    Advance, AttemptRow, AuditEntry, AuditFilter, CreatedRun, DagRecord, DagRow, DagVersion, EventRow,
-    Expansion, Incarnation, NewIncarnation, NewRun, PastQuery, PastRun, PoolRow, PoolSpec, RunFilter, RunRow,
-    RunSnapshot, SlotKey, StoreResult, TiData, TiRow, VariableRow, XComFilter, XComRow, XComWrite,
+    Advance, AttemptRow, AuditEntry, AuditFilter, ConnectionRow, CreatedRun, DagRecord, DagRow, DagVersion,
+    EventRow, Expansion, Incarnation, NewIncarnation, NewRun, PastQuery, PastRun, PoolRow, PoolSpec,
+    RunFilter, RunRow, RunSnapshot, SlotKey, StoreResult, TiData, TiRow, VariableRow, XComFilter, XComRow,
+    XComWrite,
 };
 use crate::xcom::SKIP_KEY;
 
 mod commit;
+mod credentials;
 
 /// All rows.
 #[derive(Debug)]
@@ -36,6 +38,7 @@ pub(super) struct State {
     incarnations: BTreeMap<IncarnationId, (Incarnation, bool)>,
     audit: Vec<AuditEntry>,
     pub(super) variables: BTreeMap<String, VariableRow>,
+    pub(super) connections: BTreeMap<String, ConnectionRow>,
     pub(super) pools: BTreeMap<String, PoolSpec>,
 }
 
@@ -58,6 +61,7 @@ impl Default for State {
             incarnations: BTreeMap::new(),
             audit: Vec::new(),
             variables: BTreeMap::new(),
+            connections: BTreeMap::new(),
             pools: BTreeMap::from([(DEFAULT_POOL.to_owned(), rules::default_pool())]),
         }
     }

@@ -1,4 +1,4 @@
-//! Processes, variables, pools, limits and the audit log.
+//! Processes, pools, limits and the audit log.
 
 use chrono::{DateTime, Utc};
 use sqlx::sqlite::SqliteRow;
@@ -8,7 +8,6 @@ use uuid::Uuid;
 use crate::id::{DagId, IncarnationId, MapIndex, RunId, TaskId};
 use crate::store::{
     AuditEntry, AuditFilter, Incarnation, NewIncarnation, PoolRow, PoolSpec, SlotKey, StoreResult,
-    VariableRow,
 };
 
 use super::errors::{corrupt, failed};
@@ -81,32 +80,6 @@ pub(super) async fn incarnations(pool: &SqlitePool) -> StoreResult<Vec<Incarnati
         })
     };
     sqlx::query(LIST).fetch_all(pool).await.map_err(failed)?.iter().map(incarnation).collect()
-}
-
-/// Variables, of one key if given.
-pub(super) async fn variables(pool: &SqlitePool, key: Option<&str>) -> StoreResult<Vec<VariableRow>> {
-    const ALL: &str = "SELECT key, value, description FROM af_variable ORDER BY key";
-    const ONE: &str = "SELECT key, value, description FROM af_variable WHERE key = ?1";
-    let query = key.map_or_else(|| sqlx::query_as(ALL), |key| sqlx::query_as(ONE).bind(key));
-    let rows: Vec<(String, String, Option<String>)> = query.fetch_all(pool).await.map_err(failed)?;
-    let variable = |(key, value, description)| VariableRow { key, value, description };
-    Ok(rows.into_iter().map(variable).collect())
-}
-
-/// Creates or replaces a variable.
-pub(super) async fn set_variable(conn: &mut SqliteConnection, variable: VariableRow) -> StoreResult<()> {
-    const SET: &str = "
-        INSERT INTO af_variable (key, value, description) VALUES (?1, ?2, ?3)
-        ON CONFLICT DO UPDATE SET value = excluded.value,
-            description = coalesce(excluded.description, description)";
-    let query = sqlx::query(SET).bind(variable.key).bind(variable.value).bind(variable.description);
-    query.execute(conn).await.map_err(failed).map(|_| ())
-}
-
-/// Deletes a variable; says whether there was one.
-pub(super) async fn delete_variable(conn: &mut SqliteConnection, key: String) -> StoreResult<bool> {
-    const DELETE: &str = "DELETE FROM af_variable WHERE key = ?1";
-    Ok(sqlx::query(DELETE).bind(key).execute(conn).await.map_err(failed)?.rows_affected() > 0)
 }
 
 /// Pools and what is taken of them.
