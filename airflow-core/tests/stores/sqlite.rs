@@ -351,9 +351,17 @@ async fn deleting_leaves_no_orphan_rows() {
     store.commit(vec![unit]).await.unwrap();
     store.delete_dag(&"d".into()).await.unwrap();
     let mut conn = raw(&dir).await;
-    for table in
-        ["af_dag", "af_dag_version", "af_run", "af_ti", "af_event", "af_attempt", "af_xcom", "af_expansion", "af_notice"]
-    {
+    for table in [
+        "af_dag",
+        "af_dag_version",
+        "af_run",
+        "af_ti",
+        "af_event",
+        "af_attempt",
+        "af_xcom",
+        "af_expansion",
+        "af_notice",
+    ] {
         let sql = sqlx::AssertSqlSafe(format!("SELECT count(*) FROM {table}"));
         let left: i64 = sqlx::query_scalar(sql).fetch_one(&mut conn).await.unwrap();
         assert_eq!(left, 0, "{table}");
