@@ -1,8 +1,8 @@
 //! Connections: how to reach a system outside, under a name.
 //!
 //! [`Connection`] has Airflow's fields and both of its written forms, with all of their oddities: as a URI
-//! ([`Connection::from_uri`]) and as JSON ([`Connection::from_json`]). Nothing here fetches or stores anything: see
-//! [`crate::secrets`].
+//! ([`Connection::from_uri`]) and as JSON ([`Connection::from_json`]). Nothing here fetches or
+//! stores anything: that is the work of the module `secrets`.
 
 mod json;
 mod kind;

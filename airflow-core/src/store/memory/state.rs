@@ -10,14 +10,15 @@ use crate::store::judge::TiId;
 use crate::store::rules::{self, CLEANED, DEFAULT_POOL, interval, keeps_dag, micros, next_run};
 use crate::store::{
     Advance, AttemptRow, AuditEntry, AuditFilter, ConnectionRow, CreatedRun, DagRecord, DagRow, DagVersion,
-    EventRow, Expansion, Incarnation, NewIncarnation, NewRun, PastQuery, PastRun, PoolRow, PoolSpec,
-    RunFilter, RunRow, RunSnapshot, SlotKey, StoreResult, TiData, TiRow, VariableRow, XComFilter, XComRow,
-    XComWrite,
+    EventRow, Expansion, Incarnation, NewIncarnation, NewRun, Notice, NoticeKey, PastQuery, PastRun, PoolRow,
+    PoolSpec, RunFilter, RunRow, RunSnapshot, SlotKey, StoreResult, TiData, TiRow, VariableRow, XComFilter,
+    XComRow, XComWrite,
 };
 use crate::xcom::SKIP_KEY;
 
 mod commit;
 mod credentials;
+mod notices;
 
 /// All rows.
 #[derive(Debug)]
@@ -36,6 +37,7 @@ pub(super) struct State {
     expansions: BTreeMap<(RunPk, TaskId), u32>,
     slots: BTreeMap<SlotKey, i64>,
     incarnations: BTreeMap<IncarnationId, (Incarnation, bool)>,
+    notices: BTreeMap<NoticeKey, Notice>,
     audit: Vec<AuditEntry>,
     pub(super) variables: BTreeMap<String, VariableRow>,
     pub(super) connections: BTreeMap<String, ConnectionRow>,
@@ -59,6 +61,7 @@ impl Default for State {
             expansions: BTreeMap::new(),
             slots: BTreeMap::new(),
             incarnations: BTreeMap::new(),
+            notices: BTreeMap::new(),
             audit: Vec::new(),
             variables: BTreeMap::new(),
             connections: BTreeMap::new(),
@@ -364,6 +367,7 @@ impl State {
         remove_of_run(&mut self.events, run, None, 0);
         remove_of_run(&mut self.xcoms, run, None, String::new());
         self.expansions.retain(|(pk, _), _| *pk != run);
+        self.notices.retain(|key, _| key.run != run);
         true
     }
 
