@@ -478,3 +478,6 @@ pub(crate) fn parse_bool(text: &str) -> Option<bool> {
 pub(crate) fn parse_int(text: &str) -> Option<i128> {
     python_int(text)?.parse().ok()
 }
+
+#[cfg(test)]
+mod tests;

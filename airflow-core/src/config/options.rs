@@ -350,6 +350,9 @@ impl Known {
             // Commands end what they write with a line break.
             found.value.truncate(found.value.trim_end_matches(['\n', '\r']).len());
         }
+        if self.kind == Kind::Zone && found.value.eq_ignore_ascii_case("utc") {
+            "UTC".clone_into(&mut found.value);
+        }
         let wanted = self.wanted(&found.value);
         wanted
             .map_or(Ok(found.clone()), |wanted| Err(Config::invalid(self.section, self.key, &found, &wanted)))

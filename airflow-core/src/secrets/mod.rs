@@ -251,3 +251,6 @@ fn unknown<T>(found: Option<T>, what: &str, failures: &[String]) -> Result<Optio
     }
     Ok(found)
 }
+
+#[cfg(test)]
+mod tests;
