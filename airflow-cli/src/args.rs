@@ -71,7 +71,7 @@ pub(crate) enum Command {
     /// Connections: how tasks reach systems outside
     #[command(subcommand)]
     Connections(ConnectionsCommand),
-    /// Encrypt connections and variables again with the first key of core.fernet_key
+    /// Encrypt connections and variables again with the first key
     RotateFernetKey,
     /// Values that tasks handed over
     #[command(subcommand)]

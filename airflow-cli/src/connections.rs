@@ -37,7 +37,7 @@ pub(crate) enum ConnectionsCommand {
         output: OutputArg,
     },
     /// Create a connection
-    Add(AddArgs),
+    Add(Box<AddArgs>),
     /// Delete a connection
     Delete {
         /// Its id
@@ -123,7 +123,7 @@ pub(crate) async fn run(cx: &mut Cx<'_>, command: ConnectionsCommand) -> Result<
     match command {
         ConnectionsCommand::List { conn_id, output } => list(cx, conn_id.as_deref(), output).await,
         ConnectionsCommand::Get { conn_id, output } => get(cx, &conn_id, output).await,
-        ConnectionsCommand::Add(args) => add(cx, args).await,
+        ConnectionsCommand::Add(args) => add(cx, &args).await,
         ConnectionsCommand::Delete { conn_id } => {
             let vault = cx.vault().await?;
             if !vault.delete_connection(&conn_id).await.map_err(fail)? {
@@ -250,8 +250,8 @@ fn usage(error: impl std::fmt::Display) -> CliError {
     CliError::Usage(error.to_string())
 }
 
-async fn add(cx: &mut Cx<'_>, args: AddArgs) -> Result<(), CliError> {
-    let conn = of_args(&args)?;
+async fn add(cx: &mut Cx<'_>, args: &AddArgs) -> Result<(), CliError> {
+    let conn = of_args(args)?;
     let vault = cx.vault().await?;
     let id = conn.conn_id.clone();
     let exists = vault.connection(&id).await.map_err(fail)?.is_some();
@@ -354,8 +354,8 @@ async fn export(
             crate::pools::write_json(cx, file, &all, &what)
         }
         FileFormat::Env => {
-            let lines: String =
-                all.iter().map(|conn| format!("{}={}\n", conn.conn_id, conn.to_uri())).collect();
+            let line = |conn: &Connection| format!("{}={}\n", conn.conn_id, conn.to_uri());
+            let lines = all.iter().map(line).collect::<Vec<_>>().concat();
             crate::pools::write_text(cx, file, &lines, &what)
         }
     }

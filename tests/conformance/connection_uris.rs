@@ -1,6 +1,7 @@
 //! Connections as URIs, as JSON and in the environment.
 
 use airflow_core::connection::{Connection, ConnectionError};
+use airflow_core::secret::Secret;
 use airflow_core::secrets::{EnvironmentSecrets, SecretsBackend as _};
 use serde_json::{Value, json};
 
@@ -35,10 +36,10 @@ fn fields(conn: &Connection) -> Value {
         "conn_type": conn.conn_type,
         "host": conn.host,
         "login": conn.login,
-        "password": conn.password.as_ref().map(|password| password.expose()),
+        "password": conn.password.as_ref().map(Secret::expose),
         "schema": conn.schema,
         "port": conn.port,
-        "extra": conn.extra.as_ref().map(|extra| extra.expose()),
+        "extra": conn.extra.as_ref().map(Secret::expose),
     })
 }
 

@@ -201,9 +201,10 @@ fn define(d: &Dag, dag: &Value) {
                 choice.node()
             } else if dag["short_circuit"] == task {
                 let condition = d.add(Asks(truth(returns)).id(task));
-                match dag["ignore_downstream_trigger_rules"] == false {
-                    true => d.skip_unless(condition).node(),
-                    false => d.short_circuit(condition).node(),
+                if dag["ignore_downstream_trigger_rules"] == false {
+                    d.skip_unless(condition).node()
+                } else {
+                    d.short_circuit(condition).node()
                 }
             } else {
                 d.add(says(dag, task)).node()

@@ -78,7 +78,6 @@ macro_rules! setup_methods {
         }
 
         /// Adds a connection.
-        #[must_use]
         pub fn connection(mut self, connection: $crate::connection::Connection) -> Self {
             self.setup.connections.push(connection);
             self
