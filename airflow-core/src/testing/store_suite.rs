@@ -25,8 +25,9 @@ use crate::timetable::DataInterval;
 use crate::xcom::XComValue;
 
 pub use admin::{
-    audit_entries_come_newest_first, incarnations_beat_until_they_end, pools_have_a_default_that_stays,
-    tables_are_made_once, variables_keep_their_description,
+    audit_entries_come_newest_first, ended_processes_are_forgotten, incarnations_beat_until_they_end,
+    leases_run_out, pools_have_a_default_that_stays, runs_have_one_owner, tables_are_made_once,
+    variables_keep_their_description,
 };
 pub use attempts::{
     attempts_never_change_after_their_end, lost_attempts_are_found, queued_attempts_are_claimed_once,
@@ -84,6 +85,9 @@ pub async fn run_all(store: SharedStore) -> StoreResult<()> {
         deleting_leaves_nothing_behind,
         cleaning_keeps_the_newest_run,
         incarnations_beat_until_they_end,
+        leases_run_out,
+        ended_processes_are_forgotten,
+        runs_have_one_owner,
         variables_keep_their_description,
         pools_have_a_default_that_stays,
         audit_entries_come_newest_first,
