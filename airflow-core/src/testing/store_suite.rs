@@ -26,7 +26,8 @@ use crate::xcom::XComValue;
 
 pub use admin::{
     audit_entries_come_newest_first, connections_keep_every_field_and_swap_tokens_only_where_they_stand,
-    incarnations_beat_until_they_end, pools_have_a_default_that_stays, tables_are_made_once,
+    ended_processes_are_forgotten, incarnations_beat_until_they_end, leases_run_out,
+    pools_have_a_default_that_stays, runs_have_one_owner, tables_are_made_once,
     variables_keep_their_description,
 };
 pub use attempts::{
@@ -85,6 +86,9 @@ pub async fn run_all(store: SharedStore) -> StoreResult<()> {
         deleting_leaves_nothing_behind,
         cleaning_keeps_the_newest_run,
         incarnations_beat_until_they_end,
+        leases_run_out,
+        ended_processes_are_forgotten,
+        runs_have_one_owner,
         variables_keep_their_description,
         connections_keep_every_field_and_swap_tokens_only_where_they_stand,
         pools_have_a_default_that_stays,

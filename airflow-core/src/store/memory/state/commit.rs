@@ -105,6 +105,11 @@ impl State {
             if row.state == RunState::Queued {
                 row.queued_at = micros(unit.at);
             }
+            if row.state.is_finished() {
+                self.active.remove(&unit.run);
+            } else {
+                self.active.insert(unit.run);
+            }
         }
     }
 
@@ -119,6 +124,9 @@ impl State {
                 continue;
             }
             let start = AttemptStart { at: micros(start.at), ..start.clone() };
+            if !start.state.is_ended() {
+                self.open.insert(key.clone());
+            }
             self.attempts.insert(key, AttemptRow { run: unit.run, state: start.state, start, end: None });
         }
         for end in &unit.ended {
@@ -127,6 +135,9 @@ impl State {
             if row.run == unit.run && !row.state.is_ended() {
                 row.state = end.state;
                 row.end = Some(AttemptEndData { at: micros(end.data.at), ..end.data.clone() });
+                if end.state.is_ended() {
+                    self.open.remove(key);
+                }
             }
         }
     }
