@@ -494,10 +494,12 @@ pub struct XComFilter {
 pub struct VariableRow {
     /// Its name, at most 250 characters.
     pub key: String,
-    /// Its value.
+    /// Its value, or the token it was encrypted to.
     pub value: String,
     /// What it is for.
     pub description: Option<String>,
+    /// Whether the value is encrypted.
+    pub is_encrypted: bool,
 }
 
 /// A pool as a user describes it.
