@@ -127,7 +127,7 @@ impl Scheduler {
                 tokio::select! {
                     biased;
                     () = self.clock.sleep(pause) => {}
-                    _ = stop.changed() => {}
+                    () = asked(stop) => {}
                 }
                 pause = (pause * 2).min(RETRY_LAST);
                 continue;
@@ -181,7 +181,7 @@ impl Scheduler {
             },
             () = due => {}
             () = clock.sleep(poll) => {}
-            _ = stop.changed() => {}
+            () = asked(stop) => {}
         }
     }
 
@@ -255,7 +255,7 @@ impl Scheduler {
             tokio::select! {
                 biased;
                 () = self.clock.sleep(pause) => {}
-                _ = stop.changed() => {}
+                () = asked(stop) => {}
             }
             pause = (pause * 2).min(RETRY_LAST);
         }
@@ -322,5 +322,12 @@ impl Scheduler {
         if let Err(error) = self.store.end_incarnation(self.process.id).await {
             tracing::warn!(%error, "cannot say goodbye; the lease runs out by itself");
         }
+    }
+}
+
+/// Returns when somebody asks for a stop; never, if nobody is left who could.
+async fn asked(stop: &mut watch::Receiver<Option<Duration>>) {
+    if stop.changed().await.is_err() {
+        std::future::pending::<()>().await;
     }
 }
