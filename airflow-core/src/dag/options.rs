@@ -8,6 +8,7 @@
 use std::time::Duration;
 
 use chrono::{DateTime, Utc};
+use serde::Deserialize;
 
 use crate::callback::{Callbacks, IntoCallback};
 use crate::retry::RetryPolicy;
@@ -28,10 +29,26 @@ pub const DEFAULT_RETRY_DELAY: Duration = Duration::from_secs(300);
 macro_rules! task_options {
     ($($(#[$doc:meta])* $field:ident: $ty:ty),+ $(,)?) => {
         /// Options of a task; what is `None` comes from the next weaker place.
-        #[derive(Debug, Clone, Default)]
+        ///
+        /// They can be read from a configuration file as well: durations are text (`"5m"`) or seconds, moments are
+        /// RFC 3339, callbacks are code and cannot be given. A name that does not exist is an error.
+        ///
+        /// ```
+        /// # use std::time::Duration;
+        /// # use airflow_core::dag::TaskOptions;
+        /// let defaults: TaskOptions =
+        ///     serde_json::from_str(r#"{"retries": 2, "retry_delay": "1m", "trigger_rule": "none_failed"}"#)?;
+        /// assert_eq!(defaults.retry_delay, Some(Duration::from_secs(60)));
+        /// let error = serde_json::from_str::<TaskOptions>(r#"{"retires": 2}"#).unwrap_err();
+        /// assert!(error.to_string().starts_with("unknown field `retires`, expected one of `retries`"));
+        /// # Ok::<(), serde_json::Error>(())
+        /// ```
+        #[derive(Debug, Clone, Default, Deserialize)]
+        #[serde(default, deny_unknown_fields)]
         pub struct TaskOptions {
             $($(#[$doc])* pub $field: Option<$ty>,)+
             /// What to call when something happens to the task.
+            #[serde(skip)]
             pub callbacks: Callbacks,
         }
 
@@ -52,12 +69,15 @@ task_options! {
     /// How many attempts may follow the first. Default 0.
     retries: u32,
     /// The wait before a retry. Default 5 minutes.
+    #[serde(deserialize_with = "crate::time::optional_duration")]
     retry_delay: Duration,
     /// The factor by which the wait grows with each retry; 0 switches back-off off. Default 0.
     retry_exponential_backoff: f64,
     /// The longest wait before a retry; applies with back-off only.
+    #[serde(deserialize_with = "crate::time::optional_duration")]
     max_retry_delay: Duration,
     /// How long one attempt may take. Default: no limit.
+    #[serde(alias = "execution_timeout", deserialize_with = "crate::time::optional_duration")]
     timeout: Duration,
     /// The pool whose slots the task takes. Default `default_pool`.
     pool: String,

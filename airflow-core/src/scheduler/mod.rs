@@ -12,18 +12,16 @@ mod limits;
 mod process;
 mod progress;
 mod run;
+mod telling;
 
-use std::panic::AssertUnwindSafe;
+use std::collections::HashSet;
 use std::sync::Arc;
 use std::time::Duration;
 
 use chrono::{DateTime, Utc};
-use futures_util::FutureExt as _;
 use tokio::sync::{broadcast, mpsc};
-use tokio::task::JoinSet;
 use uuid::Uuid;
 
-use crate::callback::panic_text;
 use crate::compile::CompiledDag;
 use crate::decide::outcome::{DEFAULT_MAX_MAP_LENGTH, MAX_LOST_ATTEMPTS};
 use crate::executor::Executor;
@@ -39,6 +37,7 @@ use self::effects::Effects;
 use self::lease::Lease;
 use self::process::Watch;
 use self::progress::Notes;
+use self::telling::Telling;
 
 pub use lease::OnLeaseLoss;
 pub use process::{IncarnationSpec, is_gone, seems_alive};
@@ -165,7 +164,7 @@ pub struct Scheduler {
     next_sweep: Duration,
     /// What the store's change token was; `None` if everything must be read again.
     seen: Option<u64>,
-    callbacks: JoinSet<()>,
+    telling: Telling,
 }
 
 impl Scheduler {
@@ -205,7 +204,7 @@ impl Scheduler {
             next_reap: next_poll,
             next_sweep: next_poll,
             seen: None,
-            callbacks: JoinSet::new(),
+            telling: Telling::default(),
         };
         (scheduler, report_to)
     }
@@ -311,15 +310,7 @@ impl Scheduler {
             }
         }
         effects.cancel.into_iter().for_each(|id| self.executor.cancel(id));
-        while self.callbacks.try_join_next().is_some() {}
-        for (callback, context) in effects.callbacks {
-            self.callbacks.spawn(async move {
-                let name = callback.name();
-                if let Err(panic) = AssertUnwindSafe(callback.call(context)).catch_unwind().await {
-                    tracing::error!(callback = name, "the callback panicked: {}", panic_text(&*panic));
-                }
-            });
-        }
+        effects.notices.into_iter().for_each(|notice| self.telling.tell(&self.registry, notice));
         for (dag_id, run_id, state) in effects.ended {
             // Nobody may be listening.
             let _ = self.handle.ended.send(EndedRun { dag_id, run_id, state });
@@ -367,7 +358,43 @@ impl Scheduler {
 
     /// Returns when the callbacks that were called so far are done.
     pub async fn callbacks_done(&mut self) {
-        while self.callbacks.join_next().await.is_some() {}
+        while self.telling.is_busy() {
+            self.telling.next().await;
+        }
+        self.forget_told().await;
+    }
+
+    /// Tells what was left untold by processes that are gone, or by a commit whose answer was lost.
+    async fn take_over_notices(&mut self) -> StoreResult<()> {
+        let waiting = self.store.notices().await?;
+        if waiting.is_empty() {
+            return Ok(());
+        }
+        let alive: HashSet<IncarnationId> =
+            self.store.incarnations().await?.iter().map(|one| one.process.id).collect();
+        for row in waiting {
+            let owner = row.notice.owner;
+            let is_mine = owner == self.process.id
+                || (!alive.contains(&owner)
+                    && self.registry.get(&row.dag_id).is_some()
+                    && self.store.take_notice(&row.key(), owner, self.process.id).await?);
+            if is_mine {
+                self.telling.tell(&self.registry, row);
+            }
+        }
+        Ok(())
+    }
+
+    /// Deletes the notices whose callbacks have returned; what cannot be deleted now is tried again later.
+    async fn forget_told(&mut self) {
+        let told = self.telling.told();
+        if told.is_empty() {
+            return;
+        }
+        match self.store.delete_notices(told.clone()).await {
+            Ok(()) => self.telling.forget(&told),
+            Err(error) => tracing::warn!(%error, "cannot note that callbacks were called"),
+        }
     }
 
     /// Reads everything again if somebody asked for it; says whether somebody had. [`run`](Self::run) does so by

@@ -69,7 +69,7 @@ impl Scheduler {
                 self.core.orphan(orphan);
             }
         }
-        Ok(())
+        self.take_over_notices().await
     }
 
     /// Reads what other processes may have changed.
@@ -160,6 +160,7 @@ impl Scheduler {
 
     /// Returns when there is news.
     async fn wait(&mut self, stop: &mut watch::Receiver<Option<Duration>>) {
+        self.forget_told().await;
         let clock = Arc::clone(&self.clock);
         let poll = self.next_poll.saturating_sub(clock.elapsed());
         let due = self.core.next_wake();
@@ -179,6 +180,7 @@ impl Scheduler {
                 Some(Wake::Refresh) => self.look_again(),
                 None => {}
             },
+            () = self.telling.next(), if self.telling.is_busy() => {}
             () = due => {}
             () = clock.sleep(poll) => {}
             () = asked(stop) => {}

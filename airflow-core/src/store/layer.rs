@@ -13,9 +13,9 @@ use crate::time::Clock;
 
 use super::{
     Advance, AttemptRow, AuditEntry, AuditFilter, CreatedRun, DagRecord, DagRow, DagVersion, EventRow,
-    Incarnation, Migrated, NewIncarnation, NewRun, PastQuery, PoolRow, PoolSpec, RunFilter, RunRow,
-    RunSnapshot, SchemaStatus, SharedStore, SlotKey, Store, StoreError, StoreResult, TiRow, Unit, UnitResult,
-    VariableRow, XComFilter, XComRow, XComWrite,
+    Incarnation, Migrated, NewIncarnation, NewRun, NoticeKey, NoticeRow, PastQuery, PoolRow, PoolSpec,
+    RunFilter, RunRow, RunSnapshot, SchemaStatus, SharedStore, SlotKey, Store, StoreError, StoreResult,
+    TiRow, Unit, UnitResult, VariableRow, XComFilter, XComRow, XComWrite,
 };
 
 /// What is done around each call of a store.
@@ -126,6 +126,9 @@ passed_on! {
     fn forget_incarnations(before: DateTime<Utc>) -> u64;
     fn claim_runs(runs: &[RunPk], process: IncarnationId) -> Vec<RunPk>;
     fn orphans() -> Vec<AttemptRow>;
+    fn notices() -> Vec<NoticeRow>;
+    fn take_notice(key: &NoticeKey, from: IncarnationId, to: IncarnationId) -> bool;
+    fn delete_notices(keys: Vec<NoticeKey>) -> ();
     fn sync_dags(dags: Vec<DagRecord>, now: DateTime<Utc>) -> Vec<DagRow>;
     fn dags() -> Vec<DagRow>;
     fn dag(dag_id: &DagId) -> Option<DagRow>;

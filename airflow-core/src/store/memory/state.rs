@@ -10,14 +10,15 @@ use crate::store::judge::TiId;
 use crate::store::rules::{self, CLEANED, DEFAULT_POOL, interval, keeps_dag, micros, next_run};
 use crate::store::{
     Advance, AttemptRow, AuditEntry, AuditFilter, CreatedRun, DagRecord, DagRow, DagVersion, EventRow,
-    Expansion, NewRun, PastQuery, PastRun, PoolRow, PoolSpec, RunFilter, RunRow, RunSnapshot, SlotKey,
-    StoreResult, TiData, TiRow, VariableRow, XComFilter, XComRow, XComWrite,
+    Expansion, NewRun, Notice, NoticeKey, PastQuery, PastRun, PoolRow, PoolSpec, RunFilter, RunRow,
+    RunSnapshot, SlotKey, StoreResult, TiData, TiRow, VariableRow, XComFilter, XComRow, XComWrite,
 };
 use crate::xcom::SKIP_KEY;
 
 use processes::Processes;
 
 mod commit;
+mod notices;
 mod processes;
 
 /// All rows.
@@ -41,6 +42,7 @@ pub(super) struct State {
     expansions: BTreeMap<(RunPk, TaskId), u32>,
     slots: BTreeMap<SlotKey, i64>,
     processes: Processes,
+    notices: BTreeMap<NoticeKey, Notice>,
     audit: Vec<AuditEntry>,
     pub(super) variables: BTreeMap<String, VariableRow>,
     pub(super) pools: BTreeMap<String, PoolSpec>,
@@ -65,6 +67,7 @@ impl Default for State {
             expansions: BTreeMap::new(),
             slots: BTreeMap::new(),
             processes: Processes::default(),
+            notices: BTreeMap::new(),
             audit: Vec::new(),
             variables: BTreeMap::new(),
             pools: BTreeMap::from([(DEFAULT_POOL.to_owned(), rules::default_pool())]),
@@ -330,6 +333,7 @@ impl State {
         remove_of_run(&mut self.events, run, None, 0);
         remove_of_run(&mut self.xcoms, run, None, String::new());
         self.expansions.retain(|(pk, _), _| *pk != run);
+        self.notices.retain(|key, _| key.run != run);
         true
     }
 

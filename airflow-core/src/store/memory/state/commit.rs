@@ -3,7 +3,7 @@
 use crate::store::judge::{View, net_slots, ti_of};
 use crate::store::{AttemptEndData, AttemptStart, AttemptState, Unit, UnitResult};
 
-use super::{AttemptRow, BTreeMap, EventRow, RunState, State, TiData, micros, remove_of_run};
+use super::{AttemptRow, BTreeMap, EventRow, Notice, RunState, State, TiData, micros, remove_of_run};
 
 impl State {
     /// As `commit`; what the store is blind for is told as the unit wants it.
@@ -124,6 +124,9 @@ impl State {
             self.write_xcom(unit.run, xcom, unit.at);
         }
         self.apply_attempts(unit);
+        for notice in &unit.notices {
+            self.notices.insert(notice.key(unit.run), Notice { at: micros(notice.at), ..notice.clone() });
+        }
         for net in net_slots(unit) {
             let used = self.slots.entry(net.key).or_default();
             *used = used.saturating_add(net.delta).max(0);
