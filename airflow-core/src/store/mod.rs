@@ -26,6 +26,8 @@ use crate::id::{DagId, IncarnationId, MapIndex, RunPk, TaskId};
 pub use credentials::{ConnectionRow, EncryptedField, TokenSwap};
 pub(crate) use layer::Deadline;
 pub use layer::{Layer, Layered};
+#[cfg(feature = "testing")]
+pub use memory::Blind;
 pub use memory::MemoryStore;
 pub use model::*;
 pub use notice::*;
@@ -152,6 +154,9 @@ pub trait Store: Send + Sync + fmt::Debug + 'static {
 
     /// Ends a process that was not heard of: only if it has not ended, its lease has run out and it has beaten `beats`
     /// times, all compared in the statement that writes. Says whether this call ended it.
+    ///
+    /// A lease has also run out if it ends later than one that begins now: the store's clock was set back since, and
+    /// without this a dead process would count as alive until the clock has caught up.
     async fn expire(&self, process: IncarnationId, beats: u64) -> StoreResult<bool>;
 
     /// All processes that have not ended, by start and id.

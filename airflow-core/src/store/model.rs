@@ -63,7 +63,7 @@ pub struct Incarnation {
     pub beats: u64,
     /// When it last did.
     pub last_beat: DateTime<Utc>,
-    /// Whether its lease had run out when it was read.
+    /// Whether its lease had run out when it was read; see [`Store::expire`](super::Store::expire).
     pub expired: bool,
 }
 
