@@ -4,6 +4,7 @@
 
 use std::collections::BTreeMap;
 use std::fmt;
+use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Arc, Mutex};
 use std::time::Duration;
 
@@ -24,6 +25,34 @@ pub trait Clock: Send + Sync + fmt::Debug + 'static {
 
     /// Returns when `moment` has come.
     async fn sleep_until(&self, moment: DateTime<Utc>);
+}
+
+tokio::task_local! {
+    /// Of the work that a test runs: whether it waits for the clock, and so for nothing else.
+    pub(crate) static WAITS: Arc<AtomicBool>;
+}
+
+/// While it lives, the work that runs waits for the clock and for nothing else.
+pub(crate) struct Waits(Option<Arc<AtomicBool>>);
+
+impl Waits {
+    pub(crate) fn begin() -> Self {
+        let flag = WAITS.try_with(Arc::clone).ok();
+        flag.iter().for_each(|flag| flag.store(true, Ordering::Relaxed));
+        Self(flag)
+    }
+}
+
+impl Drop for Waits {
+    fn drop(&mut self) {
+        self.0.iter().for_each(|flag| flag.store(false, Ordering::Relaxed));
+    }
+}
+
+/// Waits for a moment and for nothing else.
+pub(crate) async fn wait_until(clock: &dyn Clock, moment: DateTime<Utc>) {
+    let _waits = Waits::begin();
+    clock.sleep_until(moment).await;
 }
 
 /// The clock of the machine.

@@ -7,3 +7,4 @@ mod flow;
 mod one_run;
 mod schedule;
 mod tasks;
+mod waiting;

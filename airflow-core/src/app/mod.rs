@@ -8,6 +8,7 @@ mod builder;
 mod ops;
 mod results;
 mod runs;
+mod waits;
 
 use std::sync::Arc;
 use std::time::Duration;
@@ -24,6 +25,8 @@ use crate::registry::Registry;
 use crate::scheduler::{Scheduler, SchedulerConfig, SchedulerHandle};
 use crate::store::{DagRecord, DagRow, SharedStore, StoreError, StoreResult};
 use crate::time::Clock;
+
+use waits::LocalWaiter;
 
 pub use builder::{AirflowBuilder, BuildError};
 pub use ops::{ClearOptions, Cleared, Mark, OpError, Selection, suggestion};
@@ -143,7 +146,10 @@ impl Airflow {
             Arc::clone(&parts.clock),
             parts.scheduler.clone(),
         );
-        executor.start(ExecutorServices { runner: Arc::new(self.runner()), reports });
+        let runner = Arc::new(self.runner());
+        let waiter = LocalWaiter::new(runner.clone(), reports.clone(), parts.scheduler.max_waits);
+        let scheduler = scheduler.with_waiter(Arc::new(waiter));
+        executor.start(ExecutorServices { runner, reports });
         let handle = scheduler.handle();
         self.attach(handle.clone());
         let (stop, stopped) = watch::channel(None);

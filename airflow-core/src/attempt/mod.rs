@@ -6,6 +6,7 @@
 mod inputs;
 pub mod log;
 mod services;
+mod waits;
 
 use std::panic::AssertUnwindSafe;
 use std::path::PathBuf;
@@ -13,7 +14,7 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use async_trait::async_trait;
-use chrono::TimeDelta;
+use chrono::{DateTime, TimeDelta, Utc};
 use futures_util::FutureExt as _;
 use tracing::Instrument as _;
 
@@ -126,6 +127,10 @@ impl Runner {
             xcom_limit: self.config.xcom_limit,
             log_path: log,
             cancel,
+            wait: attempt.wait.clone(),
+            sensor: task.settings.sensor.clone(),
+            started_at: attempt.at,
+            clock: Arc::clone(&self.clock),
         }))
     }
 
@@ -148,27 +153,42 @@ impl Runner {
         cancel: Cancel,
         log: &AttemptLog,
     ) -> (Outcome, Option<TaskContext>) {
-        let Some(dag) = self.registry.get(&attempt.run.dag_id) else {
-            let error = format!("code_missing: this process carries no dag `{}`", attempt.run.dag_id);
-            return (failed(error, false), None);
+        let dag = match self.dag_of(attempt) {
+            Ok(dag) => dag,
+            Err(error) => return (failed(error, false), None),
         };
-        let dag = Arc::clone(dag);
-        let Some(task) = dag.tasks.get(attempt.task.index()).filter(|task| task.id == attempt.ti.task_id)
-        else {
-            let error = format!("code_missing: dag `{}` has no task `{}` here", dag.id, attempt.ti.task_id);
-            return (failed(error, false), None);
-        };
+        let task = dag.task(attempt.task);
         let context = self.context(&dag, attempt, cancel.clone(), log.path().cloned()).await;
         let cx = match context {
             Ok(cx) => cx,
             Err(error) => return (failed(format!("cannot prepare the attempt: {error}"), true), None),
         };
         self.on_execute(task, attempt).await;
-        let outcome = self.body(task, &cx, &cancel).await;
+        // A task that goes on after a deferral is in the same stretch of work as before.
+        let start = if cx.resumed().is_some() { attempt.try_started_at } else { self.clock.now() };
+        let outcome = self.body(task, &cx, &cancel, start).await;
         (outcome, Some(cx))
     }
 
-    async fn body(&self, task: &CompiledTask, cx: &TaskContext, cancel: &Cancel) -> Outcome {
+    /// The dag of an attempt, which has its task.
+    fn dag_of(&self, attempt: &Attempt) -> Result<Arc<CompiledDag>, String> {
+        let Some(dag) = self.registry.get(&attempt.run.dag_id) else {
+            return Err(format!("code_missing: this process carries no dag `{}`", attempt.run.dag_id));
+        };
+        let task = dag.tasks.get(attempt.task.index()).filter(|task| task.id == attempt.ti.task_id);
+        if task.is_none() {
+            return Err(format!("code_missing: dag `{}` has no task `{}` here", dag.id, attempt.ti.task_id));
+        }
+        Ok(Arc::clone(dag))
+    }
+
+    async fn body(
+        &self,
+        task: &CompiledTask,
+        cx: &TaskContext,
+        cancel: &Cancel,
+        start: DateTime<Utc>,
+    ) -> Outcome {
         let work = async {
             if let Some(overrides) = &self.overrides
                 && let Some(result) = overrides.instead(&*task.operator, cx).await
@@ -179,7 +199,7 @@ impl Runner {
         };
         let deadline = task.settings.timeout.and_then(|timeout| {
             let timeout = TimeDelta::from_std(timeout).ok()?;
-            self.clock.now().checked_add_signed(timeout)
+            start.checked_add_signed(timeout)
         });
         let time_is_up = async {
             match deadline {
@@ -191,19 +211,16 @@ impl Runner {
             biased;
             result = AssertUnwindSafe(work).catch_unwind() => match result {
                 Ok(Ok(returned)) => return Outcome::Success(returned.value),
-                Ok(Err(error)) => return Outcome::from(error),
+                Ok(Err(error)) => return waits::checked(task, error),
                 Err(panic) => return failed(format!("the task panicked: {}", panic_text(&*panic)), true),
             },
             () = cancel.cancelled() => Outcome::Cancelled,
             () = time_is_up => {
                 let limit = task.settings.timeout.unwrap_or_default();
-                failed(format!("the attempt took longer than its timeout of {limit:?}"), true)
+                waits::took_too_long(task, format!("the attempt took longer than its timeout of {limit:?}"))
             }
         };
-        let on_kill = AssertUnwindSafe(task.operator.killed(cx)).catch_unwind();
-        if !matches!(tokio::time::timeout(ON_KILL_LIMIT, on_kill).await, Ok(Ok(()))) {
-            tracing::warn!("`on_kill` panicked or took longer than {ON_KILL_LIMIT:?}");
-        }
+        on_kill(task, cx).await;
         outcome
     }
 
@@ -240,7 +257,7 @@ impl AttemptRunner for Runner {
         let (pushed, rendered) = cx.map(|cx| cx.take_notes()).unwrap_or_default();
         log.footer(&attempt, &outcome);
         let pushed =
-            if matches!(outcome, Outcome::Success(_) | Outcome::Skipped(_)) { pushed } else { Vec::new() };
+            if matches!(outcome, Outcome::Failed { .. } | Outcome::Cancelled) { Vec::new() } else { pushed };
         Report {
             run: attempt.run.pk,
             key: attempt.key(),
@@ -250,6 +267,14 @@ impl AttemptRunner for Runner {
             rendered,
             at: self.clock.now(),
         }
+    }
+}
+
+/// Passes the news that it is being stopped to the operator.
+async fn on_kill(task: &CompiledTask, cx: &TaskContext) {
+    let on_kill = AssertUnwindSafe(task.operator.killed(cx)).catch_unwind();
+    if !matches!(tokio::time::timeout(ON_KILL_LIMIT, on_kill).await, Ok(Ok(()))) {
+        tracing::warn!("`on_kill` panicked or took longer than {ON_KILL_LIMIT:?}");
     }
 }
 

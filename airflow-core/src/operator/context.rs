@@ -3,23 +3,28 @@
 use std::fmt;
 use std::path::PathBuf;
 use std::sync::{Arc, Mutex, OnceLock, PoisonError};
+use std::time::Duration;
 
 use async_trait::async_trait;
-use chrono::{DateTime, Utc};
+use chrono::{DateTime, TimeDelta, Utc};
 use serde::Serialize;
 use serde::de::DeserializeOwned;
 use serde_json::Value;
 use tokio::sync::watch;
 
+use crate::dag::TaskOptions;
 use crate::id::{AttemptId, DagId, MapIndex, RunId, RunPk, TaskId};
 use crate::state::RunType;
 use crate::template::Renderer;
+use crate::time::Clock;
 use crate::timetable::DataInterval;
 use crate::xcom::{Data, RETURN_VALUE, XComValue};
 
 use super::error::{BoxError, TaskError};
 use super::input::Inputs;
 use super::resources::Resources;
+use super::sensor::SensorSettings;
+use super::wait::{Resumed, Wait};
 use super::{Result, TemplateField};
 
 /// The run an attempt belongs to.
@@ -163,6 +168,14 @@ pub struct ContextParts {
     pub log_path: Option<PathBuf>,
     /// Asks it to stop.
     pub cancel: Cancel,
+    /// What it waits for, if it waits without a slot or goes on after that.
+    pub wait: Option<Box<Wait>>,
+    /// How it waits, if it is a sensor.
+    pub sensor: Option<SensorSettings>,
+    /// When the attempt started.
+    pub started_at: DateTime<Utc>,
+    /// The time.
+    pub clock: Arc<dyn Clock>,
 }
 
 #[derive(Debug, Default)]
@@ -359,6 +372,44 @@ impl TaskContext {
     /// should look at [`is_cancelled`](Self::is_cancelled) now and then.
     pub async fn cancelled(&self) {
         self.0.parts.cancel.cancelled().await;
+    }
+
+    /// The time, which a test may move.
+    pub fn now(&self) -> DateTime<Utc> {
+        self.0.parts.clock.now()
+    }
+
+    /// Waits this long, on the clock that a test may move.
+    pub async fn sleep(&self, time: Duration) {
+        let time = TimeDelta::from_std(time).unwrap_or(TimeDelta::MAX);
+        self.sleep_until(self.now().checked_add_signed(time).unwrap_or(DateTime::<Utc>::MAX_UTC)).await;
+    }
+
+    /// Waits until this moment, on the clock that a test may move.
+    pub async fn sleep_until(&self, moment: DateTime<Utc>) {
+        crate::time::wait_until(&*self.0.parts.clock, moment).await;
+    }
+
+    /// With what the task goes on, if it was deferred before in this try.
+    pub fn resumed(&self) -> Option<&Resumed> {
+        self.0.parts.wait.as_ref()?.resumed.as_ref()
+    }
+
+    /// The options of the sensor; of the defaults if the task is none.
+    pub(crate) fn sensor(&self) -> &SensorSettings {
+        static DEFAULTS: OnceLock<SensorSettings> = OnceLock::new();
+        let defaults = || SensorSettings::from(&TaskOptions::default());
+        self.0.parts.sensor.as_ref().unwrap_or_else(|| DEFAULTS.get_or_init(defaults))
+    }
+
+    /// Since when a sensor waits.
+    pub(crate) fn waits_since(&self) -> DateTime<Utc> {
+        self.0.parts.wait.as_ref().and_then(|wait| wait.since).unwrap_or(self.0.parts.started_at)
+    }
+
+    /// How often a sensor has poked before this attempt.
+    pub(crate) fn pokes(&self) -> u32 {
+        self.0.parts.wait.as_ref().map_or(0, |wait| wait.pokes)
     }
 
     /// Where the log of the attempt goes, if it goes to a file.

@@ -9,6 +9,7 @@ use crate::template::TemplateError;
 use crate::xcom::XComError;
 
 use super::input::InputError;
+use super::wait::Deferral;
 
 /// Any error.
 pub type BoxError = Box<dyn std::error::Error + Send + Sync + 'static>;
@@ -47,6 +48,8 @@ pub enum TaskError {
     },
     /// Not done yet: run again at this time, without using a retry.
     Reschedule(DateTime<Utc>),
+    /// Waits for something without a slot, then goes on. Made from a [`Deferral`].
+    Defer(Box<Deferral>),
 }
 
 impl TaskError {
@@ -85,6 +88,7 @@ impl fmt::Display for TaskError {
             }
             Self::Fail(reason) | Self::Skip(reason) | Self::Retry { reason, .. } => f.write_str(reason),
             Self::Reschedule(at) => write!(f, "rescheduled to {at}"),
+            Self::Defer(deferral) => write!(f, "deferred until `{}` fires", deferral.kind),
         }
     }
 }

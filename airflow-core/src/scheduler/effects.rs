@@ -17,6 +17,9 @@ use crate::store::{RunRow, TiChange};
 pub(super) struct Effects {
     pub submit: Vec<Attempt>,
     pub cancel: Vec<AttemptId>,
+    /// Waits to begin, and to stop for good.
+    pub watch: Vec<Attempt>,
+    pub forget: Vec<AttemptId>,
     pub callbacks: Vec<(Callback, CallbackContext)>,
     pub ended: Vec<(DagId, RunId, RunState)>,
     /// Dags of which a run failed and that pause themselves after too many.
@@ -41,6 +44,8 @@ pub(super) fn attempt_of(view: &RunView, key: TiKey, id: AttemptId, at: DateTime
         },
         queue: task.settings.queue.clone(),
         at,
+        try_started_at: ti.data.started_at.unwrap_or(at),
+        wait: ti.data.wait.clone(),
         source_stamp: view.source_stamp(),
     }
 }

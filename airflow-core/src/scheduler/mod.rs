@@ -23,7 +23,7 @@ use uuid::Uuid;
 use crate::callback::panic_text;
 use crate::compile::CompiledDag;
 use crate::decide::outcome::DEFAULT_MAX_MAP_LENGTH;
-use crate::executor::Executor;
+use crate::executor::{Executor, Waiter};
 use crate::id::{AttemptId, DagId, IncarnationId, RunId};
 use crate::plan::Report;
 use crate::registry::Registry;
@@ -46,6 +46,9 @@ const RETRY_LAST: Duration = Duration::from_secs(10);
 /// How long a stop waits for callbacks: what tells somebody of a failure should get out.
 const LAST_CALLBACKS: Duration = Duration::from_secs(5);
 
+/// How many waits of deferred task instances a process runs: each costs a few kilobytes.
+const DEFAULT_MAX_WAITS: usize = 10_000;
+
 /// How a scheduler works.
 #[derive(Debug, Clone)]
 pub struct SchedulerConfig {
@@ -61,6 +64,8 @@ pub struct SchedulerConfig {
     pub use_schedules: bool,
     /// Whether dags that say nothing about it begin paused.
     pub paused_at_creation: bool,
+    /// How many waits of deferred task instances this process runs at most.
+    pub max_waits: usize,
 }
 
 impl Default for SchedulerConfig {
@@ -72,6 +77,7 @@ impl Default for SchedulerConfig {
             max_map_length: DEFAULT_MAX_MAP_LENGTH,
             use_schedules: true,
             paused_at_creation: false,
+            max_waits: DEFAULT_MAX_WAITS,
         }
     }
 }
@@ -120,6 +126,7 @@ impl SchedulerHandle {
 pub struct Scheduler {
     store: SharedStore,
     executor: Arc<dyn Executor>,
+    waiter: Option<Arc<dyn Waiter>>,
     registry: Registry,
     clock: Arc<dyn Clock>,
     config: SchedulerConfig,
@@ -159,6 +166,7 @@ impl Scheduler {
         let scheduler = Self {
             store,
             executor,
+            waiter: None,
             registry,
             clock,
             config,
@@ -173,6 +181,14 @@ impl Scheduler {
             callbacks: JoinSet::new(),
         };
         (scheduler, report_to)
+    }
+
+    /// The same, running the waits of deferred task instances too.
+    #[must_use]
+    pub fn with_waiter(mut self, waiter: Arc<dyn Waiter>) -> Self {
+        self.core.set_wait_capacity(waiter.capacity());
+        self.waiter = Some(waiter);
+        self
     }
 
     /// Wakes it from elsewhere.
@@ -208,6 +224,7 @@ impl Scheduler {
                 self.core.orphan(orphan);
             }
         }
+        self.core.look_for_waits();
         Ok(())
     }
 
@@ -294,6 +311,11 @@ impl Scheduler {
             let created = self.store.create_runs(wants.create).await?;
             self.core.created(created, self.clock.now());
         }
+        if let Some(wanted) = wants.waits {
+            let claimed = self.store.claim_waits(self.process.id, &wanted.dags, wanted.limit).await?;
+            let effects = self.core.claimed(claimed);
+            self.carry_out(effects).await?;
+        }
         for (pk, past) in wants.load {
             let snapshot = self.store.load_run(pk, past.as_ref()).await?;
             let effects = self.core.loaded(pk, snapshot, self.clock.now());
@@ -310,6 +332,10 @@ impl Scheduler {
             }
         }
         effects.cancel.into_iter().for_each(|id| self.executor.cancel(id));
+        if let Some(waiter) = &self.waiter {
+            effects.watch.into_iter().for_each(|attempt| waiter.watch(attempt));
+            effects.forget.into_iter().for_each(|id| waiter.forget(id));
+        }
         while self.callbacks.try_join_next().is_some() {}
         for (callback, context) in effects.callbacks {
             self.callbacks.spawn(async move {
@@ -483,6 +509,9 @@ impl Scheduler {
     }
 
     async fn shut_down(&mut self, grace: Duration) {
+        if let Some(waiter) = &self.waiter {
+            waiter.stop();
+        }
         let executor = Arc::clone(&self.executor);
         let mut stopping = tokio::spawn(async move { executor.stop(grace).await });
         let mut stopped = false;

@@ -12,7 +12,7 @@ use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use async_trait::async_trait;
 use chrono::{DateTime, Utc};
 
-use crate::id::{DagId, IncarnationId, MapIndex, RunPk, TaskId};
+use crate::id::{AttemptId, DagId, IncarnationId, MapIndex, RunPk, TaskId};
 
 use super::{
     Advance, AttemptRow, AuditEntry, AuditFilter, CreatedRun, DagRecord, DagRow, DagVersion, EventRow,
@@ -192,6 +192,20 @@ impl Store for MemoryStore {
 
     async fn delete_run(&self, run: RunPk) -> StoreResult<bool> {
         Ok(self.write().delete_run(run))
+    }
+
+    async fn claim_waits(
+        &self,
+        process: IncarnationId,
+        dags: &[DagId],
+        limit: u32,
+    ) -> StoreResult<Vec<(RunPk, AttemptId)>> {
+        let claimed = self.read().claim_waits(process, dags, limit);
+        if !claimed.is_empty() {
+            // Looking every few seconds must not look like news to others.
+            drop(self.write());
+        }
+        Ok(claimed)
     }
 
     async fn commit(&self, units: Vec<Unit>) -> StoreResult<Vec<UnitResult>> {

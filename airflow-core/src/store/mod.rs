@@ -17,7 +17,7 @@ use std::sync::Arc;
 use async_trait::async_trait;
 use chrono::{DateTime, Utc};
 
-use crate::id::{DagId, IncarnationId, MapIndex, RunPk, TaskId};
+use crate::id::{AttemptId, DagId, IncarnationId, MapIndex, RunPk, TaskId};
 
 pub use memory::MemoryStore;
 pub use model::*;
@@ -164,7 +164,7 @@ pub trait Store: Send + Sync + fmt::Debug + 'static {
     ///
     /// # Errors
     ///
-    /// [`StoreError::Refused`] while an attempt of it may be executing ([`TaskState::is_executing`]);
+    /// [`StoreError::Refused`] while an attempt of it may be executing ([`TaskState::is_executing`]) or is deferred;
     /// [`StoreError::NotFound`].
     ///
     /// [`TaskState::is_executing`]: crate::state::TaskState::is_executing
@@ -189,6 +189,17 @@ pub trait Store: Send + Sync + fmt::Debug + 'static {
     /// Deletes a run with everything that belongs to it. `false` if there is none. Gives back no slots: the caller has
     /// ended its attempts before.
     async fn delete_run(&self, run: RunPk) -> StoreResult<bool>;
+
+    /// Gives deferred task instances of these dags to a process that will run their waits: at most `limit` that have
+    /// nobody, or whose process has ended or is unknown. Of two callers one gets each. What has given an instance to a
+    /// process is forgotten with the next change of the instance. Returns their runs and attempts, by run, task id and
+    /// map index.
+    async fn claim_waits(
+        &self,
+        process: IncarnationId,
+        dags: &[DagId],
+        limit: u32,
+    ) -> StoreResult<Vec<(RunPk, AttemptId)>>;
 
     /// Writes decisions, all in one transaction. One answer for each unit, in order; a unit sees what the ones before it
     /// have changed. A run that does not exist makes a unit stale.

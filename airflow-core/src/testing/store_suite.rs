@@ -7,6 +7,7 @@ mod admin;
 mod attempts;
 mod runs;
 mod units;
+mod waits;
 
 use std::sync::Arc;
 
@@ -42,6 +43,9 @@ pub use units::{
     rows_appear_with_their_first_change, run_changes_need_the_state_they_start_from,
     units_are_written_whole_or_not_at_all,
 };
+pub use waits::{
+    deferred_slots_count_where_the_pool_says_so, waits_are_claimed_by_one_process, waits_are_kept_as_given,
+};
 
 /// Runs every check of the suite. Everything in the store is deleted, many times.
 ///
@@ -72,6 +76,9 @@ pub async fn run_all(store: SharedStore) -> StoreResult<()> {
         queued_attempts_are_claimed_once,
         attempts_never_change_after_their_end,
         lost_attempts_are_found,
+        waits_are_kept_as_given,
+        waits_are_claimed_by_one_process,
+        deferred_slots_count_where_the_pool_says_so,
         values_are_replaced_cleared_and_deleted,
         runs_are_created_once,
         runs_are_listed_in_order,

@@ -2,12 +2,13 @@
 
 use std::sync::Arc;
 
-use airflow_core::id::{AttemptId, MapIndex, RunPk, TaskId};
+use airflow_core::id::{AttemptId, IncarnationId, MapIndex, RunPk, TaskId};
+use airflow_core::operator::Wait;
 use airflow_core::state::{RunEvent, RunType, TaskEvent, TaskState};
 use airflow_core::store::{
     Advance, AttemptEnd, AttemptEndData, AttemptStart, AttemptState, DagRecord, Expansion, MemoryStore,
-    NewRun, NextRun, PastQuery, PoolSpec, RunChange, RunFilter, RunRow, RunSnapshot, SharedStore, SlotChange,
-    SlotKey, SqliteStore, TiChange, TiData, Unit, XComFilter, XComWrite,
+    NewIncarnation, NewRun, NextRun, PastQuery, PoolSpec, RunChange, RunFilter, RunRow, RunSnapshot,
+    SharedStore, SlotChange, SlotKey, SqliteStore, TiChange, TiData, Unit, XComFilter, XComWrite,
 };
 use airflow_core::timetable::DataInterval;
 use airflow_core::xcom::{SKIP_KEY, XComValue};
@@ -57,7 +58,10 @@ enum Op {
     Sync { dag: u8, version: u8, next: Option<i64> },
     Create(Vec<RunSeed>),
     Commit(Vec<UnitSeed>),
-    Pool { pool: u8, slots: i32 },
+    Pool { pool: u8, slots: i32, include_deferred: bool },
+    Claim { by: u8, dags: u8, limit: u32 },
+    Register(u8),
+    End(u8),
     DropPool(u8),
     SetXCom(u8, u8),
     DropXComs(u8, Option<u8>),
@@ -78,7 +82,7 @@ fn unit_seed() -> impl Strategy<Value = UnitSeed> {
         vec((0..3_u8, 0..3_u8), 0..2),
         vec((0..12_u8, 0..3_u8, 1..4_u8, any::<bool>()), 0..2),
         vec((0..12_u8, any::<u8>()), 0..2),
-        vec((0..7_u8, -2..4_i64, prop::option::of(-1..5_i64)), 0..3),
+        vec((0..9_u8, -2..4_i64, prop::option::of(-1..5_i64)), 0..3),
     );
     (head, rows, values).prop_map(|(head, rows, values)| {
         let (run, by_user, generation, run_event) = head;
@@ -95,7 +99,10 @@ fn op() -> impl Strategy<Value = Op> {
         2 => (0..2_u8, 0..3_u8, prop::option::of(0..5_i64)).prop_map(|(dag, version, next)| Op::Sync { dag, version, next }),
         6 => vec(new_run, 1..4).prop_map(Op::Create),
         20 => vec(unit_seed(), 1..5).prop_map(Op::Commit),
-        2 => (0..3_u8, -1..4_i32).prop_map(|(pool, slots)| Op::Pool { pool, slots }),
+        2 => (0..3_u8, -1..4_i32, any::<bool>()).prop_map(|(pool, slots, include_deferred)| Op::Pool { pool, slots, include_deferred }),
+        3 => (0..3_u8, 0..3_u8, 0..3_u32).prop_map(|(by, dags, limit)| Op::Claim { by, dags, limit }),
+        1 => (0..3_u8).prop_map(Op::Register),
+        1 => (0..3_u8).prop_map(Op::End),
         1 => (0..3_u8).prop_map(Op::DropPool),
         1 => (any::<u8>(), any::<u8>()).prop_map(|(run, value)| Op::SetXCom(run, value)),
         1 => (any::<u8>(), prop::option::of(0..3_u8)).prop_map(|(run, task)| Op::DropXComs(run, task)),
@@ -160,6 +167,7 @@ fn slot_key(number: u8) -> SlotKey {
         3 => SlotKey::Dag("d".into()),
         4 => SlotKey::Task("d".into(), "a".into()),
         5 => SlotKey::Runs("d".into()),
+        6..=7 => SlotKey::Deferred(POOLS[usize::from(number - 6)].into()),
         _ => SlotKey::Dag("e".into()),
     }
 }
@@ -206,6 +214,9 @@ fn unit(seed: &UnitSeed, loaded: &[RunSnapshot]) -> Option<Unit> {
             has_result: event.is_multiple_of(5),
             map_length: event.is_multiple_of(7).then_some(3),
             reason: event.is_multiple_of(4).then(|| "r\0\u{7f}é".into()),
+            wait: event
+                .is_multiple_of(3)
+                .then(|| Box::new(Wait { pokes: u32::from(*event), ..Wait::default() })),
             ..TiData::default()
         };
         unit.tis.push(TiChange {
@@ -272,9 +283,20 @@ async fn apply(store: &SharedStore, op: &Op, loaded: &[RunSnapshot]) -> String {
             let units = seeds.iter().filter_map(|seed| unit(seed, loaded)).collect();
             format!("{:?}", store.commit(units).await)
         }
-        Op::Pool { pool, slots } => {
+        Op::Register(by) => format!("{:?}", store.register(process(*by)).await),
+        Op::End(by) => format!("{:?}", store.end_incarnation(process(*by).id, at(3)).await),
+        Op::Claim { by, dags, limit } => {
+            let dags: Vec<_> = DAGS.iter().take(usize::from(*dags)).map(|dag| (*dag).into()).collect();
+            format!("{:?}", store.claim_waits(process(*by).id, &dags, *limit).await)
+        }
+        Op::Pool { pool, slots, include_deferred } => {
             let name = pick(&POOLS, *pool).to_owned();
-            let spec = PoolSpec { name, slots: *slots, description: String::new(), include_deferred: false };
+            let spec = PoolSpec {
+                name,
+                slots: *slots,
+                description: String::new(),
+                include_deferred: *include_deferred,
+            };
             format!("{:?}", store.set_pool(spec).await)
         }
         Op::DropPool(pool) => format!("{:?}", store.delete_pool(pick(&POOLS, *pool)).await),
@@ -289,6 +311,18 @@ async fn apply(store: &SharedStore, op: &Op, loaded: &[RunSnapshot]) -> String {
         Op::DropRun(number) => format!("{:?}", store.delete_run(run(*number)).await),
         Op::DropDag(dag) => format!("{:?}", store.delete_dag(&pick(&DAGS, *dag).into()).await),
         Op::Clean { seconds, dry_run } => format!("{:?}", store.clean(at(*seconds), *dry_run).await),
+    }
+}
+
+fn process(number: u8) -> NewIncarnation {
+    NewIncarnation {
+        id: IncarnationId(Uuid::from_u128(u128::from(number))),
+        kind: "scheduler".into(),
+        host: "h".into(),
+        pid: 1,
+        birth: "b".into(),
+        started_at: at(0),
+        lease_until: at(60),
     }
 }
 

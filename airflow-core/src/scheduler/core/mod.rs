@@ -5,6 +5,7 @@
 
 mod deciding;
 mod news;
+mod waits;
 mod wants;
 mod written;
 
@@ -54,11 +55,23 @@ pub(super) struct Wants {
     pub create: Vec<NewRun>,
     pub limits: bool,
     pub advance: Vec<(DagId, Advance)>,
+    pub waits: Option<WaitClaim>,
+}
+
+/// Which waits this process asks for.
+#[derive(Debug)]
+pub(super) struct WaitClaim {
+    pub dags: Vec<DagId>,
+    pub limit: u32,
 }
 
 impl Wants {
     pub(super) fn is_empty(&self) -> bool {
-        self.load.is_empty() && self.create.is_empty() && !self.limits && self.advance.is_empty()
+        self.load.is_empty()
+            && self.create.is_empty()
+            && !self.limits
+            && self.advance.is_empty()
+            && self.waits.is_none()
     }
 }
 
@@ -129,6 +142,13 @@ pub(super) struct Core {
     writing: Vec<InFlight>,
     stamp: u64,
     closed: bool,
+    /// The waits that this process runs.
+    waits: BTreeMap<(RunPk, TiKey), AttemptId>,
+    /// Waits that are claimed and have not begun: their runs are being loaded.
+    claimed: HashMap<AttemptId, RunPk>,
+    /// Whether there may be waits that nobody runs.
+    claim: bool,
+    wait_capacity: usize,
 }
 
 impl Core {
@@ -153,6 +173,10 @@ impl Core {
             writing: Vec::new(),
             stamp: 0,
             closed: false,
+            waits: BTreeMap::new(),
+            claimed: HashMap::new(),
+            claim: false,
+            wait_capacity: 0,
         }
     }
 
@@ -180,7 +204,7 @@ impl Core {
 
     /// Whether there is anything that could be decided right now.
     pub(super) fn has_work(&self) -> bool {
-        !self.dirty.is_empty() || !self.load.is_empty()
+        !self.dirty.is_empty() || !self.load.is_empty() || self.claim
     }
 }
 

@@ -90,6 +90,10 @@ impl Core {
             self.runs.keys().copied().filter(|pk| listed.get(pk) != Some(&RunState::Running)).collect();
         for pk in gone {
             self.drop_view(pk);
+            if self.has_waits(pk) {
+                // It is looked at once more, to stop them.
+                self.load.insert(pk);
+            }
         }
         for row in active {
             self.know_run(row, now);
@@ -172,6 +176,7 @@ impl Core {
                 _ => {}
             }
         }
+        self.adopt_waits(view, effects);
         self.unsure.retain(|_, run| *run != pk);
         let lost = |(id, (run, key)): (&AttemptId, &(RunPk, TiKey))| {
             let ti = view.ti(*key);
@@ -227,6 +232,7 @@ impl Core {
         }
         self.dirty.remove(&pk);
         self.inbox.remove(&pk);
+        self.forget_waits(pk, effects);
         let of_run = self.attempts.iter().filter(|(_, (run, _))| *run == pk);
         effects.cancel.extend(of_run.map(|(id, _)| *id));
     }

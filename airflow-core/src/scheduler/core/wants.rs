@@ -57,7 +57,7 @@ impl Core {
     }
 
     pub(in crate::scheduler) fn wants(&mut self, now: DateTime<Utc>) -> Wants {
-        let mut wants = Wants { limits: self.limits_unknown, ..Wants::default() };
+        let mut wants = Wants { limits: self.limits_unknown, waits: self.wanted_waits(), ..Wants::default() };
         if self.config.use_schedules && !self.closed {
             let due: Vec<DagId> =
                 self.dags.values().filter(|lane| is_due(lane, now)).map(|l| l.dag.id.clone()).collect();

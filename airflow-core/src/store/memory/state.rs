@@ -33,6 +33,8 @@ pub(super) struct State {
     xcoms: BTreeMap<(TiId, String), XComRow>,
     expansions: BTreeMap<(RunPk, TaskId), u32>,
     slots: BTreeMap<SlotKey, i64>,
+    /// Who waits in the stead of deferred instances.
+    waiters: BTreeMap<TiId, IncarnationId>,
     incarnations: BTreeMap<IncarnationId, (Incarnation, bool)>,
     audit: Vec<AuditEntry>,
     pub(super) variables: BTreeMap<String, VariableRow>,
@@ -55,6 +57,7 @@ impl Default for State {
             xcoms: BTreeMap::new(),
             expansions: BTreeMap::new(),
             slots: BTreeMap::new(),
+            waiters: BTreeMap::new(),
             incarnations: BTreeMap::new(),
             audit: Vec::new(),
             variables: BTreeMap::new(),
@@ -145,6 +148,24 @@ impl State {
         self.attempts.values().filter(is_orphan).cloned().collect()
     }
 
+    pub(super) fn claim_waits(
+        &mut self,
+        process: IncarnationId,
+        dags: &[DagId],
+        limit: u32,
+    ) -> Vec<(RunPk, AttemptId)> {
+        let alive = |id: &IncarnationId| self.incarnations.get(id).is_some_and(|(_, ended)| !ended);
+        let free = |(ti, (state, _, data)): (&TiId, &(TaskState, u32, TiData))| {
+            let mine = self.runs.get(&ti.0).is_some_and(|run| dags.contains(&run.dag_id));
+            let taken = self.waiters.get(ti).is_some_and(alive);
+            let waits = *state == TaskState::Deferred && mine && !taken;
+            waits.then(|| data.attempt_id.map(|id| (ti.clone(), id))).flatten()
+        };
+        let free: Vec<(TiId, AttemptId)> = self.tis.iter().filter_map(free).take(limit as usize).collect();
+        self.waiters.extend(free.iter().map(|(ti, _)| (ti.clone(), process)));
+        free.into_iter().map(|(ti, id)| (ti.0, id)).collect()
+    }
+
     pub(super) fn sync_dag(&mut self, record: &DagRecord, now: DateTime<Utc>) {
         let now = micros(now);
         let versions = self.versions.entry(record.dag_id.clone()).or_default();
@@ -222,7 +243,7 @@ impl State {
         self.dags.remove(dag_id);
         self.versions.remove(dag_id);
         self.slots.retain(|key, _| match key {
-            SlotKey::Pool(_) => true,
+            SlotKey::Pool(_) | SlotKey::Deferred(_) => true,
             SlotKey::Dag(dag) | SlotKey::Runs(dag) | SlotKey::Task(dag, _) => dag != dag_id,
         });
         Ok(runs.len() as u64)
@@ -350,6 +371,7 @@ impl State {
         let tis: Vec<TiId> = self.tis_of(run).map(|(ti, _)| ti.clone()).collect();
         for ti in tis {
             self.tis.remove(&ti);
+            self.waiters.remove(&ti);
         }
         let attempts: Vec<AttemptId> =
             of_run(&self.attempts, run, None, 0).map(|(_, row)| row.start.attempt_id).collect();
@@ -426,8 +448,13 @@ impl State {
     }
 
     pub(super) fn pools(&self) -> Vec<PoolRow> {
-        let used = |name: &str| self.slots.get(&SlotKey::Pool(name.to_owned())).copied().unwrap_or(0);
-        self.pools.values().map(|spec| PoolRow { spec: spec.clone(), used: used(&spec.name) }).collect()
+        let used = |key: SlotKey| self.slots.get(&key).copied().unwrap_or(0);
+        let row = |spec: &PoolSpec| PoolRow {
+            spec: spec.clone(),
+            used: used(SlotKey::Pool(spec.name.clone())),
+            deferred: used(SlotKey::Deferred(spec.name.clone())),
+        };
+        self.pools.values().map(row).collect()
     }
 
     pub(super) fn slots(&self) -> Vec<(SlotKey, i64)> {

@@ -29,7 +29,7 @@ use sqlx::sqlite::{
 };
 use sqlx::{ConnectOptions as _, Connection as _, SqliteConnection};
 
-use crate::id::{DagId, IncarnationId, MapIndex, RunPk, TaskId};
+use crate::id::{AttemptId, DagId, IncarnationId, MapIndex, RunPk, TaskId};
 
 use super::rules::{self, CLEANED};
 use super::{
@@ -349,6 +349,17 @@ impl Store for SqliteStore {
 
     async fn delete_run(&self, run: RunPk) -> StoreResult<bool> {
         self.writer().await?.write(move |conn| Box::pin(runs::delete(conn, run))).await
+    }
+
+    async fn claim_waits(
+        &self,
+        process: IncarnationId,
+        dags: &[DagId],
+        limit: u32,
+    ) -> StoreResult<Vec<(RunPk, AttemptId)>> {
+        let dags = dags.to_vec();
+        let writer = self.writer().await?;
+        writer.write(move |conn| Box::pin(tasks::claim_waits(conn, process, dags, limit))).await
     }
 
     async fn commit(&self, units: Vec<Unit>) -> StoreResult<Vec<UnitResult>> {

@@ -12,10 +12,10 @@ use crate::store::{Migrated, SchemaStatus, StoreError, StoreResult};
 use super::errors::{corrupt, failed};
 
 /// The migrations, the first one leads to version 1.
-const MIGRATIONS: [&str; 1] = [V1];
+const MIGRATIONS: [&str; 2] = [V1, V2];
 
 /// The version that this library needs.
-pub(super) const NEEDED: u32 = 1;
+pub(super) const NEEDED: u32 = 2;
 
 const CREATE_VERSIONS: &str =
     "CREATE TABLE IF NOT EXISTS airflow_schema (version INTEGER PRIMARY KEY, at INTEGER NOT NULL) STRICT";
@@ -98,6 +98,12 @@ CREATE TABLE af_audit (
     run_id TEXT, task_id TEXT, map_index INTEGER, extra TEXT
 ) STRICT;
 CREATE INDEX af_audit_at ON af_audit (at)";
+
+/// What task instances wait for, as JSON, and the process that waits in their stead.
+const V2: &str = "
+ALTER TABLE af_ti ADD COLUMN wait TEXT;
+ALTER TABLE af_ti ADD COLUMN waiter BLOB;
+CREATE INDEX af_ti_deferred ON af_ti (waiter) WHERE state = 'deferred'";
 
 /// All tables, those that refer to others first.
 const TABLES: [&str; 14] = [
