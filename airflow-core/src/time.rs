@@ -215,6 +215,26 @@ pub fn parse_duration(text: &str) -> Result<Duration, InvalidDuration> {
     Ok(total)
 }
 
+/// Reads a duration from text or a number of seconds: a field that may be missing.
+pub(crate) fn optional_duration<'de, D: serde::Deserializer<'de>>(
+    from: D,
+) -> Result<Option<Duration>, D::Error> {
+    #[derive(serde::Deserialize)]
+    #[serde(untagged, expecting = "a duration is text such as `5m`, or a number of seconds")]
+    enum Written {
+        Text(String),
+        Seconds(f64),
+    }
+    let written: Option<Written> = serde::Deserialize::deserialize(from)?;
+    match written {
+        None => Ok(None),
+        Some(Written::Text(text)) => parse_duration(&text).map(Some).map_err(serde::de::Error::custom),
+        Some(Written::Seconds(seconds)) => {
+            Duration::try_from_secs_f64(seconds).map(Some).map_err(serde::de::Error::custom)
+        }
+    }
+}
+
 /// `n` seconds.
 pub const fn secs(n: u64) -> Duration {
     Duration::from_secs(n)

@@ -1,6 +1,6 @@
 //! `#[derive(Operator)]`: everything about a kind of task but what it does.
 
-use proc_macro2::TokenStream;
+use proc_macro2::{Span, TokenStream};
 use quote::{ToTokens, quote, quote_spanned};
 use syn::ext::IdentExt as _;
 use syn::spanned::Spanned as _;
@@ -131,7 +131,7 @@ fn implementation(
         );
     }
     let generics = with_bounds(input, private, is_sensor);
-    let work = if is_sensor { sensor_work(private) } else { work(private) };
+    let work = if is_sensor { sensor_work(private, name.span()) } else { work(private, name.span()) };
     let marker = is_sensor.then(|| {
         let (params, names, bounds) = generics.split_for_impl();
         quote_spanned! {name.span()=>
@@ -165,8 +165,8 @@ fn implementation(
 }
 
 /// What an operator leaves to `Execute`.
-fn work(private: &TokenStream) -> TokenStream {
-    quote! {
+fn work(private: &TokenStream, span: Span) -> TokenStream {
+    quote_spanned! {span=>
         type Output = <Self as #private::Execute>::Output;
 
         fn execute(
@@ -194,8 +194,8 @@ fn work(private: &TokenStream) -> TokenStream {
 }
 
 /// What a sensor leaves to `Sensor`.
-fn sensor_work(private: &TokenStream) -> TokenStream {
-    quote! {
+fn sensor_work(private: &TokenStream, span: Span) -> TokenStream {
+    quote_spanned! {span=>
         type Output = <Self as #private::Sensor>::Output;
         const IS_SENSOR: ::core::primitive::bool = true;
 

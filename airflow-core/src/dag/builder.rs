@@ -94,6 +94,7 @@ pub(crate) struct Definition {
 pub struct TaskGroup {
     pub(crate) id: String,
     pub(crate) prefix_ids: bool,
+    pub(crate) add_suffix: bool,
     pub(crate) tooltip: Option<String>,
     pub(crate) defaults: TaskOptions,
 }
@@ -108,6 +109,29 @@ impl TaskGroup {
     #[must_use]
     pub fn no_prefix(mut self) -> Self {
         self.prefix_ids = false;
+        self
+    }
+
+    /// If the id is taken, takes the first free one of `id__1`, `id__2`, …. Without this a second group of one id is a
+    /// mistake.
+    ///
+    /// ```
+    /// # use airflow_core::dag::{DagDef, TaskExt, TaskGroup};
+    /// # use airflow_core::operator::Empty;
+    /// let dag = DagDef::new("nightly").define(|d| {
+    ///     for _ in 0..2 {
+    ///         d.add_group(TaskGroup::new("copy").add_suffix_on_collision(), |d| {
+    ///             d.add(Empty::new().id("read"));
+    ///         });
+    ///     }
+    /// });
+    /// let ids: Vec<String> = dag.compile()?.tasks.iter().map(|task| task.id.to_string()).collect();
+    /// assert_eq!(ids, ["copy.read", "copy__1.read"]);
+    /// # Ok::<(), airflow_core::compile::DefinitionErrors>(())
+    /// ```
+    #[must_use]
+    pub fn add_suffix_on_collision(mut self) -> Self {
+        self.add_suffix = true;
         self
     }
 
@@ -428,7 +452,11 @@ impl Dag {
         if let Err(error) = crate::id::check_group_id(&options.id) {
             definition.problems.push(Problem { kind: ProblemKind::BadId { what: "group", error }, place });
         }
-        let id = definition.full_id(&options.id);
+        let id = if options.add_suffix {
+            definition.free_id(&options.id)
+        } else {
+            definition.full_id(&options.id)
+        };
         definition.claim(&id, place);
         let parent = definition.open.last().copied();
         let group = definition.groups.len();

@@ -8,6 +8,7 @@
 use std::time::Duration;
 
 use chrono::{DateTime, Utc};
+use serde::Deserialize;
 
 use crate::callback::{Callbacks, IntoCallback};
 use crate::operator::{DEFAULT_POKE_INTERVAL, DEFAULT_SENSOR_TIMEOUT, SensorMode, SensorSettings};
@@ -29,10 +30,26 @@ pub const DEFAULT_RETRY_DELAY: Duration = Duration::from_secs(300);
 macro_rules! task_options {
     ($($(#[$doc:meta])* $field:ident: $ty:ty),+ $(,)?) => {
         /// Options of a task; what is `None` comes from the next weaker place.
-        #[derive(Debug, Clone, Default)]
+        ///
+        /// They can be read from a configuration file as well: durations are text (`"5m"`) or seconds, moments are
+        /// RFC 3339, callbacks are code and cannot be given. A name that does not exist is an error.
+        ///
+        /// ```
+        /// # use std::time::Duration;
+        /// # use airflow_core::dag::TaskOptions;
+        /// let defaults: TaskOptions =
+        ///     serde_json::from_str(r#"{"retries": 2, "retry_delay": "1m", "trigger_rule": "none_failed"}"#)?;
+        /// assert_eq!(defaults.retry_delay, Some(Duration::from_secs(60)));
+        /// let error = serde_json::from_str::<TaskOptions>(r#"{"retires": 2}"#).unwrap_err();
+        /// assert!(error.to_string().starts_with("unknown field `retires`, expected one of `retries`"));
+        /// # Ok::<(), serde_json::Error>(())
+        /// ```
+        #[derive(Debug, Clone, Default, Deserialize)]
+        #[serde(default, deny_unknown_fields)]
         pub struct TaskOptions {
             $($(#[$doc])* pub $field: Option<$ty>,)+
             /// What to call when something happens to the task.
+            #[serde(skip)]
             pub callbacks: Callbacks,
         }
 
@@ -53,22 +70,28 @@ task_options! {
     /// How many attempts may follow the first. Default 0.
     retries: u32,
     /// The wait before a retry. Default 5 minutes.
+    #[serde(deserialize_with = "crate::time::optional_duration")]
     retry_delay: Duration,
     /// The factor by which the wait grows with each retry; 0 switches back-off off. Default 0.
     retry_exponential_backoff: f64,
     /// The longest wait before a retry; applies with back-off only.
+    #[serde(deserialize_with = "crate::time::optional_duration")]
     max_retry_delay: Duration,
     /// How long one attempt may take; of a sensor: how long it waits in all. Default: no limit; a week.
+    #[serde(deserialize_with = "crate::time::optional_duration")]
     timeout: Duration,
     /// How long one attempt may take, also of a sensor. Default: `timeout`, but for sensors; no limit.
+    #[serde(deserialize_with = "crate::time::optional_duration")]
     execution_timeout: Duration,
     /// Where a sensor waits. Default `poke`.
     mode: SensorMode,
     /// The pause between two pokes of a sensor. Default 1 minute.
+    #[serde(deserialize_with = "crate::time::optional_duration")]
     poke_interval: Duration,
     /// Whether the pauses of a sensor grow. Default false.
     poke_backoff: bool,
     /// The longest pause of a sensor.
+    #[serde(deserialize_with = "crate::time::optional_duration")]
     max_wait: Duration,
     /// A sensor whose time is over, or that fails for good, is skipped. Default false.
     soft_fail: bool,

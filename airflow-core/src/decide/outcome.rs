@@ -85,16 +85,7 @@ pub fn accept(plan: &mut Planner<'_>, report: &Report, max_map_length: usize) ->
             push_values(plan, report, None);
             legal(plan.change(report.key, TaskEvent::Skipped, |data| data.reason = Some(reason)))
         }
-        Outcome::Rescheduled(at) => {
-            end_attempt(plan, report, AttemptState::Rescheduled, None);
-            push_values(plan, report, None);
-            legal(plan.change(report.key, TaskEvent::Rescheduled, |data| {
-                data.next_try_at = Some(at);
-                let wait = data.wait.get_or_insert_default();
-                wait.pokes = wait.pokes.saturating_add(1);
-                wait.resumed = None;
-            }))
-        }
+        Outcome::Rescheduled(at) => reschedule(plan, report, at),
         Outcome::Deferred(deferral) => defer(plan, report, *deferral),
         Outcome::Fired(event) => legal(plan.change(report.key, TaskEvent::Ready, |data| {
             if let Some(wait) = &mut data.wait {
@@ -194,6 +185,18 @@ fn fail(
         stop_others(plan);
     }
     accepted
+}
+
+/// The instance is run again later, in the same try.
+fn reschedule(plan: &mut Planner<'_>, report: &Report, at: DateTime<Utc>) -> Accepted {
+    end_attempt(plan, report, AttemptState::Rescheduled, None);
+    push_values(plan, report, None);
+    legal(plan.change(report.key, TaskEvent::Rescheduled, |data| {
+        data.next_try_at = Some(at);
+        let wait = data.wait.get_or_insert_default();
+        wait.pokes = wait.pokes.saturating_add(1);
+        wait.resumed = None;
+    }))
 }
 
 /// The instance waits for something without a slot. Its whole try counts for `execution_timeout`.

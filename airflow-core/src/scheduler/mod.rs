@@ -9,18 +9,16 @@ mod core;
 mod effects;
 mod limits;
 mod process;
+mod telling;
 
-use std::panic::AssertUnwindSafe;
+use std::collections::HashSet;
 use std::sync::Arc;
 use std::time::Duration;
 
 use chrono::{DateTime, TimeDelta, Utc};
-use futures_util::FutureExt as _;
 use tokio::sync::{broadcast, mpsc, watch};
-use tokio::task::JoinSet;
 use uuid::Uuid;
 
-use crate::callback::panic_text;
 use crate::compile::CompiledDag;
 use crate::decide::outcome::DEFAULT_MAX_MAP_LENGTH;
 use crate::executor::{Executor, Waiter};
@@ -33,6 +31,7 @@ use crate::time::Clock;
 
 use self::core::{Core, CoreConfig};
 use self::effects::Effects;
+use self::telling::Telling;
 
 pub use process::{IncarnationSpec, is_dead};
 
@@ -139,7 +138,7 @@ pub struct Scheduler {
     next_reap: DateTime<Utc>,
     /// What the store's change token was; `None` if everything must be read again.
     seen: Option<u64>,
-    callbacks: JoinSet<()>,
+    telling: Telling,
 }
 
 impl Scheduler {
@@ -178,7 +177,7 @@ impl Scheduler {
             next_poll,
             next_reap: next_poll,
             seen: None,
-            callbacks: JoinSet::new(),
+            telling: Telling::default(),
         };
         (scheduler, report_to)
     }
@@ -212,10 +211,13 @@ impl Scheduler {
     /// Ends processes that are dead; their attempts are lost.
     async fn reap(&mut self) -> StoreResult<()> {
         let now = self.clock.now();
+        let mut alive = HashSet::new();
         for other in self.store.incarnations().await? {
             if other.process.id != self.process.id && is_dead(&other, now) {
                 tracing::info!(process = %other.process.id, pid = other.process.pid, "a process of ours has died");
                 self.store.end_incarnation(other.process.id, now).await?;
+            } else {
+                alive.insert(other.process.id);
             }
         }
         for orphan in self.store.orphans().await? {
@@ -225,7 +227,7 @@ impl Scheduler {
             }
         }
         self.core.look_for_waits();
-        Ok(())
+        self.take_over_notices(&alive).await
     }
 
     /// Reads what other processes may have changed.
@@ -336,15 +338,7 @@ impl Scheduler {
             effects.watch.into_iter().for_each(|attempt| waiter.watch(attempt));
             effects.forget.into_iter().for_each(|id| waiter.forget(id));
         }
-        while self.callbacks.try_join_next().is_some() {}
-        for (callback, context) in effects.callbacks {
-            self.callbacks.spawn(async move {
-                let name = callback.name();
-                if let Err(panic) = AssertUnwindSafe(callback.call(context)).catch_unwind().await {
-                    tracing::error!(callback = name, "the callback panicked: {}", panic_text(&*panic));
-                }
-            });
-        }
+        effects.notices.into_iter().for_each(|notice| self.telling.tell(&self.registry, notice));
         for (dag_id, run_id, state) in effects.ended {
             // Nobody may be listening.
             let _ = self.handle.ended.send(EndedRun { dag_id, run_id, state });
@@ -387,7 +381,37 @@ impl Scheduler {
 
     /// Returns when the callbacks that were called so far are done.
     pub async fn callbacks_done(&mut self) {
-        while self.callbacks.join_next().await.is_some() {}
+        while self.telling.is_busy() {
+            self.telling.next().await;
+        }
+        self.forget_told().await;
+    }
+
+    /// Tells what was left untold by processes that are gone, or by a commit whose answer was lost.
+    async fn take_over_notices(&mut self, alive: &HashSet<IncarnationId>) -> StoreResult<()> {
+        for row in self.store.notices().await? {
+            let owner = row.notice.owner;
+            let is_mine = owner == self.process.id
+                || (!alive.contains(&owner)
+                    && self.registry.get(&row.dag_id).is_some()
+                    && self.store.take_notice(&row.key(), owner, self.process.id).await?);
+            if is_mine {
+                self.telling.tell(&self.registry, row);
+            }
+        }
+        Ok(())
+    }
+
+    /// Deletes the notices whose callbacks have returned; what cannot be deleted now is tried again later.
+    async fn forget_told(&mut self) {
+        let told = self.telling.told();
+        if told.is_empty() {
+            return;
+        }
+        match self.store.delete_notices(told.clone()).await {
+            Ok(()) => self.telling.forget(&told),
+            Err(error) => tracing::warn!(%error, "cannot note that callbacks were called"),
+        }
     }
 
     /// Reads everything again if somebody asked for it; says whether somebody had. [`run`](Self::run) does so by
@@ -463,6 +487,7 @@ impl Scheduler {
 
     /// Returns when there is news.
     async fn wait(&mut self, stop: &mut watch::Receiver<Option<Duration>>) {
+        self.forget_told().await;
         let now = self.clock.now();
         if self.next_poll <= now {
             self.poll().await;
@@ -481,6 +506,7 @@ impl Scheduler {
                 Some(Wake::Refresh) => self.look_again(clock.now()),
                 None => {}
             },
+            () = self.telling.next(), if self.telling.is_busy() => {}
             () = clock.sleep_until(due) => {}
             _ = stop.changed() => {}
         }

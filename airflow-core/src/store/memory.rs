@@ -16,9 +16,9 @@ use crate::id::{AttemptId, DagId, IncarnationId, MapIndex, RunPk, TaskId};
 
 use super::{
     Advance, AttemptRow, AuditEntry, AuditFilter, CreatedRun, DagRecord, DagRow, DagVersion, EventRow,
-    Incarnation, Migrated, NewIncarnation, NewRun, PastQuery, PoolRow, PoolSpec, RunFilter, RunRow,
-    RunSnapshot, SchemaStatus, SlotKey, Store, StoreResult, TiRow, Unit, UnitResult, VariableRow, XComFilter,
-    XComRow, XComWrite,
+    Incarnation, Migrated, NewIncarnation, NewRun, NoticeKey, NoticeRow, PastQuery, PoolRow, PoolSpec,
+    RunFilter, RunRow, RunSnapshot, SchemaStatus, SlotKey, Store, StoreResult, TiRow, Unit, UnitResult,
+    VariableRow, XComFilter, XComRow, XComWrite,
 };
 use state::State;
 
@@ -144,6 +144,25 @@ impl Store for MemoryStore {
 
     async fn orphans(&self) -> StoreResult<Vec<AttemptRow>> {
         Ok(self.read().orphans())
+    }
+
+    async fn notices(&self) -> StoreResult<Vec<NoticeRow>> {
+        Ok(self.read().notices())
+    }
+
+    async fn take_notice(
+        &self,
+        key: &NoticeKey,
+        from: IncarnationId,
+        to: IncarnationId,
+    ) -> StoreResult<bool> {
+        Ok(self.write().take_notice(key, from, to))
+    }
+
+    async fn delete_notices(&self, keys: Vec<NoticeKey>) -> StoreResult<()> {
+        let mut state = self.write();
+        keys.iter().for_each(|key| state.delete_notice(key));
+        Ok(())
     }
 
     async fn sync_dags(&self, dags: Vec<DagRecord>, now: DateTime<Utc>) -> StoreResult<Vec<DagRow>> {

@@ -6,6 +6,7 @@
 mod judge;
 mod memory;
 pub mod model;
+mod notice;
 mod rules;
 #[cfg(feature = "sqlite")]
 mod sqlite;
@@ -21,6 +22,7 @@ use crate::id::{AttemptId, DagId, IncarnationId, MapIndex, RunPk, TaskId};
 
 pub use memory::MemoryStore;
 pub use model::*;
+pub use notice::*;
 #[cfg(feature = "sqlite")]
 pub use sqlite::{SqliteOptions, SqliteStore, Synchronous};
 pub use unit::*;
@@ -139,6 +141,16 @@ pub trait Store: Send + Sync + fmt::Debug + 'static {
     /// Makes dags and their versions known; a dag that was not listed before gets its first `is_paused` from the
     /// record. A version that was seen before becomes the current one again under its old number. Returns the rows of these dags, in the order given.
     async fn sync_dags(&self, dags: Vec<DagRecord>, now: DateTime<Utc>) -> StoreResult<Vec<DagRow>>;
+
+    /// What callbacks have not been told yet, by run, task id, map index and epoch.
+    async fn notices(&self) -> StoreResult<Vec<NoticeRow>>;
+
+    /// Gives a notice to the process `to`, if it is there and still `from`'s; says whether it was.
+    async fn take_notice(&self, key: &NoticeKey, from: IncarnationId, to: IncarnationId)
+    -> StoreResult<bool>;
+
+    /// Forgets notices whose callbacks have returned. Those that do not exist are passed over.
+    async fn delete_notices(&self, keys: Vec<NoticeKey>) -> StoreResult<()>;
 
     /// All known dags, by id.
     async fn dags(&self) -> StoreResult<Vec<DagRow>>;

@@ -5,6 +5,7 @@
 
 mod admin;
 mod attempts;
+mod notices;
 mod runs;
 mod units;
 mod waits;
@@ -32,6 +33,7 @@ pub use attempts::{
     attempts_never_change_after_their_end, lost_attempts_are_found, queued_attempts_are_claimed_once,
     values_are_replaced_cleared_and_deleted,
 };
+pub use notices::notices_wait_until_they_are_told;
 pub use runs::{
     cleaning_keeps_the_newest_run, dags_keep_what_users_and_timetables_said, dags_with_running_tasks_stay,
     deleting_leaves_nothing_behind, runs_are_created_once, runs_are_listed_in_order,
@@ -79,6 +81,7 @@ pub async fn run_all(store: SharedStore) -> StoreResult<()> {
         waits_are_kept_as_given,
         waits_are_claimed_by_one_process,
         deferred_slots_count_where_the_pool_says_so,
+        notices_wait_until_they_are_told,
         values_are_replaced_cleared_and_deleted,
         runs_are_created_once,
         runs_are_listed_in_order,

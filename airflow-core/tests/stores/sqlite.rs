@@ -113,9 +113,8 @@ async fn every_call_before_the_migration_says_so() {
     let status = store.check().await.unwrap();
     assert_eq!(status.version, 0);
     let says_so = |error: Option<StoreError>| {
-        let right =
-            matches!(error, Some(StoreError::NotMigrated { found: 0, needed }) if needed == status.needed);
-        assert!(right, "{error:?}");
+        let Some(StoreError::NotMigrated { found: 0, needed }) = error else { panic!("{error:?}") };
+        assert_eq!(needed, status.needed);
     };
     says_so(store.dags().await.err());
     says_so(store.commit(vec![]).await.err());
@@ -131,10 +130,10 @@ async fn a_newer_schema_is_refused() {
     let dir = tempfile::tempdir().unwrap();
     drop(open(&dir).await);
     let mut conn = raw(&dir).await;
-    sqlx::query("INSERT INTO airflow_schema VALUES (7000, 0)").execute(&mut conn).await.unwrap();
+    sqlx::query("INSERT INTO airflow_schema VALUES (1000, 0)").execute(&mut conn).await.unwrap();
     let store = SqliteStore::open(&file(&dir)).await.unwrap();
     for error in [store.dags().await.err(), store.migrate().await.err()] {
-        assert!(matches!(error, Some(StoreError::Newer { found: 7000, .. })), "{error:?}");
+        assert!(matches!(error, Some(StoreError::Newer { found: 1000, .. })), "{error:?}");
     }
 }
 
@@ -156,7 +155,6 @@ async fn migrators_wait_for_each_other_and_leave_the_tables_of_the_host() {
     let mut made = 0;
     for task in tasks {
         let migrated = task.await.unwrap();
-        assert!(migrated.to > 0);
         made += u32::from(migrated.from == 0);
     }
     assert_eq!(made, 1, "one of them made the tables");
@@ -354,9 +352,17 @@ async fn deleting_leaves_no_orphan_rows() {
     store.commit(vec![unit]).await.unwrap();
     store.delete_dag(&"d".into()).await.unwrap();
     let mut conn = raw(&dir).await;
-    for table in
-        ["af_dag", "af_dag_version", "af_run", "af_ti", "af_event", "af_attempt", "af_xcom", "af_expansion"]
-    {
+    for table in [
+        "af_dag",
+        "af_dag_version",
+        "af_run",
+        "af_ti",
+        "af_event",
+        "af_attempt",
+        "af_xcom",
+        "af_expansion",
+        "af_notice",
+    ] {
         let sql = sqlx::AssertSqlSafe(format!("SELECT count(*) FROM {table}"));
         let left: i64 = sqlx::query_scalar(sql).fetch_one(&mut conn).await.unwrap();
         assert_eq!(left, 0, "{table}");
@@ -365,7 +371,7 @@ async fn deleting_leaves_no_orphan_rows() {
     assert!(bad.is_empty());
 }
 
-/// Goal: a database of the first version comes to the current one with everything in it. Method: its tables as they
+/// Goal: a database of an earlier version comes to the current one with everything in it. Method: its tables as they
 /// were, with a task instance in them.
 #[tokio::test]
 async fn an_old_database_keeps_its_rows() {
@@ -382,10 +388,10 @@ async fn an_old_database_keeps_its_rows() {
     drop(store);
     let mut conn = raw(&dir).await;
     let back = "DROP INDEX af_ti_deferred; ALTER TABLE af_ti DROP COLUMN wait;
-        ALTER TABLE af_ti DROP COLUMN waiter; DELETE FROM airflow_schema WHERE version = 2";
+        ALTER TABLE af_ti DROP COLUMN waiter; DELETE FROM airflow_schema WHERE version >= 3";
     sqlx::raw_sql(back).execute(&mut conn).await.unwrap();
     let store = SqliteStore::open(&file(&dir)).await.unwrap();
-    assert!(matches!(store.dags().await, Err(StoreError::NotMigrated { found: 1, .. })));
-    assert_eq!(store.migrate().await.unwrap().from, 1);
+    assert!(matches!(store.dags().await, Err(StoreError::NotMigrated { found: 2, .. })));
+    assert_eq!(store.migrate().await.unwrap().from, 2);
     assert_eq!(store.task_instances(row.pk).await.unwrap(), before);
 }

@@ -10,6 +10,7 @@ use crate::decide::step::{Settled, finish, launch, schedule, settle, settle_all,
 use crate::id::{RunPk, TiKey};
 use crate::plan::{Planner, RunView};
 use crate::scheduler::backlog::{Candidate, Lane};
+use crate::scheduler::effects::notices_of;
 use crate::scheduler::limits::difference;
 use crate::state::{RunEvent, RunState};
 use crate::store::Unit;
@@ -58,8 +59,12 @@ impl Core {
                     });
             });
         }
-        let (empty, full): (Vec<_>, Vec<_>) = drafts.into_values().partition(|draft| draft.unit.is_empty());
-        drop(empty);
+        let mut full: Vec<InFlight> = drafts.into_values().filter(|draft| !draft.unit.is_empty()).collect();
+        for InFlight { unit, reports, ended } in &mut full {
+            if let Some(live) = self.runs.get(&unit.run) {
+                unit.notices = notices_of(&live.view, unit, reports, *ended, self.config.incarnation);
+            }
+        }
         full.iter().for_each(|draft| self.limits.apply(&draft.unit.slots));
         self.writing = full;
         self.writing.iter().map(|draft| draft.unit.clone()).collect()

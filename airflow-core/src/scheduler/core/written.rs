@@ -8,9 +8,9 @@ use chrono::{DateTime, TimeDelta, Utc};
 use crate::decide::step::follow_past;
 use crate::id::{RunPk, TiKey};
 use crate::plan::{Attempt, Report, RunView};
-use crate::scheduler::effects::{Effects, attempt_of, callbacks_of, callbacks_of_run};
-use crate::state::{RunEvent, RunState, TaskState};
-use crate::store::{Unit, UnitResult};
+use crate::scheduler::effects::{Effects, attempt_of};
+use crate::state::{RunState, TaskState};
+use crate::store::{NoticeRow, Unit, UnitResult};
 
 use super::{Core, InFlight, STALE_IN_A_ROW, STALE_PAUSE_MS, Timer};
 
@@ -75,6 +75,13 @@ impl Core {
         live.stale = 0;
         let view = &live.view;
         let info = Arc::new(view.info());
+        effects.notices.extend(draft.unit.notices.iter().map(|notice| NoticeRow {
+            run: pk,
+            dag_id: view.run.dag_id.clone(),
+            run_id: view.run.run_id.clone(),
+            logical_date: view.run.logical_date,
+            notice: notice.clone(),
+        }));
         for start in &draft.unit.started {
             let Some((_, key)) = self.attempts.get(&start.attempt_id) else { continue };
             let mut attempt = attempt_of(view, *key, start.attempt_id, start.at);
@@ -87,7 +94,6 @@ impl Core {
             }
         }
         for change in &draft.unit.tis {
-            callbacks_of(view, change, &draft.reports, effects);
             // What lost its attempt, or was given back, waits for a slot again.
             if change.transition.to() == TaskState::Scheduled
                 && let Some(task) = view.dag.find(change.task_id.as_str())
@@ -100,8 +106,8 @@ impl Core {
             self.started(&view, now);
         }
         self.tell_later_runs(pk, &draft.unit);
-        if let Some(event) = draft.ended {
-            self.ended(pk, event, now, effects);
+        if draft.ended.is_some() {
+            self.ended(pk, now, effects);
         }
     }
 
@@ -137,14 +143,13 @@ impl Core {
         }
     }
 
-    fn ended(&mut self, pk: RunPk, event: RunEvent, now: DateTime<Utc>, effects: &mut Effects) {
+    fn ended(&mut self, pk: RunPk, now: DateTime<Utc>, effects: &mut Effects) {
         let Some(live) = self.runs.remove(&pk) else { return };
         if !live.view.all().all(|(_, ti)| ti.state.is_finished()) {
             self.backlog.forget_run(pk);
         }
         let run = &live.view.run;
         let dag = &live.view.dag;
-        callbacks_of_run(run, dag, event, now, effects);
         if run.state == RunState::Failed && dag.settings.max_consecutive_failed_dag_runs > 0 {
             effects.failed.push(Arc::clone(dag));
         }

@@ -10,12 +10,14 @@ use crate::store::judge::TiId;
 use crate::store::rules::{self, CLEANED, DEFAULT_POOL, interval, keeps_dag, micros, next_run};
 use crate::store::{
     Advance, AttemptRow, AuditEntry, AuditFilter, CreatedRun, DagRecord, DagRow, DagVersion, EventRow,
-    Expansion, Incarnation, NewIncarnation, NewRun, PastQuery, PastRun, PoolRow, PoolSpec, RunFilter, RunRow,
-    RunSnapshot, SlotKey, StoreResult, TiData, TiRow, VariableRow, XComFilter, XComRow, XComWrite,
+    Expansion, Incarnation, NewIncarnation, NewRun, Notice, NoticeKey, PastQuery, PastRun, PoolRow, PoolSpec,
+    RunFilter, RunRow, RunSnapshot, SlotKey, StoreResult, TiData, TiRow, VariableRow, XComFilter, XComRow,
+    XComWrite,
 };
 use crate::xcom::SKIP_KEY;
 
 mod commit;
+mod notices;
 
 /// All rows.
 #[derive(Debug)]
@@ -36,6 +38,7 @@ pub(super) struct State {
     /// Who waits in the stead of deferred instances.
     waiters: BTreeMap<TiId, IncarnationId>,
     incarnations: BTreeMap<IncarnationId, (Incarnation, bool)>,
+    notices: BTreeMap<NoticeKey, Notice>,
     audit: Vec<AuditEntry>,
     pub(super) variables: BTreeMap<String, VariableRow>,
     pub(super) pools: BTreeMap<String, PoolSpec>,
@@ -59,6 +62,7 @@ impl Default for State {
             slots: BTreeMap::new(),
             waiters: BTreeMap::new(),
             incarnations: BTreeMap::new(),
+            notices: BTreeMap::new(),
             audit: Vec::new(),
             variables: BTreeMap::new(),
             pools: BTreeMap::from([(DEFAULT_POOL.to_owned(), rules::default_pool())]),
@@ -382,6 +386,7 @@ impl State {
         remove_of_run(&mut self.events, run, None, 0);
         remove_of_run(&mut self.xcoms, run, None, String::new());
         self.expansions.retain(|(pk, _), _| *pk != run);
+        self.notices.retain(|key, _| key.run != run);
         true
     }
 

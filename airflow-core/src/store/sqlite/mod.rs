@@ -9,6 +9,7 @@ mod dags;
 
 mod errors;
 mod json;
+mod notices;
 mod runs;
 mod schema;
 mod steps;
@@ -34,9 +35,9 @@ use crate::id::{AttemptId, DagId, IncarnationId, MapIndex, RunPk, TaskId};
 use super::rules::{self, CLEANED};
 use super::{
     Advance, AttemptRow, AuditEntry, AuditFilter, CreatedRun, DagRecord, DagRow, DagVersion, EventRow,
-    Incarnation, Migrated, NewIncarnation, NewRun, PastQuery, PoolRow, PoolSpec, RunFilter, RunRow,
-    RunSnapshot, SchemaStatus, SlotKey, Store, StoreError, StoreResult, TiRow, Unit, UnitResult, VariableRow,
-    XComFilter, XComRow, XComWrite,
+    Incarnation, Migrated, NewIncarnation, NewRun, NoticeKey, NoticeRow, PastQuery, PoolRow, PoolSpec,
+    RunFilter, RunRow, RunSnapshot, SchemaStatus, SlotKey, Store, StoreError, StoreResult, TiRow, Unit,
+    UnitResult, VariableRow, XComFilter, XComRow, XComWrite,
 };
 use errors::{failed, unreachable};
 use writer::Writer;
@@ -302,6 +303,24 @@ impl Store for SqliteStore {
 
     async fn orphans(&self) -> StoreResult<Vec<AttemptRow>> {
         tasks::orphans(self.readers().await?).await
+    }
+
+    async fn notices(&self) -> StoreResult<Vec<NoticeRow>> {
+        notices::list(self.readers().await?).await
+    }
+
+    async fn take_notice(
+        &self,
+        key: &NoticeKey,
+        from: IncarnationId,
+        to: IncarnationId,
+    ) -> StoreResult<bool> {
+        let key = key.clone();
+        self.writer().await?.write(move |conn| Box::pin(notices::take(conn, key, from, to))).await
+    }
+
+    async fn delete_notices(&self, keys: Vec<NoticeKey>) -> StoreResult<()> {
+        self.writer().await?.write(move |conn| Box::pin(notices::delete(conn, keys))).await
     }
 
     async fn sync_dags(&self, dags: Vec<DagRecord>, now: DateTime<Utc>) -> StoreResult<Vec<DagRow>> {

@@ -12,10 +12,10 @@ use crate::store::{Migrated, SchemaStatus, StoreError, StoreResult};
 use super::errors::{corrupt, failed};
 
 /// The migrations, the first one leads to version 1.
-const MIGRATIONS: [&str; 2] = [V1, V2];
+const MIGRATIONS: [&str; 3] = [V1, V2, V3];
 
 /// The version that this library needs.
-pub(super) const NEEDED: u32 = 2;
+pub(super) const NEEDED: u32 = 3;
 
 const CREATE_VERSIONS: &str =
     "CREATE TABLE IF NOT EXISTS airflow_schema (version INTEGER PRIMARY KEY, at INTEGER NOT NULL) STRICT";
@@ -99,14 +99,24 @@ CREATE TABLE af_audit (
 ) STRICT;
 CREATE INDEX af_audit_at ON af_audit (at)";
 
-/// What task instances wait for, as JSON, and the process that waits in their stead.
+/// What callbacks are to be told.
 const V2: &str = "
+CREATE TABLE af_notice (
+    run INTEGER NOT NULL REFERENCES af_run ON DELETE CASCADE, task_id TEXT NOT NULL, map_index INTEGER NOT NULL,
+    epoch INTEGER NOT NULL, event TEXT NOT NULL, try_number INTEGER NOT NULL, reason TEXT, at INTEGER NOT NULL,
+    owner BLOB NOT NULL,
+    PRIMARY KEY (run, task_id, map_index, epoch)
+) STRICT, WITHOUT ROWID";
+
+/// What task instances wait for, as JSON, and the process that waits in their stead.
+const V3: &str = "
 ALTER TABLE af_ti ADD COLUMN wait TEXT;
 ALTER TABLE af_ti ADD COLUMN waiter BLOB;
 CREATE INDEX af_ti_deferred ON af_ti (waiter) WHERE state = 'deferred'";
 
 /// All tables, those that refer to others first.
-const TABLES: [&str; 14] = [
+const TABLES: [&str; 15] = [
+    "af_notice",
     "af_audit",
     "af_incarnation",
     "af_variable",

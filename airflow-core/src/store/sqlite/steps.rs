@@ -11,6 +11,8 @@ use crate::store::judge::net_slots;
 use crate::store::rules;
 use crate::store::{AttemptEnd, AttemptStart, SlotKey, TiChange, Unit};
 
+use super::notices::task_column;
+
 /// The columns of a row: the kind of the step, and as many as a change of a task instance needs.
 pub(super) const WIDTH: usize = 21;
 
@@ -38,6 +40,8 @@ enum Kind {
     End = 9,
     /// kind, name, task, how much, limit
     Take = 10,
+    /// run, task, index, epoch, event, try, reason, at, owner
+    Tell = 11,
 }
 
 /// One column of a step.
@@ -145,6 +149,20 @@ impl<'a> Steps<'a> {
         }
         for end in &unit.ended {
             self.add_end(&run, end);
+        }
+        for notice in &unit.notices {
+            let cells = [
+                run.clone(),
+                task_column(notice.task_id.as_ref()).into(),
+                notice.map_index.0.into(),
+                notice.epoch.into(),
+                (&notice.event).into(),
+                notice.try_number.into(),
+                notice.reason.as_ref().into(),
+                notice.at.into(),
+                notice.owner.0.into(),
+            ];
+            self.push(Kind::Tell, cells);
         }
         let (deferred, others): (Vec<_>, Vec<_>) = net_slots(unit)
             .into_iter()

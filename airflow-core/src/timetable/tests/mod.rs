@@ -1,4 +1,4 @@
-//! What the timetables promise, beyond the cases in `tests/timetables.rs`: changes of the clocks, laws,
+//! What the timetables promise, beyond the cases in `tests/conformance/timetables.json`: changes of the clocks, laws,
 //! and the words of errors.
 
 mod clocks;

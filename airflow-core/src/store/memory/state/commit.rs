@@ -3,7 +3,9 @@
 use crate::store::judge::{View, net_slots, ti_of};
 use crate::store::{AttemptEndData, AttemptStart, AttemptState, Unit, UnitResult};
 
-use super::{AttemptRow, BTreeMap, EventRow, RunState, SlotKey, State, TiData, micros, remove_of_run};
+use super::{
+    AttemptRow, BTreeMap, EventRow, Notice, RunState, SlotKey, State, TiData, micros, remove_of_run,
+};
 
 impl State {
     pub(in crate::store::memory) fn commit(&mut self, units: &[Unit]) -> Vec<UnitResult> {
@@ -93,6 +95,9 @@ impl State {
             self.write_xcom(unit.run, xcom, unit.at);
         }
         self.apply_attempts(unit);
+        for notice in &unit.notices {
+            self.notices.insert(notice.key(unit.run), Notice { at: micros(notice.at), ..notice.clone() });
+        }
         for net in net_slots(unit) {
             let used = self.slots.entry(net.key).or_default();
             *used = used.saturating_add(net.delta).max(0);

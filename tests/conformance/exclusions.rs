@@ -1,0 +1,52 @@
+//! What is left out: groups of cases that a compiled Rust library has no place for, each with its reason.
+
+use serde_json::Value;
+
+/// The family, who belongs to the group, and the reason.
+pub(crate) type Exclusion = (&'static str, fn(&Value) -> bool, &'static str);
+
+/// All of them.
+pub(crate) const EXCLUDED: &[Exclusion] = &[
+    (
+        "graph_validation",
+        |case| case["group"] == "bad_reference",
+        "an edge joins handles: nothing else compiles, so there is no reference that could be wrong",
+    ),
+    (
+        "graph_validation",
+        |case| case["operator_argument"]["retries"].is_string() && case["expected"]["accepted"] == true,
+        "a number is not given as text: Python's `int(\"3\")` has no place where types are known",
+    ),
+    (
+        "graph_validation",
+        |case| case["operator_argument"]["execution_timeout"].is_number(),
+        "seconds are a duration everywhere, as for `retry_delay`; Airflow takes them there and refuses them here",
+    ),
+    (
+        "graph_validation",
+        |case| {
+            ["task_id", "dag_id", "group_id"]
+                .iter()
+                .any(|key| case["group"] == *key && case[*key].as_str().is_some_and(|id| id.ends_with('\n')))
+        },
+        "an id that ends with a line break only slips through Python's `$`; it is refused here",
+    ),
+    (
+        "graph_validation",
+        |case| {
+            let Some(words) = case["expression"].as_array() else { return false };
+            words.windows(3).any(|three| three[0].is_array() && three[1].is_string() && three[2].is_array())
+        },
+        "`[a, b] >> [c, d]` does not compile, for the same reason for which it is a TypeError in Python",
+    ),
+    (
+        "mapped_tasks",
+        |case| case["name"].as_str().is_some_and(|name| name.starts_with("reduce over empty")),
+        "a reducer takes a list: over an empty mapping it sees an empty one, never `None`",
+    ),
+    (
+        "mapped_tasks",
+        |case| case["name"].as_str().is_some_and(|name| name.starts_with("concat dicts")),
+        "`concat` joins two lists of one element type: of a map that is its entries, not its keys",
+    ),
+];
