@@ -75,8 +75,8 @@
 
 pub use airflow_core::app::{self, Airflow, AirflowBuilder, Running};
 pub use airflow_core::{
-    attempt, callback, compile, dag, decide, discovery, executor, id, operator, plan, registry, retry,
-    scheduler, state, store, template, testing, time, timetable, trigger_rule, xcom,
+    attempt, builtin, callback, compile, dag, decide, discovery, executor, id, operator, plan, registry,
+    retry, scheduler, state, store, template, testing, time, timetable, trigger_rule, xcom,
 };
 
 #[cfg(feature = "local")]
@@ -91,6 +91,10 @@ pub use airflow_macros::{Branch, Operator, dag, sensor, task};
 /// What a file with dags needs: `use airflow::prelude::*;`.
 pub mod prelude {
     pub use airflow_core::app::{Airflow, AirflowBuilder, Running};
+    pub use airflow_core::builtin::{
+        DateTimeSensor, DayOfWeekSensor, ExternalTaskSensor, FileSensor, TimeDeltaSensor, TimeSensor,
+        TriggerDagRun, WaitSensor,
+    };
     pub use airflow_core::callback::CallbackContext;
     pub use airflow_core::dag::{
         Dag, DagDef, Group, Handle, Mapped, Node, Nodes, SensorExt, TaskExt, TaskGroup, TaskOptions, concat,

@@ -9,7 +9,7 @@ const LAYERS: &[(&str, &[&str])] = &[
     ("states", &["state"]),
     (
         "definitions",
-        &["dag", "timetable", "trigger_rule", "retry", "xcom", "operator", "callback", "template"],
+        &["dag", "timetable", "trigger_rule", "retry", "xcom", "operator", "builtin", "callback", "template"],
     ),
     ("compilation", &["compile", "registry", "discovery"]),
     ("store contract", &["store"]),

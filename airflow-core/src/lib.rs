@@ -16,6 +16,7 @@
 
 pub mod app;
 pub mod attempt;
+pub mod builtin;
 pub mod callback;
 pub mod compile;
 pub mod config;

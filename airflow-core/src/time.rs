@@ -279,6 +279,19 @@ pub fn parse_moment(text: &str, zone: chrono_tz::Tz) -> Result<DateTime<Utc>, In
     zone.from_local_datetime(&naive).latest().map(|local| local.with_timezone(&Utc)).ok_or_else(fail)
 }
 
+/// The moment of a local time: of two the first, of a time that the zone skips the one after the gap by as much.
+pub(crate) fn local_moment(local: chrono::NaiveDateTime, zone: chrono_tz::Tz) -> DateTime<Utc> {
+    use chrono::{Offset as _, TimeZone as _};
+    match zone.from_local_datetime(&local).earliest() {
+        Some(moment) => moment.with_timezone(&Utc),
+        None => {
+            let day_before = local - chrono::TimeDelta::days(1);
+            let offset = zone.offset_from_utc_datetime(&day_before).fix();
+            (local - offset).and_utc()
+        }
+    }
+}
+
 /// Why a text is no moment in time.
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
 #[error(
@@ -318,6 +331,20 @@ mod tests {
             assert_eq!(parse_moment(text, paris).unwrap(), utc.parse::<DateTime<Utc>>().unwrap(), "{text}");
         }
         assert!(parse_moment("2026-13-01", paris).is_err());
+    }
+
+    #[test]
+    fn a_skipped_local_time_is_moved_past_the_gap() {
+        let paris = chrono_tz::Europe::Paris;
+        for (local, utc) in [
+            ("2026-03-29T02:30:00", "2026-03-29T01:30:00Z"),
+            ("2026-03-29T03:30:00", "2026-03-29T01:30:00Z"),
+            ("2026-10-25T02:30:00", "2026-10-25T00:30:00Z"),
+            ("2026-07-01T06:00:00", "2026-07-01T04:00:00Z"),
+        ] {
+            let expected: DateTime<Utc> = utc.parse().unwrap();
+            assert_eq!(local_moment(local.parse().unwrap(), paris), expected, "{local}");
+        }
     }
 
     /// Goal: a wait on the simulated clock ends exactly when the clock gets there.

@@ -78,6 +78,8 @@ pub(crate) fn context_with(resources: Resources, params: Value) -> TaskContext {
         sensor: None,
         started_at: at,
         clock: Arc::new(SystemClock),
+        timezone: chrono_tz::Tz::UTC,
+        retries: 0,
     })
 }
 

@@ -5,6 +5,7 @@
 //! of [`Airflow`].
 
 mod builder;
+mod made_runs;
 mod ops;
 mod results;
 mod runs;
@@ -26,6 +27,7 @@ use crate::scheduler::{Scheduler, SchedulerConfig, SchedulerHandle};
 use crate::store::{DagRecord, DagRow, SharedStore, StoreError, StoreResult};
 use crate::time::Clock;
 
+use made_runs::AppRuns;
 use waits::LocalWaiter;
 
 pub use builder::{AirflowBuilder, BuildError};
@@ -119,6 +121,7 @@ impl Airflow {
             Arc::clone(&parts.clock),
             parts.runner.clone(),
         )
+        .with_runs(Arc::new(AppRuns::of(self)))
     }
 
     /// Makes the dags of this process known to the store.

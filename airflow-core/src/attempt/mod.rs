@@ -22,7 +22,8 @@ use crate::callback::{CallbackContext, panic_text};
 use crate::compile::{CompiledDag, CompiledTask};
 use crate::executor::AttemptRunner;
 use crate::operator::{
-    AnyOperator, BoxError, Cancel, ContextParts, Resources, Returned, TaskContext, TaskError,
+    AnyOperator, BoxError, Cancel, ContextParts, MadeRun, Resources, Returned, RunRequest, TaskContext,
+    TaskError,
 };
 use crate::plan::{Attempt, Outcome, Report};
 use crate::registry::Registry;
@@ -61,6 +62,18 @@ pub struct Runner {
     config: RunnerConfig,
     sources: Arc<inputs::SourceCache>,
     overrides: Option<Arc<dyn Override>>,
+    runs: Option<Arc<dyn RunMaker>>,
+}
+
+/// Makes runs for tasks that ask for them.
+#[async_trait]
+pub trait RunMaker: std::fmt::Debug + Send + Sync + 'static {
+    /// As [`TaskServices::make_run`](crate::operator::TaskServices::make_run).
+    ///
+    /// # Errors
+    ///
+    /// As there.
+    async fn make_run(&self, request: &RunRequest) -> Result<MadeRun, BoxError>;
 }
 
 /// Stands in for task bodies, for tests.
@@ -84,13 +97,20 @@ impl Runner {
         config: RunnerConfig,
     ) -> Self {
         let sources = Arc::default();
-        Self { registry, store, resources, clock, config, sources, overrides: None }
+        Self { registry, store, resources, clock, config, sources, overrides: None, runs: None }
     }
 
     /// The same, with task bodies replaced.
     #[must_use]
     pub fn with_override(mut self, overrides: Arc<dyn Override>) -> Self {
         self.overrides = Some(overrides);
+        self
+    }
+
+    /// The same, able to make runs for tasks that ask for them.
+    #[must_use]
+    pub fn with_runs(mut self, runs: Arc<dyn RunMaker>) -> Self {
+        self.runs = Some(runs);
         self
     }
 
@@ -120,7 +140,7 @@ impl Runner {
             params,
             inputs,
             resources: self.resources.clone(),
-            services: Arc::new(StoreServices::new(Arc::clone(&self.store))),
+            services: Arc::new(StoreServices::new(self)),
             renderer: Box::new(move || templates.renderer()),
             has_templates: task.has_templates,
             pushes_result: task.settings.do_xcom_push,
@@ -131,6 +151,8 @@ impl Runner {
             sensor: task.settings.sensor.clone(),
             started_at: attempt.at,
             clock: Arc::clone(&self.clock),
+            timezone: dag.settings.timezone,
+            retries: task.settings.retry.retries,
         }))
     }
 

@@ -58,6 +58,14 @@ impl TaskError {
         Self::Error(message.to_string().into())
     }
 
+    /// What a boxed error stands for: a task error that was boxed, or an ordinary one.
+    pub fn from_boxed(error: BoxError) -> Self {
+        match error.downcast::<Carried>() {
+            Ok(carried) => carried.0,
+            Err(error) => Self::Error(error),
+        }
+    }
+
     /// Fails for good.
     pub fn fail(reason: impl fmt::Display) -> Self {
         Self::Fail(reason.to_string())
@@ -160,13 +168,7 @@ impl<T, E: Into<BoxError>> TaskReturn for Result<T, E> {
     type Output = T;
 
     fn into_result(self) -> Result<T, TaskError> {
-        self.map_err(|error| {
-            let error: BoxError = error.into();
-            match error.downcast::<Carried>() {
-                Ok(carried) => carried.0,
-                Err(error) => TaskError::Error(error),
-            }
-        })
+        self.map_err(|error| TaskError::from_boxed(error.into()))
     }
 }
 

@@ -16,7 +16,10 @@ mod sensor;
 mod wait;
 
 pub use branch::Branch;
-pub use context::{Cancel, ContextParts, RunInfo, TaskContext, TaskServices, TiInfo, XComQuery};
+pub use context::{
+    Cancel, ContextParts, FoundRun, MadeRun, RunInfo, RunRequest, RunsQuery, TaskContext, TaskServices,
+    TiInfo, XComQuery,
+};
 pub use error::{BoxError, ResultExt, TaskError, TaskReturn};
 pub use input::{
     Elem, Expand, ExpandSource, In, InputError, InputRef, Inputs, IntoIn, ScopeId, TemplateText, template,
@@ -385,7 +388,7 @@ impl Operator for Empty {
 
 /// The triggers that every task knows.
 pub(crate) fn builtin_triggers() -> Vec<TriggerKind> {
-    Vec::new()
+    vec![TriggerKind::of::<crate::builtin::RunEnds>()]
 }
 
 /// Runs blocking code on a thread of its own, so that it does not hold up others.
