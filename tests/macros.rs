@@ -186,6 +186,13 @@ fn options_of_the_use_win_over_those_of_the_attribute() {
     assert_eq!(options(noop::call()).retries, None);
 }
 
+fn check_waits(o: &TaskOptions) {
+    assert_eq!((o.timeout, o.execution_timeout), (Some(days(2)), Some(secs(1))));
+    assert_eq!((o.mode, o.poke_interval), (Some(SensorMode::Deferred), Some(secs(30))));
+    assert_eq!((o.poke_backoff, o.max_wait), (Some(true), Some(mins(9))));
+    assert_eq!((o.soft_fail, o.silent_fail, o.never_fail), (Some(true), Some(true), Some(false)));
+}
+
 /// Goal: every option exists under its name and under Airflow's. Method: give them all, once each, and look at them all.
 #[test]
 fn every_option_has_its_names() {
@@ -238,10 +245,7 @@ fn every_option_has_its_names() {
     assert!(!shown.contains(": None"), "an option is not set: {shown}");
     assert_eq!((o.retries, o.retry_delay, o.max_retry_delay), (Some(7), Some(mins(5)), Some(hours(1))));
     assert_eq!(o.retry_exponential_backoff, Some(2.0));
-    assert_eq!((o.timeout, o.execution_timeout), (Some(days(2)), Some(secs(1))));
-    assert_eq!((o.mode, o.poke_interval), (Some(SensorMode::Deferred), Some(secs(30))));
-    assert_eq!((o.poke_backoff, o.max_wait), (Some(true), Some(mins(9))));
-    assert_eq!((o.soft_fail, o.silent_fail, o.never_fail), (Some(true), Some(true), Some(false)));
+    check_waits(&o);
     assert_eq!((o.pool.as_deref(), o.pool_slots), (Some("warehouse"), Some(2)));
     assert_eq!((o.priority_weight, o.weight_rule), (Some(-3), Some(WeightRule::Upstream)));
     assert_eq!((o.queue.as_deref(), o.executor.as_deref()), (Some("queue_1"), Some("local")));

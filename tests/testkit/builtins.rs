@@ -10,75 +10,33 @@ fn minutes(run: &airflow::testing::TestRun) -> i64 {
     (row.ended_at.unwrap() - row.started_at.unwrap()).num_minutes()
 }
 
+/// A dag in Paris of one task.
+fn paris<S: airflow::dag::IntoSpec>(task: S) -> DagDef {
+    DagDef::new("d").timezone("Europe/Paris").define(|d| {
+        d.add(task);
+    })
+}
+
 /// Goal: each sensor of time is ready at its moment to the second, in every mode and in the zone of its dag. Method: runs
 /// that begin on 2026-03-02 at 00:00 UTC, which is 01:00 in Paris.
 #[tokio::test]
 async fn sensors_of_time_are_ready_at_their_moment() {
     let six = NaiveTime::from_hms_opt(6, 0, 0).unwrap();
+    let tuesday = || DayOfWeekSensor::any([Weekday::Tue]).poke_every(hours(1));
+    let monday = || DayOfWeekSensor::any([Weekday::Mon]).use_logical_date();
     for mode in SensorMode::ALL {
         let mode = *mode;
-        let one = |define: &dyn Fn(&Dag)| DagDef::new("d").timezone("Europe/Paris").define(|d| define(d));
         let dags = [
-            (
-                one(&|d| {
-                    d.add(TimeSensor::at(six).mode(mode));
-                }),
-                5 * 60,
-            ),
-            (
-                one(&|d| {
-                    d.add(TimeSensor::at(six).timezone(chrono_tz::Tz::UTC).mode(mode));
-                }),
-                6 * 60,
-            ),
-            (
-                one(&|d| {
-                    d.add(TimeSensor::at(NaiveTime::MIN).mode(mode));
-                }),
-                0,
-            ),
-            (
-                one(&|d| {
-                    d.add(DateTimeSensor::until("2026-03-02T18:30").mode(mode));
-                }),
-                17 * 60 + 30,
-            ),
-            (
-                one(&|d| {
-                    d.add(DateTimeSensor::until("{{ ds }}T18:30Z").mode(mode));
-                }),
-                18 * 60 + 30,
-            ),
-            (
-                one(&|d| {
-                    d.add(DateTimeSensor::until("{{ data_interval_end }}").mode(mode));
-                }),
-                0,
-            ),
-            (
-                one(&|d| {
-                    d.add(TimeDeltaSensor::after_interval(mins(7)).mode(mode));
-                }),
-                7,
-            ),
-            (
-                one(&|d| {
-                    d.add(WaitSensor::of(mins(90)).mode(mode));
-                }),
-                90,
-            ),
-            (
-                one(&|d| {
-                    d.add(DayOfWeekSensor::any([Weekday::Tue]).poke_every(hours(1)).mode(mode));
-                }),
-                23 * 60,
-            ),
-            (
-                one(&|d| {
-                    d.add(DayOfWeekSensor::any([Weekday::Mon]).use_logical_date().mode(mode));
-                }),
-                0,
-            ),
+            (paris(TimeSensor::at(six).mode(mode)), 5 * 60),
+            (paris(TimeSensor::at(six).timezone(chrono_tz::Tz::UTC).mode(mode)), 6 * 60),
+            (paris(TimeSensor::at(NaiveTime::MIN).mode(mode)), 0),
+            (paris(DateTimeSensor::until("2026-03-02T18:30").mode(mode)), 17 * 60 + 30),
+            (paris(DateTimeSensor::until("{{ ds }}T18:30Z").mode(mode)), 18 * 60 + 30),
+            (paris(DateTimeSensor::until("{{ data_interval_end }}").mode(mode)), 0),
+            (paris(TimeDeltaSensor::after_interval(mins(7)).mode(mode)), 7),
+            (paris(WaitSensor::of(mins(90)).mode(mode)), 90),
+            (paris(tuesday().mode(mode)), 23 * 60),
+            (paris(monday().mode(mode)), 0),
         ];
         for (index, (dag, expected)) in dags.into_iter().enumerate() {
             let run = DagTest::new(dag).at("2026-03-02T00:00Z").run().await;
@@ -86,12 +44,11 @@ async fn sensors_of_time_are_ready_at_their_moment() {
             assert_eq!(minutes(&run), expected, "{mode}: sensor {index}");
         }
     }
-    let wrong = DagDef::new("d").define(|d| {
-        d.add(DateTimeSensor::until("tomorrow").retries(3));
-    });
-    let run = DagTest::new(wrong).at("2026-03-02").run().await;
+    let run = DagTest::new(paris(DateTimeSensor::until("tomorrow").retries(3))).at("2026-03-02").run().await;
     assert_eq!(run.tries_of::<DateTimeSensor>(), 1);
-    assert!(run.reason_of_id("date_time_sensor").unwrap().starts_with("`tomorrow` is no moment in UTC"));
+    assert!(
+        run.reason_of_id("date_time_sensor").unwrap().starts_with("`tomorrow` is no moment in Europe/Paris")
+    );
 }
 
 /// Goal: a file that comes while the sensor waits is found, and its path handed on.
