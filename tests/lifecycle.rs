@@ -82,10 +82,13 @@ impl App {
         Self { folder: tempfile::tempdir().unwrap(), gate: Gate::default() }
     }
 
+    fn database(&self) -> String {
+        self.folder.path().join("airflow.db").to_str().unwrap().to_owned()
+    }
+
     async fn open(&self, dags: Vec<DagDef>) -> Airflow {
-        let database = self.folder.path().join("airflow.db");
         Airflow::builder()
-            .store(SqliteStore::open(database.to_str().unwrap()).await.unwrap())
+            .store(SqliteStore::open(&self.database()).await.unwrap())
             .executor(LocalExecutor::new(4))
             .resource(self.gate.clone())
             .log_folder(self.folder.path().join("logs"))
@@ -130,17 +133,26 @@ fn telling_dag(heard: mpsc::UnboundedSender<String>, silent: Arc<AtomicU32>) -> 
 async fn callbacks_that_a_dead_process_left_are_called_by_the_next_one() {
     let app = App::new();
     let (heard, mut hears) = mpsc::unbounded_channel();
-    let first = app.open(vec![telling_dag(heard.clone(), Arc::new(AtomicU32::new(2)))]).await;
-    let _runs_on = first.start();
-    first.wait(&first.trigger("telling").await.unwrap()).await.unwrap();
+    // Shutting its runtime down ends everything of the first life at once, as a crash would.
+    let life = tokio::runtime::Builder::new_multi_thread().enable_all().build().unwrap();
+    let silent = telling_dag(heard.clone(), Arc::new(AtomicU32::new(2)));
+    let database = app.database();
+    life.spawn(async move {
+        let store = SqliteStore::open(&database).await.unwrap();
+        let executor = LocalExecutor::new(1);
+        let first = Airflow::builder().store(store).executor(executor).dag(silent).build().await.unwrap();
+        first.start();
+        first.wait(&first.trigger("telling").await.unwrap()).await.unwrap();
+    });
     let mut told = [hears.recv().await.unwrap(), hears.recv().await.unwrap()];
     told.sort();
     assert_eq!(told, ["fails: failure of try 1", "the run: failure of try 0"]);
-    assert_eq!(first.store().notices().await.unwrap().len(), 2);
-    let dead = first.store().incarnations().await.unwrap()[0].process.id;
-    first.store().end_incarnation(dead, first.clock().now()).await.unwrap();
-
+    life.shutdown_background();
     let second = app.open(vec![telling_dag(heard.clone(), Arc::default())]).await;
+    assert_eq!(second.store().notices().await.unwrap().len(), 2);
+    // The process of the test lives on, so it must be said that the first life is over.
+    let dead = second.store().incarnations().await.unwrap()[0].process.id;
+    second.store().end_incarnation(dead).await.unwrap();
     let running = second.start();
     let mut told = [hears.recv().await.unwrap(), hears.recv().await.unwrap()];
     told.sort();

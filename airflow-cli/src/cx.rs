@@ -6,6 +6,7 @@ use airflow_core::app::{Airflow, AirflowBuilder, OpError, suggestion};
 use airflow_core::compile::CompiledDag;
 use airflow_core::id::{DagId, RunId, TaskId};
 use airflow_core::registry::Registry;
+use airflow_core::scheduler::OnLeaseLoss;
 use airflow_core::store::{AuditEntry, SharedStore};
 use airflow_executors::LocalExecutor;
 use chrono::Utc;
@@ -126,6 +127,13 @@ impl<'h> Cx<'h> {
     /// The builder itself, with an executor.
     pub(crate) fn take_builder(&mut self) -> AirflowBuilder {
         let builder = self.builder.take().expect("a command builds the application at most once");
+        let is_process = self.host.is_process();
+        let builder = builder.scheduler(|config| {
+            // A process of its own has nothing to lose but its attempts, and those may start elsewhere.
+            if is_process && config.on_lease_loss.is_none() {
+                config.on_lease_loss = Some(OnLeaseLoss::Exit);
+            }
+        });
         if builder.has_executor() {
             builder
         } else {

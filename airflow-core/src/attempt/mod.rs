@@ -14,7 +14,7 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use async_trait::async_trait;
-use chrono::{DateTime, TimeDelta, Utc};
+use chrono::{DateTime, Utc};
 use futures_util::FutureExt as _;
 use tracing::Instrument as _;
 
@@ -219,13 +219,12 @@ impl Runner {
             }
             task.operator.run(cx).await
         };
-        let deadline = task.settings.timeout.and_then(|timeout| {
-            let timeout = TimeDelta::from_std(timeout).ok()?;
-            start.checked_add_signed(timeout)
-        });
+        // Time that passes, not the time of day: nobody ends an attempt by setting a clock.
+        let used = (self.clock.now() - start).to_std().unwrap_or_default();
+        let left = task.settings.timeout.map(|timeout| timeout.saturating_sub(used));
         let time_is_up = async {
-            match deadline {
-                Some(deadline) => self.clock.sleep_until(deadline).await,
+            match left {
+                Some(left) => self.clock.sleep(left).await,
                 None => std::future::pending().await,
             }
         };

@@ -16,9 +16,6 @@ use crate::store::{Notice, NoticeRow, TiChange, Unit};
 pub(super) struct Effects {
     pub submit: Vec<Attempt>,
     pub cancel: Vec<AttemptId>,
-    /// Waits to begin, and to stop for good.
-    pub watch: Vec<Attempt>,
-    pub forget: Vec<AttemptId>,
     /// What callbacks are told now.
     pub notices: Vec<NoticeRow>,
     pub ended: Vec<(DagId, RunId, RunState)>,

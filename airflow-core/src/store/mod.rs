@@ -4,6 +4,7 @@
 //! [`Store::commit`]. Rows are described in [`model`]; `testing::store_suite` holds every store to this contract.
 
 mod judge;
+mod layer;
 mod memory;
 pub mod model;
 mod notice;
@@ -14,12 +15,15 @@ mod unit;
 
 use std::fmt;
 use std::sync::Arc;
+use std::time::Duration;
 
 use async_trait::async_trait;
 use chrono::{DateTime, Utc};
 
-use crate::id::{AttemptId, DagId, IncarnationId, MapIndex, RunPk, TaskId};
+use crate::id::{DagId, IncarnationId, MapIndex, RunPk, TaskId};
 
+pub(crate) use layer::Deadline;
+pub use layer::{Layer, Layered};
 pub use memory::MemoryStore;
 pub use model::*;
 pub use notice::*;
@@ -77,6 +81,14 @@ pub enum StoreError {
     /// A stored row cannot be understood.
     #[error("the database holds a row that cannot be read: {0}")]
     Corrupt(String),
+    /// The database did not answer in time. What was asked for may happen all the same.
+    #[error("the database did not answer `{call}` within {after:?}; it is looked for again")]
+    NoAnswer {
+        /// The method of the store.
+        call: &'static str,
+        /// How long it was waited for.
+        after: Duration,
+    },
     /// The database said something else.
     #[error("the database failed: {0}")]
     Database(#[source] Box<dyn std::error::Error + Send + Sync>),
@@ -116,24 +128,42 @@ pub trait Store: Send + Sync + fmt::Debug + 'static {
     /// A number that differs from the last one if another process may have changed something.
     async fn change_token(&self) -> StoreResult<u64>;
 
+    /// How long a call may wait for others that write, before it fails. Leases outlast it.
+    fn longest_wait(&self) -> Duration {
+        Duration::ZERO
+    }
+
     /// Makes a process known. It counts as alive until its lease ends or it says goodbye. Said again, it changes
     /// nothing.
+    ///
+    /// Here and in the other methods on processes the time is that of the store: one clock for all processes, read
+    /// inside of the statement that writes. A database takes the time of the statement, not that of the beginning of
+    /// its transaction.
     async fn register(&self, process: NewIncarnation) -> StoreResult<()>;
 
-    /// Renews the lease of a process until `until`; `false` if it was already declared dead, or is
-    /// unknown.
-    async fn beat(
-        &self,
-        process: IncarnationId,
-        now: DateTime<Utc>,
-        until: DateTime<Utc>,
-    ) -> StoreResult<bool>;
+    /// Renews the lease of a process: it counts as alive for its whole lease from now, and its beats grow by one. Also
+    /// after the lease ran out, as long as nobody has ended it. `false` if it was ended, or is unknown.
+    async fn beat(&self, process: IncarnationId) -> StoreResult<bool>;
 
-    /// Ends a process: it said goodbye, or it was found dead.
-    async fn end_incarnation(&self, process: IncarnationId, now: DateTime<Utc>) -> StoreResult<()>;
+    /// Ends a process: it said goodbye, or it is known to be dead. Said again, it changes nothing.
+    async fn end_incarnation(&self, process: IncarnationId) -> StoreResult<()>;
+
+    /// Ends a process that was not heard of: only if it has not ended, its lease has run out and it has beaten `beats`
+    /// times, all compared in the statement that writes. Says whether this call ended it.
+    async fn expire(&self, process: IncarnationId, beats: u64) -> StoreResult<bool>;
 
     /// All processes that have not ended, by start and id.
     async fn incarnations(&self) -> StoreResult<Vec<Incarnation>>;
+
+    /// Deletes processes that ended before `before` and of which no attempt is open; returns how many.
+    async fn forget_incarnations(&self, before: DateTime<Utc>) -> StoreResult<u64>;
+
+    /// Gives runs to a process: those that nobody has, and those of which the owner has ended or is gone. Returns which
+    /// of `runs` it has now, in order. A run that is gone is nobody's.
+    ///
+    /// Who has a run decides about it, so that several schedulers do not decide the same thing at the same time. That is
+    /// a matter of speed: what keeps decisions apart is [`commit`](Self::commit).
+    async fn claim_runs(&self, runs: &[RunPk], process: IncarnationId) -> StoreResult<Vec<RunPk>>;
 
     /// Attempts that have not ended and whose process has: they are lost. By run, task and map index.
     async fn orphans(&self) -> StoreResult<Vec<AttemptRow>>;
@@ -201,17 +231,6 @@ pub trait Store: Send + Sync + fmt::Debug + 'static {
     /// Deletes a run with everything that belongs to it. `false` if there is none. Gives back no slots: the caller has
     /// ended its attempts before.
     async fn delete_run(&self, run: RunPk) -> StoreResult<bool>;
-
-    /// Gives deferred task instances of these dags to a process that will run their waits: at most `limit` that have
-    /// nobody, or whose process has ended or is unknown. Of two callers one gets each. What has given an instance to a
-    /// process is forgotten with the next change of the instance. Returns their runs and attempts, by run, task id and
-    /// map index.
-    async fn claim_waits(
-        &self,
-        process: IncarnationId,
-        dags: &[DagId],
-        limit: u32,
-    ) -> StoreResult<Vec<(RunPk, AttemptId)>>;
 
     /// Writes decisions, all in one transaction. One answer for each unit, in order; a unit sees what the ones before it
     /// have changed. A run that does not exist makes a unit stale.

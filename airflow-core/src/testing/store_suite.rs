@@ -26,8 +26,9 @@ use crate::timetable::DataInterval;
 use crate::xcom::XComValue;
 
 pub use admin::{
-    audit_entries_come_newest_first, incarnations_beat_until_they_end, pools_have_a_default_that_stays,
-    tables_are_made_once, variables_keep_their_description,
+    audit_entries_come_newest_first, ended_processes_are_forgotten, incarnations_beat_until_they_end,
+    leases_run_out, pools_have_a_default_that_stays, runs_have_one_owner, tables_are_made_once,
+    variables_keep_their_description,
 };
 pub use attempts::{
     attempts_never_change_after_their_end, lost_attempts_are_found, queued_attempts_are_claimed_once,
@@ -45,9 +46,7 @@ pub use units::{
     rows_appear_with_their_first_change, run_changes_need_the_state_they_start_from,
     units_are_written_whole_or_not_at_all,
 };
-pub use waits::{
-    deferred_slots_count_where_the_pool_says_so, waits_are_claimed_by_one_process, waits_are_kept_as_given,
-};
+pub use waits::{deferred_slots_count_where_the_pool_says_so, waits_are_kept_as_given};
 
 /// Runs every check of the suite. Everything in the store is deleted, many times.
 ///
@@ -79,7 +78,6 @@ pub async fn run_all(store: SharedStore) -> StoreResult<()> {
         attempts_never_change_after_their_end,
         lost_attempts_are_found,
         waits_are_kept_as_given,
-        waits_are_claimed_by_one_process,
         deferred_slots_count_where_the_pool_says_so,
         notices_wait_until_they_are_told,
         values_are_replaced_cleared_and_deleted,
@@ -91,6 +89,9 @@ pub async fn run_all(store: SharedStore) -> StoreResult<()> {
         deleting_leaves_nothing_behind,
         cleaning_keeps_the_newest_run,
         incarnations_beat_until_they_end,
+        leases_run_out,
+        ended_processes_are_forgotten,
+        runs_have_one_owner,
         variables_keep_their_description,
         pools_have_a_default_that_stays,
         audit_entries_come_newest_first,

@@ -2,13 +2,13 @@
 
 use std::sync::Arc;
 
-use airflow_core::id::{AttemptId, IncarnationId, MapIndex, RunPk, TaskId};
+use airflow_core::id::{AttemptId, MapIndex, RunPk, TaskId};
 use airflow_core::operator::Wait;
 use airflow_core::state::{RunEvent, RunType, TaskEvent, TaskState};
 use airflow_core::store::{
     Advance, AttemptEnd, AttemptEndData, AttemptStart, AttemptState, DagRecord, Expansion, MemoryStore,
-    NewIncarnation, NewRun, NextRun, PastQuery, PoolSpec, RunChange, RunFilter, RunRow, RunSnapshot,
-    SharedStore, SlotChange, SlotKey, SqliteStore, TiChange, TiData, Unit, XComFilter, XComWrite,
+    NewRun, NextRun, PastQuery, PoolSpec, RunChange, RunFilter, RunRow, RunSnapshot, SharedStore, SlotChange,
+    SlotKey, SqliteStore, TiChange, TiData, Unit, XComFilter, XComWrite,
 };
 use airflow_core::timetable::DataInterval;
 use airflow_core::xcom::{SKIP_KEY, XComValue};
@@ -59,9 +59,6 @@ enum Op {
     Create(Vec<RunSeed>),
     Commit(Vec<UnitSeed>),
     Pool { pool: u8, slots: i32, include_deferred: bool },
-    Claim { by: u8, dags: u8, limit: u32 },
-    Register(u8),
-    End(u8),
     DropPool(u8),
     SetXCom(u8, u8),
     DropXComs(u8, Option<u8>),
@@ -100,9 +97,6 @@ fn op() -> impl Strategy<Value = Op> {
         6 => vec(new_run, 1..4).prop_map(Op::Create),
         20 => vec(unit_seed(), 1..5).prop_map(Op::Commit),
         2 => (0..3_u8, -1..4_i32, any::<bool>()).prop_map(|(pool, slots, include_deferred)| Op::Pool { pool, slots, include_deferred }),
-        3 => (0..3_u8, 0..3_u8, 0..3_u32).prop_map(|(by, dags, limit)| Op::Claim { by, dags, limit }),
-        1 => (0..3_u8).prop_map(Op::Register),
-        1 => (0..3_u8).prop_map(Op::End),
         1 => (0..3_u8).prop_map(Op::DropPool),
         1 => (any::<u8>(), any::<u8>()).prop_map(|(run, value)| Op::SetXCom(run, value)),
         1 => (any::<u8>(), prop::option::of(0..3_u8)).prop_map(|(run, task)| Op::DropXComs(run, task)),
@@ -283,12 +277,6 @@ async fn apply(store: &SharedStore, op: &Op, loaded: &[RunSnapshot]) -> String {
             let units = seeds.iter().filter_map(|seed| unit(seed, loaded)).collect();
             format!("{:?}", store.commit(units).await)
         }
-        Op::Register(by) => format!("{:?}", store.register(process(*by)).await),
-        Op::End(by) => format!("{:?}", store.end_incarnation(process(*by).id, at(3)).await),
-        Op::Claim { by, dags, limit } => {
-            let dags: Vec<_> = DAGS.iter().take(usize::from(*dags)).map(|dag| (*dag).into()).collect();
-            format!("{:?}", store.claim_waits(process(*by).id, &dags, *limit).await)
-        }
         Op::Pool { pool, slots, include_deferred } => {
             let name = pick(&POOLS, *pool).to_owned();
             let spec = PoolSpec {
@@ -311,18 +299,6 @@ async fn apply(store: &SharedStore, op: &Op, loaded: &[RunSnapshot]) -> String {
         Op::DropRun(number) => format!("{:?}", store.delete_run(run(*number)).await),
         Op::DropDag(dag) => format!("{:?}", store.delete_dag(&pick(&DAGS, *dag).into()).await),
         Op::Clean { seconds, dry_run } => format!("{:?}", store.clean(at(*seconds), *dry_run).await),
-    }
-}
-
-fn process(number: u8) -> NewIncarnation {
-    NewIncarnation {
-        id: IncarnationId(Uuid::from_u128(u128::from(number))),
-        kind: "scheduler".into(),
-        host: "h".into(),
-        pid: 1,
-        birth: "b".into(),
-        started_at: at(0),
-        lease_until: at(60),
     }
 }
 

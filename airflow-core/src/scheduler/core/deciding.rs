@@ -5,7 +5,7 @@ use std::collections::{BTreeMap, BTreeSet, BinaryHeap};
 
 use chrono::{DateTime, Utc};
 
-use crate::decide::outcome::{Accepted, accept};
+use crate::decide::outcome::{Accepted, Bounds, accept};
 use crate::decide::step::{Settled, finish, launch, schedule, settle, settle_all, time_out};
 use crate::id::{RunPk, TiKey};
 use crate::plan::{Planner, RunView};
@@ -72,6 +72,7 @@ impl Core {
 
     /// Works off the news of one run.
     pub(super) fn step(&mut self, pk: RunPk, now: DateTime<Utc>) -> (InFlight, BTreeSet<TiKey>) {
+        let bounds = Bounds { max_map_length: self.config.max_map_length, max_lost: self.config.max_lost };
         let live = self.runs.get_mut(&pk).expect("the caller looked");
         let reports = self.inbox.remove(&pk).unwrap_or_default();
         let due = std::mem::take(&mut live.due);
@@ -87,7 +88,7 @@ impl Core {
         // A unit changes the state of its run once: a run that starts here ends with the next unit at the earliest.
         let starts = plan.unit.run_change.is_some();
         for report in reports {
-            match accept(&mut plan, &report, self.config.max_map_length) {
+            match accept(&mut plan, &report, bounds) {
                 Accepted::Yes => taken.push(report),
                 Accepted::Later => later.push(report),
                 Accepted::Stale => {
@@ -130,10 +131,10 @@ impl Core {
     ) {
         for (pk, ready) in fresh.iter() {
             let view = &self.runs[pk].view;
-            ready.iter().for_each(|key| self.backlog.add(view, *key));
+            ready.iter().for_each(|key| self.backlog.add(view, *key, now));
         }
-        let free = self.config.slots.saturating_sub(self.attempts.len());
-        if free == 0 || self.closed || self.backlog.is_empty() {
+        let free = self.free_slots();
+        if free == 0 || self.closed || self.rests(now) || self.backlog.is_empty() {
             return;
         }
         // What the drafts give back is free for this round.

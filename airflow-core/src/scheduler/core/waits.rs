@@ -1,125 +1,112 @@
-//! Deferred instances: whose waits this process runs.
+//! The waits of deferred instances: a process runs those of the runs that it decides about.
 //!
-//! A wait belongs to the process that claimed it in the store. One is claimed after an instance was deferred, and whenever
-//! a process was found dead; it begins once the run is in memory and shows the instance as deferred.
+//! They begin when a view shows an instance as deferred and stop when it is not any more, or when the run goes to another
+//! process, which begins them again. What is to begin and to stop is collected here; the loop passes it on.
 
-use crate::id::{AttemptId, DagId, MapIndex, RunPk, TaskIdx, TiKey};
-use crate::plan::RunView;
-use crate::scheduler::effects::{Effects, attempt_of};
+use std::collections::{BTreeMap, BTreeSet};
+
+use crate::id::{AttemptId, MapIndex, RunPk, TaskIdx, TiKey};
+use crate::plan::{Attempt, RunView};
+use crate::scheduler::effects::attempt_of;
 use crate::state::TaskState;
 use crate::store::Unit;
 
-use super::{Core, WaitClaim};
+use super::Core;
+
+/// What this process knows of its waits.
+#[derive(Debug, Default)]
+pub(super) struct Waits {
+    /// How many it may run; none unless somebody runs them.
+    capacity: usize,
+    running: BTreeMap<(RunPk, TiKey), AttemptId>,
+    /// Those for which there was no room.
+    parked: BTreeSet<(RunPk, TiKey)>,
+    begun: Vec<Attempt>,
+    stopped: Vec<AttemptId>,
+}
+
+impl Waits {
+    fn stop(&mut self, run: RunPk, key: TiKey) {
+        self.parked.remove(&(run, key));
+        self.stopped.extend(self.running.remove(&(run, key)));
+    }
+
+    fn begin(&mut self, view: &RunView, key: TiKey) {
+        let place = (view.run.pk, key);
+        let Some(ti) = view.ti(key).filter(|ti| ti.state == TaskState::Deferred) else { return };
+        let Some(id) = ti.data.attempt_id else { return };
+        if self.capacity == 0 || self.running.get(&place) == Some(&id) {
+            return;
+        }
+        self.stop(view.run.pk, key);
+        if self.running.len() >= self.capacity {
+            self.parked.insert(place);
+            return;
+        }
+        self.running.insert(place, id);
+        self.begun.push(attempt_of(view, key, id, view.run.queued_at));
+    }
+
+    fn of_run(&self, run: RunPk) -> Vec<TiKey> {
+        let first = (run, TiKey { task: TaskIdx::from(0), map: MapIndex(i32::MIN) });
+        let running = self.running.range(first..).map(|(place, _)| *place);
+        let parked = self.parked.range(first..).copied();
+        let is_of_run = |place: &(RunPk, TiKey)| place.0 == run;
+        running.take_while(is_of_run).chain(parked.take_while(is_of_run)).map(|(_, key)| key).collect()
+    }
+}
 
 impl Core {
-    /// How many waits this process may run; it runs none unless this is called.
+    /// How many waits this process may run.
     pub(in crate::scheduler) fn set_wait_capacity(&mut self, capacity: usize) {
-        self.wait_capacity = capacity;
-        self.claim = capacity > 0;
+        self.waits.capacity = capacity;
     }
 
-    /// Looks for waits that nobody runs.
-    pub(in crate::scheduler) fn look_for_waits(&mut self) {
-        self.claim = self.wait_capacity > 0;
-    }
-
-    /// Whose waits to ask for, if any.
-    pub(super) fn wanted_waits(&self) -> Option<WaitClaim> {
-        let room = self.wait_capacity.saturating_sub(self.waits.len() + self.claimed.len());
-        if !self.claim || room == 0 || self.closed {
-            return None;
-        }
-        let dags: Vec<DagId> = self.dags.keys().cloned().collect();
-        Some(WaitClaim { dags, limit: u32::try_from(room).unwrap_or(u32::MAX) })
-    }
-
-    /// The store gave these to this process.
-    pub(in crate::scheduler) fn claimed(&mut self, waits: Vec<(RunPk, AttemptId)>) -> Effects {
-        self.claim = false;
-        let mut effects = Effects::default();
-        let mut last = None;
-        self.claimed.extend(waits.iter().map(|(pk, id)| (*id, *pk)));
-        for (pk, _) in waits {
-            // They come by run, and one look at a run finds all of its waits.
-            if last.replace(pk) == Some(pk) {
-                continue;
-            }
-            match self.runs.remove(&pk) {
-                Some(live) => {
-                    self.begin_waits(&live.view, &mut effects);
-                    self.runs.insert(pk, live);
-                }
-                None => drop(self.load.insert(pk)),
-            }
-            // What this view does not show as deferred, a fresh one may.
-            if self.claimed.values().any(|run| *run == pk) {
-                self.load.insert(pk);
+    /// The waits to begin and to stop since the last call.
+    pub(in crate::scheduler) fn take_waits(&mut self) -> (Vec<Attempt>, Vec<AttemptId>) {
+        while self.waits.running.len() < self.waits.capacity
+            && let Some((run, key)) = self.waits.parked.pop_first()
+        {
+            if let Some(live) = self.runs.get(&run) {
+                self.waits.begin(&live.view, key);
             }
         }
-        effects
+        (std::mem::take(&mut self.waits.begun), std::mem::take(&mut self.waits.stopped))
     }
 
-    /// Begins what was claimed and is deferred.
-    fn begin_waits(&mut self, view: &RunView, effects: &mut Effects) {
-        for (key, ti) in view.all().filter(|(_, ti)| ti.state == TaskState::Deferred) {
-            let Some(id) = ti.data.attempt_id.filter(|id| self.claimed.remove(id).is_some()) else {
-                continue;
-            };
-            self.waits.insert((view.run.pk, key), id);
-            effects.watch.push(attempt_of(view, key, id, view.run.queued_at));
+    /// Compares the waits of a run that was loaded with what it says.
+    pub(super) fn adopt_waits(&mut self, view: &RunView) {
+        for key in self.waits.of_run(view.run.pk) {
+            if view.ti(key).is_none_or(|ti| ti.state != TaskState::Deferred) {
+                self.waits.stop(view.run.pk, key);
+            }
         }
+        let deferred = view.all().filter(|(_, ti)| ti.state == TaskState::Deferred);
+        deferred.for_each(|(key, _)| self.waits.begin(view, key));
     }
 
-    /// Compares the waits of a run that was loaded with what the store says.
-    pub(super) fn adopt_waits(&mut self, view: &RunView, effects: &mut Effects) {
-        let pk = view.run.pk;
-        let waits = |key: TiKey, id: AttemptId| {
-            let ti = view.ti(key);
-            ti.is_some_and(|ti| ti.state == TaskState::Deferred && ti.data.attempt_id == Some(id))
-        };
-        let gone: Vec<TiKey> =
-            self.waits_of(pk).filter(|(key, id)| !waits(*key, *id)).map(|(key, _)| key).collect();
-        for key in gone {
-            effects.forget.extend(self.waits.remove(&(pk, key)));
-        }
-        self.begin_waits(view, effects);
-        self.claimed.retain(|_, run| *run != pk);
-    }
-
-    /// Begins and ends what a unit that was written says.
-    pub(super) fn follow_waits(&mut self, unit: &Unit, effects: &mut Effects) {
+    /// Begins and stops what a unit that was written says.
+    pub(super) fn follow_waits(&mut self, unit: &Unit) {
+        let Some(live) = self.runs.get(&unit.run) else { return };
         for change in &unit.tis {
             let (from, to) = (change.transition.from(), change.transition.to());
+            if (from == TaskState::Deferred) == (to == TaskState::Deferred) {
+                continue;
+            }
+            let Some(task) = live.view.dag.find(change.task_id.as_str()) else { continue };
+            let key = TiKey { task, map: change.map_index };
             if to == TaskState::Deferred {
-                self.look_for_waits();
-            }
-            if from == TaskState::Deferred
-                && let Some(task) =
-                    self.runs.get(&unit.run).and_then(|l| l.view.dag.find(change.task_id.as_str()))
-            {
-                let key = TiKey { task, map: change.map_index };
-                effects.forget.extend(self.waits.remove(&(unit.run, key)));
+                self.waits.begin(&live.view, key);
+            } else {
+                self.waits.stop(unit.run, key);
             }
         }
     }
 
-    /// The run is over or gone.
-    pub(super) fn forget_waits(&mut self, pk: RunPk, effects: &mut Effects) {
-        let keys: Vec<TiKey> = self.waits_of(pk).map(|(key, _)| key).collect();
-        for key in keys {
-            effects.forget.extend(self.waits.remove(&(pk, key)));
+    /// The run is over, gone, or another process has it.
+    pub(super) fn stop_waits(&mut self, run: RunPk) {
+        for key in self.waits.of_run(run) {
+            self.waits.stop(run, key);
         }
-        self.claimed.retain(|_, run| *run != pk);
-    }
-
-    /// Whether this process waits for something in a run.
-    pub(super) fn has_waits(&self, pk: RunPk) -> bool {
-        self.waits_of(pk).next().is_some()
-    }
-
-    fn waits_of(&self, pk: RunPk) -> impl Iterator<Item = (TiKey, AttemptId)> {
-        let first = TiKey { task: TaskIdx::from(0), map: MapIndex(i32::MIN) };
-        let of_run = self.waits.range((pk, first)..).take_while(move |((run, _), _)| *run == pk);
-        of_run.map(|((_, key), id)| (*key, *id))
     }
 }

@@ -12,7 +12,7 @@ use crate::scheduler::effects::{Effects, attempt_of};
 use crate::state::{RunState, TaskState};
 use crate::store::{NoticeRow, Unit, UnitResult};
 
-use super::{Core, InFlight, STALE_IN_A_ROW, STALE_PAUSE_MS, Timer};
+use super::{Core, InFlight, REFUSED_PAUSE_MS, STALE_IN_A_ROW, STALE_PAUSE_MS, Timer, UNSURE_LOOKS};
 
 impl Core {
     /// What the store answered to the last plan.
@@ -39,7 +39,7 @@ impl Core {
         for draft in std::mem::take(&mut self.writing) {
             for start in &draft.unit.started {
                 self.attempts.remove(&start.attempt_id);
-                self.unsure.insert(start.attempt_id, draft.unit.run);
+                self.unsure.insert(start.attempt_id, (draft.unit.run, UNSURE_LOOKS));
             }
             self.load.insert(draft.unit.run);
             self.inbox.entry(draft.unit.run).or_default().extend(draft.reports);
@@ -70,7 +70,7 @@ impl Core {
 
     fn written(&mut self, draft: InFlight, now: DateTime<Utc>, effects: &mut Effects) {
         let pk = draft.unit.run;
-        self.follow_waits(&draft.unit, effects);
+        self.follow_waits(&draft.unit);
         let Some(live) = self.runs.get_mut(&pk) else { return };
         live.stale = 0;
         let view = &live.view;
@@ -98,7 +98,7 @@ impl Core {
             if change.transition.to() == TaskState::Scheduled
                 && let Some(task) = view.dag.find(change.task_id.as_str())
             {
-                self.backlog.add(view, TiKey { task, map: change.map_index });
+                self.backlog.add(view, TiKey { task, map: change.map_index }, now);
             }
         }
         if draft.unit.run_change.as_ref().is_some_and(|change| change.transition.to() == RunState::Running) {
@@ -160,12 +160,14 @@ impl Core {
             lane.queued.retain(|(_, _, other), _| *other != pk);
         }
         self.dag_of.remove(&pk);
+        self.share.forget(pk);
         self.inbox.remove(&pk);
         self.look_at_schedule(&id, now);
     }
 
     /// What could not be submitted is given back.
     pub(in crate::scheduler) fn not_submitted(&mut self, attempt: &Attempt, now: DateTime<Utc>) {
+        let until = now + TimeDelta::milliseconds(REFUSED_PAUSE_MS);
         self.report(Report {
             run: attempt.run.pk,
             key: attempt.key(),
@@ -175,5 +177,6 @@ impl Core {
             rendered: Vec::new(),
             at: now,
         });
+        self.rests_until = Some(until);
     }
 }

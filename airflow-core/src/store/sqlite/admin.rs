@@ -1,87 +1,14 @@
-//! Processes, variables, pools, limits and the audit log.
+//! Variables, pools, limits and the audit log.
 
-use chrono::{DateTime, Utc};
 use sqlx::sqlite::SqliteRow;
 use sqlx::{AssertSqlSafe, Row as _, SqliteConnection, SqlitePool};
-use uuid::Uuid;
 
-use crate::id::{DagId, IncarnationId, MapIndex, RunId, TaskId};
-use crate::store::{
-    AuditEntry, AuditFilter, Incarnation, NewIncarnation, PoolRow, PoolSpec, SlotKey, StoreResult,
-    VariableRow,
-};
+use crate::id::{DagId, MapIndex, RunId, TaskId};
+use crate::store::{AuditEntry, AuditFilter, PoolRow, PoolSpec, SlotKey, StoreResult, VariableRow};
 
 use super::errors::{corrupt, failed};
 use super::json::time;
 use super::steps::slot_key;
-
-/// Makes a process known.
-pub(super) async fn register(conn: &mut SqliteConnection, process: NewIncarnation) -> StoreResult<()> {
-    const REGISTER: &str = "
-        INSERT INTO af_incarnation (id, kind, host, pid, birth, started_at, lease_until, beats, last_beat)
-        VALUES (?1, ?2, ?3, ?4, ?5, ?6, ?7, 0, ?6) ON CONFLICT DO NOTHING";
-    let query = sqlx::query(REGISTER)
-        .bind(process.id.0.as_bytes().to_vec())
-        .bind(process.kind)
-        .bind(process.host)
-        .bind(process.pid)
-        .bind(process.birth)
-        .bind(process.started_at.timestamp_micros())
-        .bind(process.lease_until.timestamp_micros());
-    query.execute(conn).await.map_err(failed).map(|_| ())
-}
-
-/// Renews a lease, unless the process has ended; says whether it did.
-pub(super) async fn beat(
-    conn: &mut SqliteConnection,
-    process: IncarnationId,
-    now: DateTime<Utc>,
-    until: DateTime<Utc>,
-) -> StoreResult<bool> {
-    const BEAT: &str = "
-        UPDATE af_incarnation SET beats = beats + 1, last_beat = ?2, lease_until = ?3
-        WHERE id = ?1 AND ended_at IS NULL";
-    let query = sqlx::query(BEAT)
-        .bind(process.0.as_bytes().to_vec())
-        .bind(now.timestamp_micros())
-        .bind(until.timestamp_micros());
-    Ok(query.execute(conn).await.map_err(failed)?.rows_affected() > 0)
-}
-
-/// Ends a process, unless it has ended.
-pub(super) async fn end_incarnation(
-    conn: &mut SqliteConnection,
-    process: IncarnationId,
-    now: DateTime<Utc>,
-) -> StoreResult<()> {
-    const END: &str = "UPDATE af_incarnation SET ended_at = ?2 WHERE id = ?1 AND ended_at IS NULL";
-    let query = sqlx::query(END).bind(process.0.as_bytes().to_vec()).bind(now.timestamp_micros());
-    query.execute(conn).await.map_err(failed).map(|_| ())
-}
-
-/// Processes that have not ended.
-pub(super) async fn incarnations(pool: &SqlitePool) -> StoreResult<Vec<Incarnation>> {
-    const LIST: &str = "SELECT * FROM af_incarnation WHERE ended_at IS NULL ORDER BY started_at, id";
-    let at = |row: &SqliteRow, name: &str| time(row.try_get(name).map_err(failed)?);
-    let incarnation = |row: &SqliteRow| {
-        let id: &[u8] = row.try_get("id").map_err(failed)?;
-        let beats: i64 = row.try_get("beats").map_err(failed)?;
-        Ok(Incarnation {
-            process: NewIncarnation {
-                id: IncarnationId(Uuid::from_slice(id).map_err(corrupt)?),
-                kind: row.try_get("kind").map_err(failed)?,
-                host: row.try_get("host").map_err(failed)?,
-                pid: row.try_get("pid").map_err(failed)?,
-                birth: row.try_get("birth").map_err(failed)?,
-                started_at: at(row, "started_at")?,
-                lease_until: at(row, "lease_until")?,
-            },
-            beats: u64::try_from(beats).map_err(corrupt)?,
-            last_beat: at(row, "last_beat")?,
-        })
-    };
-    sqlx::query(LIST).fetch_all(pool).await.map_err(failed)?.iter().map(incarnation).collect()
-}
 
 /// Variables, of one key if given.
 pub(super) async fn variables(pool: &SqlitePool, key: Option<&str>) -> StoreResult<Vec<VariableRow>> {

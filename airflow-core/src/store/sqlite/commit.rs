@@ -51,7 +51,7 @@ const SETUP: [&str; 12] = [
     "CREATE TEMP TRIGGER IF NOT EXISTS af_next INSTEAD OF INSERT ON af_step WHEN NEW.kind = 4 BEGIN
         UPDATE af_ti SET state = NEW.f, epoch = NEW.e + 1, try_number = NEW.j, max_tries = NEW.k, lost = NEW.l,
             attempt_id = NEW.m, next_try_at = NEW.n, started_at = NEW.o, ended_at = NEW.p, has_result = NEW.q,
-            map_length = NEW.r, reason = NEW.s, wait = NEW.t, waiter = NULL
+            map_length = NEW.r, reason = NEW.s, wait = NEW.t
             WHERE run = NEW.a AND task_id = NEW.b AND map_index = NEW.c AND state = NEW.d AND epoch = NEW.e;
         SELECT RAISE(ABORT, 'stale') WHERE changes() = 0;
         INSERT INTO af_event (run, task_id, map_index, epoch, from_state, to_state, event, actor, at)

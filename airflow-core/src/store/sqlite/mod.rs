@@ -10,6 +10,7 @@ mod dags;
 mod errors;
 mod json;
 mod notices;
+mod processes;
 mod runs;
 mod schema;
 mod steps;
@@ -30,7 +31,7 @@ use sqlx::sqlite::{
 };
 use sqlx::{ConnectOptions as _, Connection as _, SqliteConnection};
 
-use crate::id::{AttemptId, DagId, IncarnationId, MapIndex, RunPk, TaskId};
+use crate::id::{DagId, IncarnationId, MapIndex, RunPk, TaskId};
 
 use super::rules::{self, CLEANED};
 use super::{
@@ -281,24 +282,36 @@ impl Store for SqliteStore {
     }
 
     async fn register(&self, process: NewIncarnation) -> StoreResult<()> {
-        self.writer().await?.write(|conn| Box::pin(admin::register(conn, process))).await
+        self.writer().await?.write(|conn| Box::pin(processes::register(conn, process))).await
     }
 
-    async fn beat(
-        &self,
-        process: IncarnationId,
-        now: DateTime<Utc>,
-        until: DateTime<Utc>,
-    ) -> StoreResult<bool> {
-        self.writer().await?.write(move |conn| Box::pin(admin::beat(conn, process, now, until))).await
+    fn longest_wait(&self) -> Duration {
+        self.inner.options.busy_timeout
     }
 
-    async fn end_incarnation(&self, process: IncarnationId, now: DateTime<Utc>) -> StoreResult<()> {
-        self.writer().await?.write(move |conn| Box::pin(admin::end_incarnation(conn, process, now))).await
+    async fn beat(&self, process: IncarnationId) -> StoreResult<bool> {
+        self.writer().await?.write(move |conn| Box::pin(processes::beat(conn, process))).await
+    }
+
+    async fn end_incarnation(&self, process: IncarnationId) -> StoreResult<()> {
+        self.writer().await?.write(move |conn| Box::pin(processes::end(conn, process))).await
+    }
+
+    async fn expire(&self, process: IncarnationId, beats: u64) -> StoreResult<bool> {
+        self.writer().await?.write(move |conn| Box::pin(processes::expire(conn, process, beats))).await
     }
 
     async fn incarnations(&self) -> StoreResult<Vec<Incarnation>> {
-        admin::incarnations(self.readers().await?).await
+        processes::list(self.readers().await?).await
+    }
+
+    async fn forget_incarnations(&self, before: DateTime<Utc>) -> StoreResult<u64> {
+        self.writer().await?.write(move |conn| Box::pin(processes::forget(conn, before))).await
+    }
+
+    async fn claim_runs(&self, runs: &[RunPk], process: IncarnationId) -> StoreResult<Vec<RunPk>> {
+        let runs = runs.to_vec();
+        self.writer().await?.write(move |conn| Box::pin(processes::claim(conn, runs, process))).await
     }
 
     async fn orphans(&self) -> StoreResult<Vec<AttemptRow>> {
@@ -368,17 +381,6 @@ impl Store for SqliteStore {
 
     async fn delete_run(&self, run: RunPk) -> StoreResult<bool> {
         self.writer().await?.write(move |conn| Box::pin(runs::delete(conn, run))).await
-    }
-
-    async fn claim_waits(
-        &self,
-        process: IncarnationId,
-        dags: &[DagId],
-        limit: u32,
-    ) -> StoreResult<Vec<(RunPk, AttemptId)>> {
-        let dags = dags.to_vec();
-        let writer = self.writer().await?;
-        writer.write(move |conn| Box::pin(tasks::claim_waits(conn, process, dags, limit))).await
     }
 
     async fn commit(&self, units: Vec<Unit>) -> StoreResult<Vec<UnitResult>> {

@@ -12,10 +12,10 @@ use crate::store::{Migrated, SchemaStatus, StoreError, StoreResult};
 use super::errors::{corrupt, failed};
 
 /// The migrations, the first one leads to version 1.
-const MIGRATIONS: [&str; 3] = [V1, V2, V3];
+const MIGRATIONS: [&str; 4] = [V1, V2, V3, V4];
 
 /// The version that this library needs.
-pub(super) const NEEDED: u32 = 3;
+pub(super) const NEEDED: u32 = 4;
 
 const CREATE_VERSIONS: &str =
     "CREATE TABLE IF NOT EXISTS airflow_schema (version INTEGER PRIMARY KEY, at INTEGER NOT NULL) STRICT";
@@ -108,14 +108,18 @@ CREATE TABLE af_notice (
     PRIMARY KEY (run, task_id, map_index, epoch)
 ) STRICT, WITHOUT ROWID";
 
-/// What task instances wait for, as JSON, and the process that waits in their stead.
+/// Leases in the database's own time, and which process decides about a run.
 const V3: &str = "
-ALTER TABLE af_ti ADD COLUMN wait TEXT;
-ALTER TABLE af_ti ADD COLUMN waiter BLOB;
-CREATE INDEX af_ti_deferred ON af_ti (waiter) WHERE state = 'deferred'";
+ALTER TABLE af_incarnation ADD COLUMN lease INTEGER NOT NULL DEFAULT 20000000;
+CREATE TABLE af_run_owner (
+    run INTEGER PRIMARY KEY REFERENCES af_run ON DELETE CASCADE, incarnation BLOB NOT NULL
+) STRICT";
+
+/// What task instances wait for, as JSON.
+const V4: &str = "ALTER TABLE af_ti ADD COLUMN wait TEXT";
 
 /// All tables, those that refer to others first.
-const TABLES: [&str; 15] = [
+const TABLES: [&str; 16] = [
     "af_notice",
     "af_audit",
     "af_incarnation",
@@ -127,6 +131,7 @@ const TABLES: [&str; 15] = [
     "af_attempt",
     "af_event",
     "af_ti",
+    "af_run_owner",
     "af_run",
     "af_dag_version",
     "af_dag",

@@ -8,7 +8,7 @@ use sqlx::sqlite::SqliteRow;
 use sqlx::{AssertSqlSafe, Row as _, SqliteConnection, SqlitePool};
 use uuid::Uuid;
 
-use crate::id::{AttemptId, DagId, IncarnationId, MapIndex, RunPk, TaskId};
+use crate::id::{AttemptId, IncarnationId, MapIndex, RunPk, TaskId};
 use crate::state::TaskState;
 use crate::store::rules;
 use crate::store::{
@@ -86,31 +86,6 @@ fn ti_row(
 pub(super) async fn task_instances(pool: &SqlitePool, run: RunPk) -> StoreResult<Vec<TiRow>> {
     const LIST: &str = concat!("SELECT (", tis_sql!("?1"), ") AS tis");
     ti_rows(&sqlx::query(LIST).bind(run.0).fetch_one(pool).await.map_err(failed)?, "tis")
-}
-
-/// Gives deferred instances that nobody waits for to a process.
-pub(super) async fn claim_waits(
-    conn: &mut SqliteConnection,
-    process: IncarnationId,
-    dags: Vec<DagId>,
-    limit: u32,
-) -> StoreResult<Vec<(RunPk, AttemptId)>> {
-    const CLAIM: &str = "
-        UPDATE af_ti SET waiter = ?1 WHERE (run, task_id, map_index) IN (
-            SELECT t.run, t.task_id, t.map_index FROM af_ti t JOIN af_run r ON r.pk = t.run
-            WHERE t.state = 'deferred' AND t.attempt_id IS NOT NULL AND r.dag_id IN (SELECT value FROM json_each(?2))
-                AND (t.waiter IS NULL OR NOT EXISTS (
-                    SELECT 1 FROM af_incarnation i WHERE i.id = t.waiter AND i.ended_at IS NULL))
-            ORDER BY t.run, t.task_id, t.map_index LIMIT ?3)
-        RETURNING run, task_id, map_index, attempt_id";
-    let dags = serde_json::to_string(&dags).map_err(corrupt)?;
-    let query = sqlx::query_as(CLAIM).bind(process.0.as_bytes().to_vec()).bind(dags).bind(limit);
-    let mut rows: Vec<(i64, String, i32, Vec<u8>)> = query.fetch_all(conn).await.map_err(failed)?;
-    rows.sort();
-    let claimed = |(run, _, _, id): (i64, String, i32, Vec<u8>)| {
-        Ok((RunPk(run), AttemptId(Uuid::from_slice(&id).map_err(corrupt)?)))
-    };
-    rows.into_iter().map(claimed).collect()
 }
 
 /// The rows of a run, or of one task instance of it.

@@ -1,38 +1,18 @@
-//! Deferred task instances: what they wait for, who waits in their stead, what they count for.
+//! Deferred task instances: what they wait for, what they count for.
 
 use uuid::Uuid;
 
-use crate::id::{AttemptId, IncarnationId, RunPk};
+use crate::id::AttemptId;
 use crate::operator::{Deferred, Wait};
-use crate::state::{RunType, TaskEvent, TaskState};
-use crate::store::{
-    NewIncarnation, PoolSpec, RunRow, SharedStore, SlotKey, StoreResult, TiChange, TiData, UnitResult,
-};
+use crate::state::{TaskEvent, TaskState};
+use crate::store::{PoolSpec, RunRow, SharedStore, SlotKey, StoreResult, TiChange, TiData, UnitResult};
 
-use super::{at, change, commit, create, d, fresh, new_run, one_run, record, slot, unit};
+use super::{at, change, commit, d, one_run, slot, unit};
 
 const COMMITTED: UnitResult = UnitResult::Committed;
 
 fn attempt(id: u128) -> AttemptId {
     AttemptId(Uuid::from_u128(id))
-}
-
-fn process(id: u128) -> IncarnationId {
-    IncarnationId(Uuid::from_u128(id))
-}
-
-async fn register(store: &SharedStore, id: u128) -> StoreResult<()> {
-    store
-        .register(NewIncarnation {
-            id: process(id),
-            kind: "scheduler".into(),
-            host: "h".into(),
-            pid: 1,
-            birth: "b".into(),
-            started_at: at(0),
-            lease_until: at(60),
-        })
-        .await
 }
 
 fn wait() -> Wait {
@@ -59,16 +39,6 @@ async fn defer(store: &SharedStore, run: &RunRow, task: &str, id: u128) -> Store
     Ok(())
 }
 
-async fn claim(
-    store: &SharedStore,
-    by: u128,
-    dags: &[&str],
-    limit: u32,
-) -> StoreResult<Vec<(RunPk, AttemptId)>> {
-    let dags: Vec<_> = dags.iter().map(|dag| (*dag).into()).collect();
-    store.claim_waits(process(by), &dags, limit).await
-}
-
 /// What an instance waits for is kept as it was given, and goes with the change that drops it.
 ///
 /// # Errors
@@ -89,48 +59,6 @@ pub async fn waits_are_kept_as_given(store: SharedStore) -> StoreResult<()> {
     fires.tis = vec![change("a", TaskState::Deferred, TaskEvent::Ready, 2)];
     assert_eq!(commit(&store, fires).await?, COMMITTED);
     assert_eq!(store.task_instances(run.pk).await?[0].data.wait, None);
-    Ok(())
-}
-
-/// A wait belongs to one process; after its death, or a further change of the instance, to nobody.
-///
-/// # Errors
-///
-/// What the store said when it failed.
-///
-/// # Panics
-///
-/// If the store does not keep this.
-pub async fn waits_are_claimed_by_one_process(store: SharedStore) -> StoreResult<()> {
-    fresh(&store).await?;
-    store.sync_dags(vec![record("e", "v1")], at(0)).await?;
-    let run = create(&store, new_run("r1", RunType::Manual, 1)).await?;
-    let other_dag = crate::store::NewRun { dag_id: "e".into(), ..new_run("r1", RunType::Manual, 1) };
-    let other = create(&store, other_dag).await?;
-    for (run, task, id) in [(&run, "b", 2), (&run, "a", 1), (&other, "c", 3)] {
-        defer(&store, run, task, id).await?;
-    }
-    register(&store, 1).await?;
-    register(&store, 2).await?;
-    assert_eq!(claim(&store, 1, &[], 9).await?, []);
-    assert_eq!(claim(&store, 1, &["d"], 1).await?, [(run.pk, attempt(1))], "by task, up to the limit");
-    assert_eq!(claim(&store, 2, &["d", "e"], 9).await?, [(run.pk, attempt(2)), (other.pk, attempt(3))]);
-    assert_eq!(claim(&store, 1, &["d", "e"], 9).await?, [], "each belongs to somebody");
-    store.end_incarnation(process(2), at(5)).await?;
-    assert_eq!(claim(&store, 1, &["d"], 9).await?, [(run.pk, attempt(2))], "that process is gone");
-    let mut clears = unit(&run);
-    clears.tis = vec![change("a", TaskState::Deferred, TaskEvent::Cleared, 2)];
-    assert_eq!(commit(&store, clears).await?, COMMITTED);
-    let mut again = unit(&run);
-    again.tis = vec![change("a", TaskState::None, TaskEvent::Launched, 3)];
-    assert_eq!(commit(&store, again).await?, COMMITTED);
-    let mut defers = unit(&run);
-    let data = TiData { attempt_id: Some(attempt(4)), ..TiData::default() };
-    defers.tis = vec![TiChange { data, ..change("a", TaskState::Running, TaskEvent::Deferred, 4) }];
-    assert_eq!(commit(&store, defers).await?, COMMITTED);
-    assert_eq!(claim(&store, 1, &["d"], 9).await?, [(run.pk, attempt(4))], "a new wait is nobody's");
-    assert_eq!(claim(&store, 3, &["e"], 9).await?, [(other.pk, attempt(3))]);
-    assert_eq!(claim(&store, 1, &["e"], 9).await?, [(other.pk, attempt(3))], "process 3 is unknown");
     Ok(())
 }
 

@@ -82,7 +82,6 @@ impl State {
                 at: micros(unit.at),
             };
             self.events.insert((ti.clone(), epoch), event);
-            self.waiters.remove(&ti);
             self.tis.insert(ti, (change.transition.to(), epoch, cut(&change.data)));
         }
         for expansion in &unit.expansions {
@@ -115,6 +114,11 @@ impl State {
             if row.state == RunState::Queued {
                 row.queued_at = micros(unit.at);
             }
+            if row.state.is_finished() {
+                self.active.remove(&unit.run);
+            } else {
+                self.active.insert(unit.run);
+            }
         }
     }
 
@@ -129,6 +133,9 @@ impl State {
                 continue;
             }
             let start = AttemptStart { at: micros(start.at), ..start.clone() };
+            if !start.state.is_ended() {
+                self.open.insert(key.clone());
+            }
             self.attempts.insert(key, AttemptRow { run: unit.run, state: start.state, start, end: None });
         }
         for end in &unit.ended {
@@ -137,6 +144,9 @@ impl State {
             if row.run == unit.run && !row.state.is_ended() {
                 row.state = end.state;
                 row.end = Some(AttemptEndData { at: micros(end.data.at), ..end.data.clone() });
+                if end.state.is_ended() {
+                    self.open.remove(key);
+                }
             }
         }
     }
