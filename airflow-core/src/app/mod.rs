@@ -5,10 +5,12 @@
 //! of [`Airflow`].
 
 mod builder;
+mod made_runs;
 mod ops;
 mod results;
 mod runs;
 mod settings;
+mod waits;
 
 use std::sync::Arc;
 use std::time::Duration;
@@ -26,6 +28,9 @@ use crate::scheduler::{Scheduler, SchedulerConfig, SchedulerHandle};
 use crate::secrets::Secrets;
 use crate::store::{DagRecord, DagRow, SharedStore, StoreError, StoreResult};
 use crate::time::Clock;
+
+use made_runs::AppRuns;
+use waits::LocalWaiter;
 
 pub use builder::{AirflowBuilder, BuildError};
 pub use ops::{ClearOptions, Cleared, Mark, OpError, Selection, suggestion};
@@ -120,6 +125,7 @@ impl Airflow {
             parts.runner.clone(),
         )
         .with_secrets(parts.secrets.clone())
+        .with_runs(Arc::new(AppRuns::of(self)))
     }
 
     /// Its connections and variables, wherever they come from. Those of the store are written through
@@ -172,7 +178,10 @@ impl Airflow {
             Arc::clone(&parts.clock),
             parts.scheduler.clone(),
         );
-        executor.start(ExecutorServices { runner: Arc::new(self.runner()), reports });
+        let runner = Arc::new(self.runner());
+        let waiter = LocalWaiter::new(runner.clone(), reports.clone(), parts.scheduler.max_waits);
+        let scheduler = scheduler.with_waiter(Arc::new(waiter));
+        executor.start(ExecutorServices { runner, reports });
         let handle = scheduler.handle();
         self.attach(handle.clone());
         let (stop, stopped) = watch::channel(None);

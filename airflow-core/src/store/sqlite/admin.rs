@@ -13,14 +13,16 @@ use super::steps::slot_key;
 /// Pools and what is taken of them.
 pub(super) async fn pools(pool: &SqlitePool) -> StoreResult<Vec<PoolRow>> {
     const LIST: &str = "
-        SELECT p.name, p.slots, p.description, p.include_deferred, coalesce(s.used, 0)
+        SELECT p.name, p.slots, p.description, p.include_deferred, coalesce(s.used, 0), coalesce(d.used, 0)
         FROM af_pool p LEFT JOIN af_slot s ON s.kind = 0 AND s.name = p.name AND s.task_id = ''
+            LEFT JOIN af_slot d ON d.kind = 4 AND d.name = p.name AND d.task_id = ''
         ORDER BY p.name";
-    let rows: Vec<(String, i32, String, bool, i64)> =
+    let rows: Vec<(String, i32, String, bool, i64, i64)> =
         sqlx::query_as(LIST).fetch_all(pool).await.map_err(failed)?;
-    let row = |(name, slots, description, include_deferred, used)| PoolRow {
+    let row = |(name, slots, description, include_deferred, used, deferred)| PoolRow {
         spec: PoolSpec { name, slots, description, include_deferred },
         used,
+        deferred,
     };
     Ok(rows.into_iter().map(row).collect())
 }
