@@ -5,6 +5,7 @@
 //! of [`Airflow`].
 
 mod builder;
+mod health;
 mod ops;
 mod results;
 mod runs;
@@ -26,6 +27,7 @@ use crate::store::{DagRecord, DagRow, SharedStore, StoreError, StoreResult};
 use crate::time::Clock;
 
 pub use builder::{AirflowBuilder, BuildError};
+pub use health::{DatabaseHealth, Health, HealthStatus, SchedulerHealth};
 pub use ops::{ClearOptions, Cleared, Mark, OpError, Selection, suggestion};
 pub use runs::{BackfillOptions, BackfillOutcome, Reprocess, Trigger, TriggerError};
 
