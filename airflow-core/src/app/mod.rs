@@ -5,6 +5,7 @@
 //! of [`Airflow`].
 
 mod builder;
+mod health;
 mod made_runs;
 mod ops;
 mod results;
@@ -33,6 +34,7 @@ use made_runs::AppRuns;
 use waits::LocalWaiter;
 
 pub use builder::{AirflowBuilder, BuildError};
+pub use health::{DatabaseHealth, Health, HealthStatus, SchedulerHealth};
 pub use ops::{ClearOptions, Cleared, Mark, OpError, Selection, suggestion};
 pub use runs::{BackfillOptions, BackfillOutcome, Reprocess, Trigger, TriggerError};
 
