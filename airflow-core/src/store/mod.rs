@@ -7,6 +7,8 @@ mod judge;
 mod memory;
 pub mod model;
 mod rules;
+#[cfg(any(feature = "sqlite", feature = "postgres", feature = "mysql"))]
+mod sql;
 #[cfg(feature = "sqlite")]
 mod sqlite;
 mod unit;
@@ -92,7 +94,7 @@ pub type StoreResult<T> = Result<T, StoreError>;
 ///   decided on still holds: the run's generation and state, and the state and epoch of each task instance. Of two
 ///   callers that decided on the same view one wins; the other gets [`UnitResult::Stale`] and loads again.
 /// - A task instance without a row is in state `none` with epoch 0. Its row appears with its first change.
-/// - Times are kept to the microsecond. Ids are compared byte by byte.
+/// - Times are kept to the microsecond. Ids are compared byte by byte. A NUL in a text is kept as U+FFFD.
 /// - Lists come in the order that each method names, the same in every store.
 #[async_trait]
 pub trait Store: Send + Sync + fmt::Debug + 'static {

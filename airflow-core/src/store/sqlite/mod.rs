@@ -3,16 +3,10 @@
 //! Any number of processes may use the file; each has one connection that writes ([`writer`]) and a few that read.
 //! The path every state takes is [`commit`]; the tables are in [`schema`]. Decides nothing.
 
-mod admin;
 mod commit;
-mod dags;
-
 mod errors;
-mod json;
-mod runs;
 mod schema;
 mod steps;
-mod tasks;
 mod view;
 mod writer;
 
@@ -24,21 +18,24 @@ use std::time::Duration;
 
 use async_trait::async_trait;
 use chrono::{DateTime, Utc};
+use sqlx::pool::PoolConnection;
 use sqlx::sqlite::{
     SqliteConnectOptions, SqliteJournalMode, SqlitePool, SqlitePoolOptions, SqliteSynchronous,
 };
-use sqlx::{ConnectOptions as _, Connection as _, SqliteConnection};
+use sqlx::{ConnectOptions as _, Connection as _, Sqlite, SqliteConnection};
 
 use crate::id::{DagId, IncarnationId, MapIndex, RunPk, TaskId};
 
 use super::rules::{self, CLEANED};
+use super::sql::errors::failed;
+use super::sql::{Conn, admin, dags, load, runs, tasks};
 use super::{
     Advance, AttemptRow, AuditEntry, AuditFilter, CreatedRun, DagRecord, DagRow, DagVersion, EventRow,
     Incarnation, Migrated, NewIncarnation, NewRun, PastQuery, PoolRow, PoolSpec, RunFilter, RunRow,
     RunSnapshot, SchemaStatus, SlotKey, Store, StoreError, StoreResult, TiRow, Unit, UnitResult, VariableRow,
     XComFilter, XComRow, XComWrite,
 };
-use errors::{failed, unreachable};
+use errors::unreachable;
 use writer::Writer;
 
 /// How long a writer waits for another process: far longer than any transaction of ours takes.
@@ -213,10 +210,10 @@ impl SqliteStore {
         self.inner.writer.transactions()
     }
 
-    /// The readers, once the tables are known to fit.
-    async fn readers(&self) -> StoreResult<&SqlitePool> {
+    /// A connection that reads, once the tables are known to fit.
+    async fn reader(&self) -> StoreResult<PoolConnection<Sqlite>> {
         self.ready().await?;
-        Ok(&self.inner.readers)
+        self.inner.readers.acquire().await.map_err(failed)
     }
 
     /// The writer, once the tables are known to fit.
@@ -280,7 +277,12 @@ impl Store for SqliteStore {
     }
 
     async fn register(&self, process: NewIncarnation) -> StoreResult<()> {
-        self.writer().await?.write(|conn| Box::pin(admin::register(conn, process))).await
+        self.writer()
+            .await?
+            .write(move |conn| {
+                Box::pin(async move { admin::register(&mut Conn::sqlite(conn), &process).await })
+            })
+            .await
     }
 
     async fn beat(
@@ -289,50 +291,76 @@ impl Store for SqliteStore {
         now: DateTime<Utc>,
         until: DateTime<Utc>,
     ) -> StoreResult<bool> {
-        self.writer().await?.write(move |conn| Box::pin(admin::beat(conn, process, now, until))).await
+        self.writer()
+            .await?
+            .write(move |conn| {
+                Box::pin(async move { admin::beat(&mut Conn::sqlite(conn), process, now, until).await })
+            })
+            .await
     }
 
     async fn end_incarnation(&self, process: IncarnationId, now: DateTime<Utc>) -> StoreResult<()> {
-        self.writer().await?.write(move |conn| Box::pin(admin::end_incarnation(conn, process, now))).await
+        self.writer()
+            .await?
+            .write(move |conn| {
+                Box::pin(async move { admin::end_incarnation(&mut Conn::sqlite(conn), process, now).await })
+            })
+            .await
     }
 
     async fn incarnations(&self) -> StoreResult<Vec<Incarnation>> {
-        admin::incarnations(self.readers().await?).await
+        admin::incarnations(&mut Conn::sqlite(&mut *self.reader().await?)).await
     }
 
     async fn orphans(&self) -> StoreResult<Vec<AttemptRow>> {
-        tasks::orphans(self.readers().await?).await
+        tasks::orphans(&mut Conn::sqlite(&mut *self.reader().await?)).await
     }
 
     async fn sync_dags(&self, dags: Vec<DagRecord>, now: DateTime<Utc>) -> StoreResult<Vec<DagRow>> {
-        self.writer().await?.write(move |conn| Box::pin(dags::sync(conn, dags, now))).await
+        self.writer()
+            .await?
+            .write(move |conn| Box::pin(async move { dags::sync(&mut Conn::sqlite(conn), &dags, now).await }))
+            .await
     }
 
     async fn dags(&self) -> StoreResult<Vec<DagRow>> {
-        dags::list(self.readers().await?).await
+        dags::list(&mut Conn::sqlite(&mut *self.reader().await?)).await
     }
 
     async fn dag(&self, dag_id: &DagId) -> StoreResult<Option<DagRow>> {
-        dags::get(self.readers().await?, dag_id).await
+        dags::get(&mut Conn::sqlite(&mut *self.reader().await?), dag_id).await
     }
 
     async fn dag_versions(&self, dag_id: &DagId) -> StoreResult<Vec<DagVersion>> {
-        dags::versions(self.readers().await?, dag_id).await
+        dags::versions(&mut Conn::sqlite(&mut *self.reader().await?), dag_id).await
     }
 
     async fn set_paused(&self, dag_id: &DagId, paused: bool) -> StoreResult<bool> {
         let dag_id = dag_id.clone();
-        self.writer().await?.write(move |conn| Box::pin(dags::set_paused(conn, dag_id, paused))).await
+        self.writer()
+            .await?
+            .write(move |conn| {
+                Box::pin(async move { dags::set_paused(&mut Conn::sqlite(conn), &dag_id, paused).await })
+            })
+            .await
     }
 
     async fn advance_dag(&self, dag_id: &DagId, advance: Advance) -> StoreResult<()> {
         let dag_id = dag_id.clone();
-        self.writer().await?.write(move |conn| Box::pin(dags::advance(conn, dag_id, advance))).await
+        self.writer()
+            .await?
+            .write(move |conn| {
+                Box::pin(async move { dags::advance(&mut Conn::sqlite(conn), &dag_id, advance).await })
+            })
+            .await
     }
 
     async fn delete_dag(&self, dag_id: &DagId) -> StoreResult<u64> {
         let dag_id = dag_id.clone();
-        self.writer().await?.write(move |conn| Box::pin(dags::delete(conn, dag_id))).await
+        self.writer()
+            .await?
+            .write(move |conn| Box::pin(async move { dags::delete(&mut Conn::sqlite(conn), &dag_id).await }))
+            .await
     }
 
     async fn create_runs(&self, runs: Vec<NewRun>) -> StoreResult<Vec<CreatedRun>> {
@@ -340,15 +368,18 @@ impl Store for SqliteStore {
     }
 
     async fn runs(&self, filter: &RunFilter) -> StoreResult<Vec<RunRow>> {
-        runs::list(self.readers().await?, filter).await
+        runs::list(&mut Conn::sqlite(&mut *self.reader().await?), filter).await
     }
 
     async fn load_run(&self, run: RunPk, past: Option<&PastQuery>) -> StoreResult<Option<RunSnapshot>> {
-        runs::load(self.readers().await?, run, past).await
+        load::load(&mut Conn::sqlite(&mut *self.reader().await?), run, past).await
     }
 
     async fn delete_run(&self, run: RunPk) -> StoreResult<bool> {
-        self.writer().await?.write(move |conn| Box::pin(runs::delete(conn, run))).await
+        self.writer()
+            .await?
+            .write(move |conn| Box::pin(async move { runs::delete(&mut Conn::sqlite(conn), run).await }))
+            .await
     }
 
     async fn commit(&self, units: Vec<Unit>) -> StoreResult<Vec<UnitResult>> {
@@ -356,89 +387,133 @@ impl Store for SqliteStore {
     }
 
     async fn task_instances(&self, run: RunPk) -> StoreResult<Vec<TiRow>> {
-        tasks::task_instances(self.readers().await?, run).await
+        load::task_instances(&mut Conn::sqlite(&mut *self.reader().await?), run).await
     }
 
     async fn attempts(&self, run: RunPk, task: Option<(&TaskId, MapIndex)>) -> StoreResult<Vec<AttemptRow>> {
-        tasks::attempts(self.readers().await?, run, task).await
+        tasks::attempts(&mut Conn::sqlite(&mut *self.reader().await?), run, task).await
     }
 
     async fn events(&self, run: RunPk, task: Option<(&TaskId, MapIndex)>) -> StoreResult<Vec<EventRow>> {
-        tasks::events(self.readers().await?, run, task).await
+        tasks::events(&mut Conn::sqlite(&mut *self.reader().await?), run, task).await
     }
 
     async fn xcoms(&self, filter: &XComFilter) -> StoreResult<Vec<XComRow>> {
-        tasks::xcoms(self.readers().await?, filter).await
+        tasks::xcoms(&mut Conn::sqlite(&mut *self.reader().await?), filter).await
     }
 
     async fn set_xcom(&self, run: RunPk, xcom: XComWrite, now: DateTime<Utc>) -> StoreResult<()> {
-        self.writer().await?.write(move |conn| Box::pin(tasks::set_xcom(conn, run, xcom, now))).await
+        self.writer()
+            .await?
+            .write(move |conn| {
+                Box::pin(async move { tasks::set_xcom(&mut Conn::sqlite(conn), run, &xcom, now).await })
+            })
+            .await
     }
 
     async fn delete_xcoms(&self, filter: &XComFilter) -> StoreResult<u64> {
         let filter = filter.clone();
-        self.writer().await?.write(move |conn| Box::pin(tasks::delete_xcoms(conn, filter))).await
+        self.writer()
+            .await?
+            .write(move |conn| {
+                Box::pin(async move { tasks::delete_xcoms(&mut Conn::sqlite(conn), &filter).await })
+            })
+            .await
     }
 
     async fn variable(&self, key: &str) -> StoreResult<Option<VariableRow>> {
-        Ok(admin::variables(self.readers().await?, Some(key)).await?.pop())
+        Ok(admin::variables(&mut Conn::sqlite(&mut *self.reader().await?), Some(key)).await?.pop())
     }
 
     async fn variables(&self) -> StoreResult<Vec<VariableRow>> {
-        admin::variables(self.readers().await?, None).await
+        admin::variables(&mut Conn::sqlite(&mut *self.reader().await?), None).await
     }
 
     async fn set_variable(&self, variable: VariableRow) -> StoreResult<()> {
-        self.writer().await?.write(|conn| Box::pin(admin::set_variable(conn, variable))).await
+        self.writer()
+            .await?
+            .write(move |conn| {
+                Box::pin(async move { admin::set_variable(&mut Conn::sqlite(conn), &variable).await })
+            })
+            .await
     }
 
     async fn delete_variable(&self, key: &str) -> StoreResult<bool> {
         let key = key.to_owned();
-        self.writer().await?.write(|conn| Box::pin(admin::delete_variable(conn, key))).await
+        self.writer()
+            .await?
+            .write(move |conn| {
+                Box::pin(async move { admin::delete_variable(&mut Conn::sqlite(conn), &key).await })
+            })
+            .await
     }
 
     async fn pools(&self) -> StoreResult<Vec<PoolRow>> {
-        admin::pools(self.readers().await?).await
+        admin::pools(&mut Conn::sqlite(&mut *self.reader().await?)).await
     }
 
     async fn set_pool(&self, pool: PoolSpec) -> StoreResult<()> {
-        self.writer().await?.write(|conn| Box::pin(admin::set_pool(conn, pool))).await
+        self.writer()
+            .await?
+            .write(move |conn| Box::pin(async move { admin::set_pool(&mut Conn::sqlite(conn), &pool).await }))
+            .await
     }
 
     async fn delete_pool(&self, name: &str) -> StoreResult<bool> {
         rules::may_delete_pool(name)?;
         let name = name.to_owned();
-        self.writer().await?.write(|conn| Box::pin(admin::delete_pool(conn, name))).await
+        self.writer()
+            .await?
+            .write(move |conn| {
+                Box::pin(async move { admin::delete_pool(&mut Conn::sqlite(conn), &name).await })
+            })
+            .await
     }
 
     async fn slots(&self) -> StoreResult<Vec<(SlotKey, i64)>> {
-        admin::slots(self.readers().await?).await
+        admin::slots(&mut Conn::sqlite(&mut *self.reader().await?)).await
     }
 
     async fn audit(&self, entry: AuditEntry) -> StoreResult<()> {
-        self.writer().await?.write(|conn| Box::pin(admin::audit(conn, entry))).await
+        self.writer()
+            .await?
+            .write(move |conn| Box::pin(async move { admin::audit(&mut Conn::sqlite(conn), &entry).await }))
+            .await
     }
 
     async fn audit_log(&self, filter: &AuditFilter) -> StoreResult<Vec<AuditEntry>> {
-        admin::audit_log(self.readers().await?, filter).await
+        admin::audit_log(&mut Conn::sqlite(&mut *self.reader().await?), filter).await
     }
 
     async fn clean(&self, before: DateTime<Utc>, dry_run: bool) -> StoreResult<Vec<(String, u64)>> {
         let writer = self.writer().await?;
         let mut counts = [0; CLEANED.len()];
         let mut last = RunPk(0);
-        while let Some((pk, batch)) =
-            writer.write(move |conn| Box::pin(runs::clean_batch(conn, before, last, dry_run))).await?
+        while let Some((pk, batch)) = writer
+            .write(move |conn| {
+                Box::pin(
+                    async move { runs::clean_batch(&mut Conn::sqlite(conn), before, last, dry_run).await },
+                )
+            })
+            .await?
         {
             last = pk;
             counts.iter_mut().zip(batch).for_each(|(count, rows)| *count += rows);
         }
         let audit = &mut counts[CLEANED.len() - 1];
         if dry_run {
-            *audit = writer.with(move |conn| Box::pin(runs::count_audit(conn, before))).await?;
+            *audit = writer
+                .with(move |conn| {
+                    Box::pin(async move { runs::count_audit(&mut Conn::sqlite(conn), before).await })
+                })
+                .await?;
         } else {
             loop {
-                let gone = writer.write(move |conn| Box::pin(runs::clean_audit(conn, before))).await?;
+                let gone = writer
+                    .write(move |conn| {
+                        Box::pin(async move { runs::clean_audit(&mut Conn::sqlite(conn), before).await })
+                    })
+                    .await?;
                 *audit += gone;
                 if gone == 0 {
                     break;

@@ -14,8 +14,10 @@ use tokio::sync::{mpsc, oneshot};
 
 use crate::store::{CreatedRun, NewRun, StoreError, StoreResult, Unit, UnitResult};
 
-use super::errors::failed;
-use super::{commit, runs};
+use crate::store::sql::errors::failed;
+use crate::store::sql::{Conn, runs};
+
+use super::commit;
 
 /// How many units or runs of several callers share a transaction. More gains nothing (the cost of the transaction is
 /// spread thin by then) and lets other processes wait longer for the lock.
@@ -135,7 +137,7 @@ async fn finish<T>(conn: &mut SqliteConnection, result: StoreResult<T>) -> Store
 
 async fn create(conn: &mut SqliteConnection, runs: &[NewRun]) -> StoreResult<Vec<CreatedRun>> {
     begin(conn).await?;
-    let result = runs::create(conn, runs).await;
+    let result = runs::create(&mut Conn::sqlite(conn), runs).await;
     finish(conn, result).await
 }
 
