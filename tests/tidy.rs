@@ -18,7 +18,7 @@ const LAYERS: &[(&str, &[&str])] = &[
     ("executor contract", &["executor"]),
     (
         "shell",
-        &["store/memory", "store/sql", "store/sqlite", "store/judge", "store/rules", "scheduler", "attempt"],
+        &["store/memory", "store/sql", "store/server", "store/postgres", "store/mysql", "store/sqlite", "store/judge", "store/rules", "scheduler", "attempt"],
     ),
     ("application", &["app"]),
     ("test kit", &["testing"]),

@@ -6,7 +6,13 @@
 mod judge;
 mod memory;
 pub mod model;
+#[cfg(feature = "mysql")]
+mod mysql;
+#[cfg(feature = "postgres")]
+mod postgres;
 mod rules;
+#[cfg(any(feature = "postgres", feature = "mysql"))]
+mod server;
 #[cfg(any(feature = "sqlite", feature = "postgres", feature = "mysql"))]
 mod sql;
 #[cfg(feature = "sqlite")]
@@ -23,6 +29,16 @@ use crate::id::{DagId, IncarnationId, MapIndex, RunPk, TaskId};
 
 pub use memory::MemoryStore;
 pub use model::*;
+#[cfg(feature = "mysql")]
+pub use mysql::{MysqlOptions, MysqlStore};
+#[cfg(feature = "postgres")]
+pub use postgres::{PostgresOptions, PostgresStore};
+#[cfg(feature = "mysql")]
+pub use server::Mysql;
+#[cfg(feature = "postgres")]
+pub use server::Postgres;
+#[cfg(any(feature = "postgres", feature = "mysql"))]
+pub use server::{PoolSettings, ServerStore, UnknownCommits};
 #[cfg(feature = "sqlite")]
 pub use sqlite::{SqliteOptions, SqliteStore, Synchronous};
 pub use unit::*;
@@ -66,6 +82,16 @@ pub enum StoreError {
         /// Version of the linked library.
         found: String,
         /// The first safe version.
+        needed: &'static str,
+    },
+    /// The server is too old.
+    #[error("{server} {found} is too old; {needed} or newer is needed")]
+    OldServer {
+        /// Which server.
+        server: &'static str,
+        /// Its version.
+        found: String,
+        /// The first version that serves.
         needed: &'static str,
     },
     /// A row that was asked for does not exist.

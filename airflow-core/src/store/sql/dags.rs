@@ -27,7 +27,7 @@ pub(in crate::store) async fn sync(
         SELECT j.id, j.paused, j.print, 1, j.timing, j.words, j.people, j.labels, j.a, j.b, j.c, ?2
         FROM ROWS(?1, id NAME, paused FLAG, print NAME, timing TEXT, words TEXT, people TEXT, labels TEXT, a TIME, b TIME,
                   c TIME) j
-        WHERE true ORDER BY j.id
+        WHERE true ORDER BY j.ord
         ON CONFLICT (dag_id) DO UPDATE SET
             next_start = CASE WHEN af_dag.next_after IS NULL THEN excluded.next_start ELSE af_dag.next_start END,
             next_end = CASE WHEN af_dag.next_after IS NULL THEN excluded.next_end ELSE af_dag.next_end END,
@@ -41,12 +41,14 @@ pub(in crate::store) async fn sync(
         FROM ROWS(?1, id NAME, paused FLAG, print NAME, timing TEXT, words TEXT, people TEXT, labels TEXT, a TIME, b TIME,
                   c TIME, shape TEXT) j
         WHERE NOT EXISTS (SELECT 1 FROM af_dag_version v WHERE v.dag_id = j.id AND v.fingerprint = j.print)
-        ORDER BY j.id";
+        ORDER BY j.ord";
     const CURRENT: &str = "
         UPDATE af_dag SET version = (SELECT v.number FROM af_dag_version v
                                      WHERE v.dag_id = af_dag.dag_id AND v.fingerprint = af_dag.fingerprint)
         FROM ROWS(?1, id NAME) j WHERE af_dag.dag_id = j.id";
-    for part in apart(records, |record| vec![record.dag_id.clone()]) {
+    for mut part in apart(records, |record| vec![record.dag_id.clone()]) {
+        // In the order in which dags are locked.
+        part.sort_by_key(|(_, record)| &record.dag_id);
         let mut rows = conn.rows();
         for (_, record) in part {
             write_record(&mut rows, record)?;

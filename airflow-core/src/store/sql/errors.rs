@@ -13,7 +13,7 @@ pub(in crate::store) fn corrupt(error: impl std::fmt::Display) -> StoreError {
 }
 
 #[cfg(any(feature = "postgres", feature = "mysql"))]
-pub(in crate::store) use server::{COMMIT_DEADLINE, STATEMENT_DEADLINE, TooLate, in_time, within};
+pub(in crate::store) use server::{COMMIT_DEADLINE, STATEMENT_DEADLINE, TooLate, within};
 
 #[cfg(any(feature = "postgres", feature = "mysql"))]
 mod server {
@@ -44,12 +44,5 @@ mod server {
             Ok(result) => result.map_err(failed),
             Err(_) => Err(StoreError::Database(Box::new(TooLate(deadline)))),
         }
-    }
-
-    /// What one statement gives, if it comes in time.
-    pub(in crate::store) async fn in_time<T>(
-        work: impl Future<Output = Result<T, sqlx::Error>>,
-    ) -> StoreResult<T> {
-        within(STATEMENT_DEADLINE, work).await
     }
 }

@@ -6,11 +6,18 @@
 //! is not here because it differs: tables, commits, connections, locks.
 
 pub(super) mod admin;
+#[cfg(any(feature = "postgres", feature = "mysql"))]
+pub(super) mod apply;
+#[cfg(feature = "mysql")]
+mod batch;
 pub(super) mod dags;
 pub(super) mod errors;
+pub(super) mod group;
 pub(super) mod json;
 pub(super) mod keys;
 pub(super) mod load;
+#[cfg(any(feature = "postgres", feature = "mysql"))]
+pub(super) mod lock;
 mod row;
 pub(super) mod runs;
 pub(super) mod tasks;
@@ -33,6 +40,9 @@ pub(super) use value::Arg;
 pub(super) struct Conn<'c> {
     raw: Raw<'c>,
     dialect: &'c Dialect,
+    /// How long a statement may take, where that is looked at.
+    #[cfg(any(feature = "postgres", feature = "mysql"))]
+    deadline: std::time::Duration,
 }
 
 #[derive(Debug)]
@@ -46,19 +56,28 @@ enum Raw<'c> {
 }
 
 impl<'c> Conn<'c> {
+    fn new(raw: Raw<'c>, dialect: &'c Dialect) -> Self {
+        Self {
+            raw,
+            dialect,
+            #[cfg(any(feature = "postgres", feature = "mysql"))]
+            deadline: errors::STATEMENT_DEADLINE,
+        }
+    }
+
     #[cfg(feature = "sqlite")]
     pub(super) fn sqlite(conn: &'c mut sqlx::SqliteConnection) -> Self {
-        Self { raw: Raw::Sqlite(conn), dialect: Dialect::sqlite() }
+        Self::new(Raw::Sqlite(conn), Dialect::sqlite())
     }
 
     #[cfg(feature = "postgres")]
     pub(super) fn postgres(conn: &'c mut sqlx::PgConnection, dialect: &'c Dialect) -> Self {
-        Self { raw: Raw::Postgres(conn), dialect }
+        Self::new(Raw::Postgres(conn), dialect)
     }
 
     #[cfg(feature = "mysql")]
     pub(super) fn mysql(conn: &'c mut sqlx::MySqlConnection, dialect: &'c Dialect) -> Self {
-        Self { raw: Raw::Mysql(conn), dialect }
+        Self::new(Raw::Mysql(conn), dialect)
     }
 
     /// Which database it is.
@@ -78,6 +97,28 @@ impl<'c> Conn<'c> {
             rows.row().text(text).end();
         }
         rows.finish().unwrap_or_else(|| "[]".to_owned())
+    }
+}
+
+#[cfg(any(feature = "postgres", feature = "mysql"))]
+impl Conn<'_> {
+    /// Lets statements take as long as `deadline`.
+    pub(super) fn be_patient(&mut self, deadline: std::time::Duration) {
+        self.deadline = deadline;
+    }
+
+    /// Runs statements one after the other and gives the rows of each. Where the driver can, all go in one message.
+    pub(super) async fn batch(&mut self, queries: Vec<Query<'_>>) -> StoreResult<Vec<Vec<Row>>> {
+        #[cfg(feature = "mysql")]
+        if let Raw::Mysql(conn) = &mut self.raw {
+            let work = batch::run(conn, self.dialect, queries);
+            return errors::within(errors::COMMIT_DEADLINE, work).await;
+        }
+        let mut answers = Vec::with_capacity(queries.len());
+        for query in queries {
+            answers.push(query.fetch_all(self).await?);
+        }
+        Ok(answers)
     }
 }
 
@@ -118,13 +159,17 @@ macro_rules! on {
             #[cfg(feature = "postgres")]
             Raw::Postgres(conn) => {
                 let $wrap = Row::Postgres;
-                let $done = errors::in_time(bound!($query, translated, typed).$call(&mut **conn)).await?;
+                let $done =
+                    errors::within($conn.deadline, bound!($query, translated, typed).$call(&mut **conn))
+                        .await?;
                 $map
             }
             #[cfg(feature = "mysql")]
             Raw::Mysql(conn) => {
                 let $wrap = Row::Mysql;
-                let $done = errors::in_time(bound!($query, translated, typed).$call(&mut **conn)).await?;
+                let $done =
+                    errors::within($conn.deadline, bound!($query, translated, typed).$call(&mut **conn))
+                        .await?;
                 $map
             }
         }

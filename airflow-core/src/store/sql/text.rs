@@ -46,6 +46,19 @@ impl Kind {
         }
     }
 
+    /// Whether several statements go there in one message.
+    #[cfg(any(feature = "postgres", feature = "mysql"))]
+    pub(in crate::store) fn sends_batches(self) -> bool {
+        match self {
+            #[cfg(feature = "sqlite")]
+            Self::Sqlite => false,
+            #[cfg(feature = "postgres")]
+            Self::Postgres => false,
+            #[cfg(feature = "mysql")]
+            Self::Mysql => true,
+        }
+    }
+
     /// Whether lists in JSON are made by it, whole and in order.
     #[cfg(feature = "mysql")]
     pub(in crate::store) fn has_json_lists(self) -> bool {
@@ -74,6 +87,12 @@ pub(in crate::store) struct Translated {
 }
 
 impl Translated {
+    /// The text.
+    #[cfg(feature = "postgres")]
+    pub(in crate::store) fn sql(&self) -> &str {
+        &self.sql
+    }
+
     /// The index of the value for each place.
     pub(super) fn order(&self, values: usize) -> impl Iterator<Item = usize> {
         let by_place = self.places.iter().flatten().copied();

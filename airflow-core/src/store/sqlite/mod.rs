@@ -28,6 +28,7 @@ use crate::id::{DagId, IncarnationId, MapIndex, RunPk, TaskId};
 
 use super::rules::{self, CLEANED};
 use super::sql::errors::failed;
+use super::sql::group::Writer;
 use super::sql::{Conn, admin, dags, load, runs, tasks};
 use super::{
     Advance, AttemptRow, AuditEntry, AuditFilter, CreatedRun, DagRecord, DagRow, DagVersion, EventRow,
@@ -36,7 +37,6 @@ use super::{
     XComFilter, XComRow, XComWrite,
 };
 use errors::unreachable;
-use writer::Writer;
 
 /// How long a writer waits for another process: far longer than any transaction of ours takes.
 const BUSY_TIMEOUT: Duration = Duration::from_secs(30);
@@ -165,7 +165,7 @@ pub struct SqliteStore {
 #[derive(Debug)]
 struct Inner {
     options: SqliteOptions,
-    writer: Writer,
+    writer: Writer<SqliteConnection>,
     readers: SqlitePool,
     /// Whether the tables are known to fit; they never stop to, but for a reset by another version.
     ready: AtomicBool,
@@ -217,7 +217,7 @@ impl SqliteStore {
     }
 
     /// The writer, once the tables are known to fit.
-    async fn writer(&self) -> StoreResult<&Writer> {
+    async fn writer(&self) -> StoreResult<&Writer<SqliteConnection>> {
         self.ready().await?;
         Ok(&self.inner.writer)
     }
