@@ -110,6 +110,11 @@ impl TestDatabase {
         let name = format!("af_test_{}", Uuid::new_v4().simple());
         let database = Self { server, admin: address.to_owned(), name };
         run(server, &database.admin, &format!("CREATE DATABASE {}", database.name)).await;
+        if server == Server::Postgres {
+            // What a test has written need not survive the machine.
+            let sql = format!("ALTER DATABASE {} SET synchronous_commit = off", database.name);
+            run(server, &database.admin, &sql).await;
+        }
         Some(database)
     }
 
