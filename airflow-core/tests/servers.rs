@@ -2,36 +2,32 @@
 
 #![expect(clippy::unwrap_used, reason = "a test stops at the first error")]
 
+#[path = "servers/cuts.rs"]
+mod cuts;
 #[path = "stores/differential.rs"]
 mod differential;
+#[path = "servers/kit.rs"]
+mod kit;
+#[path = "servers/many.rs"]
+mod many;
+#[path = "servers/tables.rs"]
+mod tables;
 
-use std::sync::Arc;
-
-use airflow_core::store::{MysqlStore, PostgresStore, SharedStore};
-use airflow_core::testing::servers::{Server, TestDatabase};
+use airflow_core::testing::servers::Server;
 use airflow_core::testing::store_suite::run_all;
+use kit::store;
 use sqlx::Connection as _;
-
-/// A store in a database of its own.
-async fn store(server: Server) -> Option<(TestDatabase, SharedStore)> {
-    let database = TestDatabase::on(server).await?;
-    let store: SharedStore = match server {
-        Server::Postgres => Arc::new(PostgresStore::connect(&database.url()).await.unwrap()),
-        Server::Mysql => Arc::new(MysqlStore::connect(&database.url()).await.unwrap()),
-    };
-    Some((database, store))
-}
 
 #[tokio::test]
 async fn postgres_keeps_the_contract() {
     let Some((_database, store)) = store(Server::Postgres).await else { return };
-    run_all(store).await.unwrap();
+    run_all(store.shared()).await.unwrap();
 }
 
 #[tokio::test]
 async fn mysql_keeps_the_contract() {
     let Some((_database, store)) = store(Server::Mysql).await else { return };
-    run_all(store).await.unwrap();
+    run_all(store.shared()).await.unwrap();
 }
 
 /// How many lists of operations are tried on a server; each costs a fifth of a second in a debug build.
@@ -46,7 +42,7 @@ fn memory_and_postgres_give_the_same_answers() {
         INSERT INTO airflow.af_pool VALUES ('default_pool', 128, 'Default pool', false)";
     let runtime = tokio::runtime::Runtime::new().unwrap();
     let Some((database, store)) = runtime.block_on(store(Server::Postgres)) else { return };
-    differential::same_as_memory(&runtime, &store, LISTS, async || {
+    differential::same_as_memory(&runtime, &store.shared(), LISTS, async || {
         let mut conn = sqlx::PgConnection::connect(&database.url()).await.unwrap();
         sqlx::raw_sql(EMPTY).execute(&mut conn).await.unwrap();
     });
@@ -61,7 +57,7 @@ fn memory_and_mysql_give_the_same_answers() {
         ALTER TABLE af_run AUTO_INCREMENT = 1";
     let runtime = tokio::runtime::Runtime::new().unwrap();
     let Some((database, store)) = runtime.block_on(store(Server::Mysql)) else { return };
-    differential::same_as_memory(&runtime, &store, LISTS, async || {
+    differential::same_as_memory(&runtime, &store.shared(), LISTS, async || {
         let mut conn = sqlx::MySqlConnection::connect(&database.url()).await.unwrap();
         sqlx::raw_sql(EMPTY).execute(&mut conn).await.unwrap();
     });

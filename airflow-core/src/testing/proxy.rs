@@ -28,6 +28,7 @@ struct Shared {
     /// Where the next cuts are; each is made once.
     next: Mutex<Vec<Cut>>,
     cuts: AtomicU64,
+    messages: AtomicU64,
 }
 
 /// How many bytes are passed on at once.
@@ -63,6 +64,11 @@ impl CuttingProxy {
         self.shared.next.lock().unwrap_or_else(PoisonError::into_inner).push(cut);
     }
 
+    /// How many messages clients have sent, as far as they waited for an answer between.
+    pub fn messages(&self) -> u64 {
+        self.shared.messages.load(Ordering::SeqCst)
+    }
+
     /// How many connections were cut.
     pub fn cuts(&self) -> u64 {
         self.shared.cuts.load(Ordering::SeqCst)
@@ -70,6 +76,11 @@ impl CuttingProxy {
 }
 
 impl Shared {
+    /// Counts what a client said.
+    fn heard(&self) {
+        self.messages.fetch_add(1, Ordering::SeqCst);
+    }
+
     /// The cut that these bytes of a client ask for; it is taken off the list.
     fn take(&self, sent: &[u8]) -> Option<Cut> {
         let mut next = self.next.lock().unwrap_or_else(PoisonError::into_inner);
@@ -89,13 +100,17 @@ async fn pass(mut client: TcpStream, server: &str, shared: &Shared) -> std::io::
     client.set_nodelay(true)?;
     server.set_nodelay(true)?;
     let (mut sent, mut answer) = (vec![0; CHUNK], vec![0; CHUNK]);
-    let mut cut_next_answer = false;
+    let (mut cut_next_answer, mut client_spoke_last) = (false, false);
     loop {
         tokio::select! {
             read = client.read(&mut sent) => {
                 let size = read?;
                 if size == 0 {
                     return Ok(());
+                }
+                if !client_spoke_last {
+                    shared.heard();
+                    client_spoke_last = true;
                 }
                 match shared.take(&sent[..size]) {
                     Some(Cut::Before(_)) => return Ok(()),
@@ -109,6 +124,7 @@ async fn pass(mut client: TcpStream, server: &str, shared: &Shared) -> std::io::
                 if size == 0 || cut_next_answer {
                     return Ok(());
                 }
+                client_spoke_last = false;
                 client.write_all(&answer[..size]).await?;
             }
         }

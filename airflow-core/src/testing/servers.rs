@@ -126,13 +126,18 @@ impl TestDatabase {
         format!("{host}/{}{separator}{options}", self.name)
     }
 
-    /// Its address by another host and port, for one who stands between.
+    /// Its address by another host and port, for one who stands between: without TLS, so that it can read along.
     pub fn url_by(&self, host: &str) -> String {
         let url = self.url();
         let (scheme, rest) = url.split_once("://").expect("an address has a scheme");
         let (authority, path) = rest.split_once('/').expect("an address has a path");
         let user = authority.rsplit_once('@').map_or(String::new(), |(user, _)| format!("{user}@"));
-        format!("{scheme}://{user}{host}/{path}")
+        let path = path.split('?').next().unwrap_or_default();
+        let plain = match self.server {
+            Server::Postgres => "sslmode=disable",
+            Server::Mysql => "ssl-mode=DISABLED",
+        };
+        format!("{scheme}://{user}{host}/{path}?{plain}")
     }
 
     /// The host and port of the server.
