@@ -199,23 +199,46 @@ async fn idle(folder: &Folder, dags: usize, wait: Duration) {
     );
 }
 
+/// What is measured, each in a process of its own: the peak of the memory is then that of one thing.
+const MEASUREMENTS: &[&str] = &["definitions", "chain", "fan_out", "layered", "idle"];
+
+/// Names the one thing that this process measures.
+const ONE: &str = "AIRFLOW_BENCH_ONE";
+
+async fn measure(what: &str, full: bool) {
+    let (tasks, idle_dags, wait) = if full { (10_000, 1_000, 20) } else { (200, 20, 1) };
+    let folder = Folder::new();
+    match what {
+        "definitions" => {
+            definitions(tasks);
+            if full {
+                definitions(100_000);
+            }
+        }
+        "idle" => idle(&folder, idle_dags, Duration::from_secs(wait)).await,
+        what => {
+            let commit = raw_commit(&folder, 1_000).await;
+            println!("raw: a single-row commit through the same driver takes {commit:.1?}");
+            let (dag, tasks) = match what {
+                "chain" => (chain(tasks / 10), tasks / 10),
+                "fan_out" => (fan_out(tasks), tasks + 2),
+                "layered" => (layered("layered", tasks), tasks),
+                other => panic!("{ONE}: `{other}` is none of {MEASUREMENTS:?}"),
+            };
+            run(&folder, what, dag, tasks, commit).await;
+        }
+    }
+}
+
 fn main() {
     let full = std::env::args().any(|arg| arg == "--bench");
-    let (tasks, idle_dags, wait) = if full { (10_000, 1_000, 20) } else { (200, 20, 1) };
-    definitions(tasks);
-    let runtime = tokio::runtime::Runtime::new().expect("a runtime");
-    runtime.block_on(async {
-        let folder = Folder::new();
-        let commit = raw_commit(&folder, 1_000).await;
-        println!("raw: a single-row commit through the same driver takes {commit:.1?}");
-        let chain_length = tasks / 10;
-        run(&folder, "chain", chain(chain_length), chain_length, commit).await;
-        run(&folder, "fan_out", fan_out(tasks), tasks + 2, commit).await;
-        run(&folder, "layered", layered("layered", tasks), tasks, commit).await;
-        idle(&folder, idle_dags, Duration::from_secs(wait)).await;
-    });
-    // Last, as it would hide what the runs need in the peak of the memory.
-    if full {
-        definitions(100_000);
+    if let Ok(what) = std::env::var(ONE) {
+        tokio::runtime::Runtime::new().expect("a runtime").block_on(measure(&what, full));
+        return;
+    }
+    for what in MEASUREMENTS {
+        let mut one = std::process::Command::new(std::env::current_exe().expect("a path"));
+        one.args(std::env::args().skip(1)).env(ONE, what);
+        assert!(one.status().expect("it runs").success(), "{what} failed");
     }
 }

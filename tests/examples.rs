@@ -3,10 +3,10 @@
 #[path = "support/example.rs"]
 mod support;
 
-use support::example;
+use support::{example, finished};
 
 fn says(name: &str, expected: &[&str]) {
-    let output = example(name).output().expect("the example starts");
+    let output = finished(&mut example(name));
     let said = String::from_utf8(output.stdout).expect("it prints text");
     let errors = String::from_utf8_lossy(&output.stderr);
     assert!(output.status.success(), "{name}: {}\n{said}\n{errors}", output.status);
@@ -125,8 +125,7 @@ fn e11_testing() {
 fn e12_command_line() {
     let folder = tempfile::tempdir().expect("a folder");
     let args = ["dags", "test", "sales", "2026-03-02", "--conf", r#"{"region": "south"}"#];
-    let output = example("12_command_line").args(args).env("AIRFLOW_HOME", folder.path()).output();
-    let output = output.expect("the example starts");
+    let output = finished(example("12_command_line").args(args).env("AIRFLOW_HOME", folder.path()));
     let said =
         String::from_utf8_lossy(&output.stdout).into_owned() + &String::from_utf8_lossy(&output.stderr);
     assert!(output.status.success(), "{said}");

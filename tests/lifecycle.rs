@@ -7,10 +7,11 @@ use std::sync::atomic::{AtomicU32, Ordering};
 use std::time::Duration;
 
 use airflow::app::{ClearOptions, Mark, Selection};
+use airflow::callback::CallbackContext;
 use airflow::prelude::*;
 use airflow::state::{RunState, TaskState};
 use airflow::store::{AttemptState, SqliteStore, TiRow};
-use tokio::sync::Notify;
+use tokio::sync::{Notify, mpsc};
 
 /// Lets a test hold a task until it has seen it start.
 #[derive(Clone, Default)]
@@ -81,10 +82,13 @@ impl App {
         Self { folder: tempfile::tempdir().unwrap(), gate: Gate::default() }
     }
 
+    fn database(&self) -> String {
+        self.folder.path().join("airflow.db").to_str().unwrap().to_owned()
+    }
+
     async fn open(&self, dags: Vec<DagDef>) -> Airflow {
-        let database = self.folder.path().join("airflow.db");
         Airflow::builder()
-            .store(SqliteStore::open(database.to_str().unwrap()).await.unwrap())
+            .store(SqliteStore::open(&self.database()).await.unwrap())
             .executor(LocalExecutor::new(4))
             .resource(self.gate.clone())
             .log_folder(self.folder.path().join("logs"))
@@ -97,6 +101,73 @@ impl App {
 
 fn of<'a>(tis: &'a [TiRow], id: &str) -> &'a TiRow {
     tis.iter().find(|ti| ti.task_id == *id).unwrap()
+}
+
+#[task]
+async fn fails() -> Result<()> {
+    Err(TaskError::fail("as it always does"))
+}
+
+/// A dag that fails, and tells `heard` of its task and of its run; the first `silent` calls never return.
+fn telling_dag(heard: mpsc::UnboundedSender<String>, silent: Arc<AtomicU32>) -> DagDef {
+    let call = move |cx: CallbackContext| {
+        let (heard, silent) = (heard.clone(), Arc::clone(&silent));
+        async move {
+            let of = cx.task_id.map_or_else(|| "the run".to_owned(), |task| task.to_string());
+            let is_silent =
+                silent.fetch_update(Ordering::SeqCst, Ordering::SeqCst, |n| n.checked_sub(1)).is_ok();
+            heard.send(format!("{of}: {} of try {}", cx.event, cx.try_number)).unwrap();
+            if is_silent {
+                std::future::pending::<()>().await;
+            }
+        }
+    };
+    DagDef::new("telling").on_failure(call.clone()).define(|d| {
+        d.add(fails::call().on_failure(call));
+    })
+}
+
+/// Goal: a callback is called although the process that wrote the failure died before it was done, and not again after it
+/// has returned. Method: callbacks that never return in the first process, which is then declared dead.
+#[tokio::test]
+async fn callbacks_that_a_dead_process_left_are_called_by_the_next_one() {
+    let app = App::new();
+    let (heard, mut hears) = mpsc::unbounded_channel();
+    // Shutting its runtime down ends everything of the first life at once, as a crash would.
+    let life = tokio::runtime::Builder::new_multi_thread().enable_all().build().unwrap();
+    let silent = telling_dag(heard.clone(), Arc::new(AtomicU32::new(2)));
+    let database = app.database();
+    life.spawn(async move {
+        let store = SqliteStore::open(&database).await.unwrap();
+        let executor = LocalExecutor::new(1);
+        let first = Airflow::builder().store(store).executor(executor).dag(silent).build().await.unwrap();
+        first.start();
+        first.wait(&first.trigger("telling").await.unwrap()).await.unwrap();
+    });
+    let mut told = [hears.recv().await.unwrap(), hears.recv().await.unwrap()];
+    told.sort();
+    assert_eq!(told, ["fails: failure of try 1", "the run: failure of try 0"]);
+    life.shutdown_background();
+    let second = app.open(vec![telling_dag(heard.clone(), Arc::default())]).await;
+    assert_eq!(second.store().notices().await.unwrap().len(), 2);
+    // The process of the test lives on, so it must be said that the first life is over.
+    let dead = second.store().incarnations().await.unwrap()[0].process.id;
+    second.store().end_incarnation(dead).await.unwrap();
+    let running = second.start();
+    let mut told = [hears.recv().await.unwrap(), hears.recv().await.unwrap()];
+    told.sort();
+    assert_eq!(told, ["fails: failure of try 1", "the run: failure of try 0"]);
+    running.stop(Duration::ZERO).await.unwrap();
+    assert_eq!(second.store().notices().await.unwrap(), []);
+
+    let third = app.open(vec![telling_dag(heard, Arc::default())]).await;
+    let running = third.start();
+    third.wait(&third.trigger("telling").await.unwrap()).await.unwrap();
+    running.stop(Duration::ZERO).await.unwrap();
+    let mut told = vec![hears.try_recv().unwrap(), hears.try_recv().unwrap()];
+    told.sort();
+    assert_eq!(told, ["fails: failure of try 1", "the run: failure of try 0"], "only those of the new run");
+    assert!(hears.try_recv().is_err());
 }
 
 /// Goal: stopping loses nothing and costs no retry. Method: stop without grace while a task runs, start again on the

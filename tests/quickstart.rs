@@ -10,7 +10,7 @@ use std::process::{Command, Stdio};
 
 use airflow::prelude::*;
 use airflow::store::{AttemptState, RunFilter, Store as _};
-use support::example;
+use support::{example, finished};
 
 /// Counted from the CSV by other means (awk).
 const TABLE: [&str; 3] = [
@@ -30,7 +30,7 @@ fn quickstart(home: &Path) -> Command {
 
 /// Runs it to its end and returns what it said.
 fn says(command: &mut Command) -> Vec<String> {
-    let output = command.output().expect("the example starts");
+    let output = finished(command);
     let said = String::from_utf8(output.stdout).expect("it prints text");
     assert!(output.status.success(), "{}\n{said}{}", output.status, String::from_utf8_lossy(&output.stderr));
     said.lines().map(str::to_owned).collect()

@@ -200,3 +200,17 @@ fn nothing_is_left_unfinished_or_silenced() {
     }
     assert!(wrong.is_empty(), "\n{}", wrong.join("\n"));
 }
+
+/// Goal: what `deny.toml` bans stays out, also where `cargo deny` is not installed. Method: the lock file names every
+/// crate of every feature.
+#[test]
+fn no_banned_crate_is_in_the_lock_file() {
+    let read = |name: &str| fs::read_to_string(root().join(name)).expect("a text file");
+    let (deny, lock) = (read("deny.toml"), read("Cargo.lock"));
+    let banned: Vec<&str> =
+        deny.split("crate = \"").skip(1).filter_map(|rest| rest.split('"').next()).collect();
+    assert!(banned.len() > 2, "{banned:?}");
+    let found: Vec<&&str> =
+        banned.iter().filter(|name| lock.contains(&format!("\nname = \"{name}\"\n"))).collect();
+    assert!(found.is_empty(), "banned crates in Cargo.lock: {found:?}");
+}

@@ -5,7 +5,7 @@ use std::time::Duration;
 
 use airflow_core::app::Airflow;
 use airflow_core::compile::CompiledDag;
-use airflow_core::decide::outcome::{Accepted, accept};
+use airflow_core::decide::outcome::{Accepted, Bounds, accept};
 use airflow_core::decide::ready::{Readiness, readiness};
 use airflow_core::decide::step::launch;
 use airflow_core::decide::timetable::manual_run;
@@ -16,9 +16,11 @@ use airflow_core::plan::{Attempt, Outcome, Planner, Report, RunView};
 use airflow_core::scheduler::IncarnationSpec;
 use airflow_core::state::TaskState;
 use airflow_core::store::{MemoryStore, RunRow, SharedStore, Store as _, UnitResult};
-use chrono::{TimeDelta, Utc};
+use airflow_core::time::{Clock as _, SystemClock};
+use chrono::Utc;
 use clap::Args;
 use serde_json::Value;
+use tokio::sync::watch;
 use uuid::Uuid;
 
 use crate::cx::{About, Cx};
@@ -202,22 +204,41 @@ pub(crate) async fn run(cx: &mut Cx<'_>, args: &RunTaskArgs) -> Result<(), CliEr
     let airflow = cx.airflow().await?;
     let row = find_run(airflow.store(), Some(airflow.registry()), &args.ti.dag_id, &args.ti.run).await?;
     let process = IncarnationSpec::of_this_process("task_run");
-    let lease = TimeDelta::from_std(LEASE).unwrap_or(TimeDelta::MAX);
-    let now = Utc::now();
-    airflow.store().register(process.new_incarnation(now, now + lease)).await?;
-    let alive = tokio::spawn(keep_alive(Arc::clone(airflow.store()), process.id, lease));
-    let worked = work(cx, &airflow, &dag, &row, key, process.id, args.ignore_all_dependencies).await;
+    let lease = LEASE.max(airflow.store().longest_wait() + BEAT * 3);
+    airflow.store().register(process.new_incarnation(lease)).await?;
+    let (stop, cancel) = Cancel::pair();
+    let alive = tokio::spawn(keep_alive(Arc::clone(airflow.store()), process.id, lease, stop));
+    let mine = Mine { process: process.id, cancel };
+    let worked = work(cx, &airflow, &dag, &row, key, &mine, args.ignore_all_dependencies).await;
     alive.abort();
-    airflow.store().end_incarnation(process.id, Utc::now()).await?;
+    airflow.store().end_incarnation(process.id).await?;
     tell(cx, &worked?)
 }
 
-async fn keep_alive(store: SharedStore, id: IncarnationId, lease: TimeDelta) {
+/// The process that runs the attempt, and what stops it.
+struct Mine {
+    process: IncarnationId,
+    cancel: Cancel,
+}
+
+/// Renews the lease; stops the attempt if that fails for so long that somebody else may start it again.
+async fn keep_alive(store: SharedStore, id: IncarnationId, lease: Duration, stop: watch::Sender<bool>) {
+    let clock = SystemClock;
+    let mut trusted = clock.elapsed() + lease - BEAT;
     loop {
         tokio::time::sleep(BEAT).await;
-        let now = Utc::now();
-        if let Err(error) = store.beat(id, now, now + lease).await {
-            tracing::warn!(%error, "cannot renew the lease");
+        let begun = clock.elapsed();
+        let answer = tokio::time::timeout(trusted.saturating_sub(begun), store.beat(id)).await;
+        match answer {
+            Ok(Ok(true)) => trusted = begun + lease - BEAT,
+            Ok(Ok(false)) => trusted = Duration::ZERO,
+            Ok(Err(error)) => tracing::warn!(%error, "cannot renew the lease"),
+            Err(_) => tracing::warn!("cannot renew the lease: the database does not answer"),
+        }
+        if clock.elapsed() >= trusted {
+            tracing::error!("the lease of this process is lost: the attempt is stopped");
+            stop.send_replace(true);
+            return;
         }
     }
 }
@@ -228,10 +249,10 @@ async fn work(
     dag: &Arc<CompiledDag>,
     row: &RunRow,
     key: TiKey,
-    process: IncarnationId,
+    mine: &Mine,
     ignore: bool,
 ) -> Result<Report, CliError> {
-    let attempt = claim(cx, airflow, row, key, process, ignore).await?;
+    let attempt = claim(cx, airflow, row, key, mine.process, ignore).await?;
     let about = About {
         dag: Some(&dag.id),
         run: Some(&row.run_id),
@@ -239,13 +260,14 @@ async fn work(
         ..About::default()
     };
     cx.note(airflow.store(), "run_task", about).await?;
-    let report = airflow.runner().run(attempt, Cancel::never()).await;
-    let longest = airflow.scheduler_config().max_map_length;
+    let report = airflow.runner().run(attempt, mine.cancel.clone()).await;
+    let config = airflow.scheduler_config();
+    let bounds = Bounds { max_map_length: config.max_map_length, max_lost: config.max_lost_attempts };
     for _ in 0..TRIES {
         let mut view = airflow.view(&row.dag_id, row.pk).await?;
         let mut plan = Planner::new(&mut view, &cx.actor(), Utc::now());
         plan.unit.by_user = true;
-        if accept(&mut plan, &report, longest) != Accepted::Yes {
+        if accept(&mut plan, &report, bounds) != Accepted::Yes {
             return Err(failed(
                 "the instance was changed by somebody else meanwhile: the result does not count",
             ));

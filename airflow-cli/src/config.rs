@@ -92,7 +92,12 @@ fn effective(cx: &Cx<'_>) -> Vec<Effective> {
             settings.max_map_length.value.to_string(),
             &settings.max_map_length.source,
         ),
-        one("database", "sql_alchemy_conn", settings.database.value.clone(), &settings.database.source),
+        one(
+            "database",
+            "sql_alchemy_conn",
+            without_password(&settings.database.value),
+            &settings.database.source,
+        ),
         one("logging", "base_log_folder", logs.value.display().to_string(), &logs.source),
         one("logging", "logging_level", level, &level_source),
         one(
@@ -102,6 +107,17 @@ fn effective(cx: &Cx<'_>) -> Vec<Effective> {
             &settings.use_schedules.source,
         ),
     ]
+}
+
+/// An address with `***` for the password.
+fn without_password(address: &str) -> String {
+    let parts = || {
+        let (scheme, rest) = address.split_once("://")?;
+        let (login, place) = rest.rsplit_once('@')?;
+        let (user, _) = login.split_once(':')?;
+        Some(format!("{scheme}://{user}:***@{place}"))
+    };
+    parts().unwrap_or_else(|| address.to_owned())
 }
 
 /// What this program is and where it keeps things. Works whatever is missing or broken.
@@ -118,7 +134,7 @@ pub(crate) async fn info(cx: &mut Cx<'_>, output: OutputArg) -> Result<(), CliEr
         Err(_) => "with mistakes; `dags list` shows them".to_owned(),
     };
     table.push(row!["dags", dags]);
-    table.push(row!["database", cx.settings.database.value.as_str()]);
+    table.push(row!["database", without_password(&cx.settings.database.value)]);
     let state = match cx.store().await {
         Ok(store) => {
             for (name, value) in store.check().await?.facts {
@@ -130,4 +146,21 @@ pub(crate) async fn info(cx: &mut Cx<'_>, output: OutputArg) -> Result<(), CliEr
     };
     table.push(row!["database_state", state]);
     table.print(cx.host, output)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::without_password;
+
+    #[test]
+    fn passwords_in_addresses_are_not_shown() {
+        for (address, shown) in [
+            ("postgres://me:p@ss:w@host:5/db?x=1", "postgres://me:***@host:5/db?x=1"),
+            ("mysql://me@host/db", "mysql://me@host/db"),
+            ("sqlite:///a/b.db", "sqlite:///a/b.db"),
+            ("a.db", "a.db"),
+        ] {
+            assert_eq!(without_password(address), shown);
+        }
+    }
 }

@@ -3,10 +3,9 @@
 use std::time::Duration;
 
 use airflow_core::app::{Airflow, Running};
-use airflow_core::scheduler::is_dead;
+use airflow_core::scheduler::seems_alive;
 use airflow_core::state::RunState;
 use airflow_core::store::{DagRow, RunFilter, SharedStore};
-use airflow_core::time::{Clock as _, SystemClock};
 use clap::{Args, Subcommand};
 
 use crate::cx::Cx;
@@ -204,9 +203,8 @@ async fn is_idle(airflow: &Airflow) -> Result<bool, CliError> {
 pub(crate) async fn live_schedulers(
     store: &SharedStore,
 ) -> Result<Vec<airflow_core::store::Incarnation>, CliError> {
-    let now = SystemClock.now();
     let all = store.incarnations().await?;
-    Ok(all.into_iter().filter(|one| one.process.kind == "scheduler" && !is_dead(one, now)).collect())
+    Ok(all.into_iter().filter(|one| one.process.kind == "scheduler" && seems_alive(one)).collect())
 }
 
 pub(crate) async fn jobs(cx: &mut Cx<'_>, command: JobsCommand) -> Result<(), CliError> {
@@ -219,7 +217,7 @@ pub(crate) async fn jobs(cx: &mut Cx<'_>, command: JobsCommand) -> Result<(), Cl
     let mut table = Table::new(["kind", "host", "pid", "started_at", "last_beat"]);
     for one in alive {
         let process = one.process;
-        table.push(row![process.kind, process.host, process.pid, process.started_at, one.last_beat]);
+        table.push(row![process.kind, process.host, process.pid, one.started_at, one.last_beat]);
     }
     table.print(cx.host, output)
 }

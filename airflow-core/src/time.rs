@@ -4,11 +4,11 @@
 
 use std::collections::BTreeMap;
 use std::fmt;
-use std::sync::{Arc, Mutex};
-use std::time::Duration;
+use std::sync::{Arc, LazyLock, Mutex};
+use std::time::{Duration, Instant};
 
 use async_trait::async_trait;
-use chrono::{DateTime, SubsecRound as _, Utc};
+use chrono::{DateTime, SubsecRound as _, TimeDelta, Utc};
 use tokio::sync::Notify;
 
 /// A source of time.
@@ -16,7 +16,8 @@ use tokio::sync::Notify;
 /// # Contract
 ///
 /// `now` never panics and is cheap; [`sleep_until`](Self::sleep_until) returns at once if the moment has passed,
-/// and is cancelled by dropping it.
+/// and is cancelled by dropping it. What must not depend on how somebody sets the time (leases, timeouts, pauses) uses
+/// [`elapsed`](Self::elapsed) and [`sleep`](Self::sleep).
 #[async_trait]
 pub trait Clock: Send + Sync + fmt::Debug + 'static {
     /// The current moment, cut to microseconds: what every database can store.
@@ -24,6 +25,13 @@ pub trait Clock: Send + Sync + fmt::Debug + 'static {
 
     /// Returns when `moment` has come.
     async fn sleep_until(&self, moment: DateTime<Utc>);
+
+    /// How much time has passed since a moment that stays the same for this process. It goes on while the machine is
+    /// suspended, and nobody can set it.
+    fn elapsed(&self) -> Duration;
+
+    /// Returns after this time, whatever somebody does to the time of day.
+    async fn sleep(&self, time: Duration);
 }
 
 /// The clock of the machine.
@@ -47,6 +55,34 @@ impl Clock for SystemClock {
             tokio::time::sleep(left.min(LONGEST_SLEEP)).await;
         }
     }
+
+    fn elapsed(&self) -> Duration {
+        // Linux's uptime counts while the machine is suspended, the clock behind `Instant` does not.
+        let running = START.instant.elapsed();
+        match (START.uptime, uptime()) {
+            (Some(then), Some(now)) => running.max(now.saturating_sub(then)),
+            _ => running,
+        }
+    }
+
+    async fn sleep(&self, time: Duration) {
+        tokio::time::sleep(time).await;
+    }
+}
+
+/// The moment that [`SystemClock::elapsed`] counts from.
+struct Start {
+    instant: Instant,
+    uptime: Option<Duration>,
+}
+
+static START: LazyLock<Start> = LazyLock::new(|| Start { instant: Instant::now(), uptime: uptime() });
+
+/// How long the machine has been up, suspension included; `None` where there is no `/proc`.
+fn uptime() -> Option<Duration> {
+    let text = std::fs::read_to_string("/proc/uptime").ok()?;
+    let seconds: f64 = text.split_whitespace().next()?.parse().ok()?;
+    Duration::try_from_secs_f64(seconds).ok()
 }
 
 /// A clock that stands still until it is set. Clones share one time.
@@ -58,6 +94,7 @@ pub struct SimClock {
 
 #[derive(Debug)]
 struct SimTime {
+    start: DateTime<Utc>,
     now: DateTime<Utc>,
     /// The moments that are waited for, and by how many.
     awaited: BTreeMap<DateTime<Utc>, usize>,
@@ -67,7 +104,7 @@ impl SimClock {
     /// A clock that shows `start`.
     pub fn new(start: DateTime<Utc>) -> Self {
         Self {
-            time: Arc::new(Mutex::new(SimTime { now: start, awaited: BTreeMap::new() })),
+            time: Arc::new(Mutex::new(SimTime { start, now: start, awaited: BTreeMap::new() })),
             moved: Arc::new(Notify::new()),
         }
     }
@@ -128,6 +165,16 @@ impl Clock for SimClock {
             }
             moved.await;
         }
+    }
+
+    fn elapsed(&self) -> Duration {
+        let time = self.lock();
+        (time.now - time.start).to_std().unwrap_or_default()
+    }
+
+    async fn sleep(&self, time: Duration) {
+        let until = TimeDelta::from_std(time).ok().and_then(|time| self.now().checked_add_signed(time));
+        self.sleep_until(until.unwrap_or(DateTime::<Utc>::MAX_UTC)).await;
     }
 }
 
@@ -308,5 +355,17 @@ mod tests {
         clock.set(start + chrono::TimeDelta::hours(1));
         waiter.await.unwrap();
         assert_eq!(clock.next_awaited(), None);
+        assert_eq!(clock.elapsed(), hours(1));
+    }
+
+    #[test]
+    fn time_that_has_passed_never_goes_back() {
+        let clock = SystemClock;
+        let mut last = clock.elapsed();
+        for _ in 0..100 {
+            let now = clock.elapsed();
+            assert!(now >= last, "{now:?} after {last:?}");
+            last = now;
+        }
     }
 }

@@ -37,8 +37,7 @@ const LISTS: u32 = 40;
 #[test]
 fn memory_and_postgres_give_the_same_answers() {
     const EMPTY: &str = "
-        TRUNCATE airflow.af_dag, airflow.af_dag_version, airflow.af_run, airflow.af_ti, airflow.af_event,
-            airflow.af_attempt, airflow.af_xcom, airflow.af_expansion, airflow.af_slot, airflow.af_pool RESTART IDENTITY;
+        TRUNCATE airflow.af_dag, airflow.af_run, airflow.af_slot, airflow.af_pool RESTART IDENTITY CASCADE;
         INSERT INTO airflow.af_pool VALUES ('default_pool', 128, 'Default pool', false)";
     let runtime = tokio::runtime::Runtime::new().unwrap();
     let Some((database, store)) = runtime.block_on(store(Server::Postgres)) else { return };

@@ -1,6 +1,6 @@
 //! Attempts on the tokio runtime of this process: no queue, no broker, no extra process.
 
-use std::collections::HashMap;
+use std::collections::BTreeMap;
 use std::sync::{Arc, Mutex, MutexGuard, OnceLock, PoisonError};
 use std::time::Duration;
 
@@ -58,7 +58,7 @@ struct Shared {
 
 #[derive(Debug, Default)]
 struct State {
-    running: HashMap<AttemptId, Running>,
+    running: BTreeMap<AttemptId, Running>,
     /// Attempts whose code has not returned: those that run, and those that were given back.
     alive: usize,
     stopping: bool,
@@ -171,7 +171,7 @@ impl LocalExecutor {
         let Some(services) = self.services.get() else { return };
         // All under the lock: another call of `stop` that sees that nothing runs any more finds the reports sent.
         let mut state = self.shared.lock();
-        for (_, Running { attempt, cancel }) in state.running.drain() {
+        for (_, Running { attempt, cancel }) in std::mem::take(&mut state.running) {
             tracing::warn!(task = %attempt.ti.task_id, "the attempt did not end in time and is given back");
             let report = Report {
                 run: attempt.run.pk,

@@ -37,7 +37,7 @@ fn files() -> Vec<PathBuf> {
 /// The family of a file: the one with the longest name that the file's name begins with.
 fn family_of(path: &std::path::Path) -> Option<&'static str> {
     let stem = path.file_stem()?.to_str()?;
-    FAMILIES.iter().map(|(name, _)| *name).filter(|name| stem.starts_with(name)).max_by_key(|name| name.len())
+    FAMILIES.iter().copied().filter(|name| stem.starts_with(name)).max_by_key(|name| name.len())
 }
 
 fn read(path: &std::path::Path) -> Value {

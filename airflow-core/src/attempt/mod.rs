@@ -13,7 +13,6 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use async_trait::async_trait;
-use chrono::TimeDelta;
 use futures_util::FutureExt as _;
 use tracing::Instrument as _;
 
@@ -177,13 +176,10 @@ impl Runner {
             }
             task.operator.run(cx).await
         };
-        let deadline = task.settings.timeout.and_then(|timeout| {
-            let timeout = TimeDelta::from_std(timeout).ok()?;
-            self.clock.now().checked_add_signed(timeout)
-        });
+        // Time that passes, not the time of day: nobody ends an attempt by setting a clock.
         let time_is_up = async {
-            match deadline {
-                Some(deadline) => self.clock.sleep_until(deadline).await,
+            match task.settings.timeout {
+                Some(timeout) => self.clock.sleep(timeout).await,
                 None => std::future::pending().await,
             }
         };

@@ -17,8 +17,17 @@ use crate::xcom::{RETURN_VALUE, XComValue};
 /// How many instances a mapping may have, unless configured otherwise (Airflow's `max_map_length`).
 pub const DEFAULT_MAX_MAP_LENGTH: usize = 1024;
 
-/// After how many lost attempts of one try a task is given up.
+/// After how many lost attempts of one try a task is given up, unless configured otherwise.
 pub const MAX_LOST_ATTEMPTS: u32 = 3;
+
+/// What bounds the ends of attempts.
+#[derive(Debug, Clone, Copy)]
+pub struct Bounds {
+    /// How many instances a mapping may have.
+    pub max_map_length: usize,
+    /// After how many lost attempts of one try a task is given up.
+    pub max_lost: u32,
+}
 
 /// What became of a report.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -32,7 +41,7 @@ pub enum Accepted {
 }
 
 /// Takes the end of an attempt into the plan.
-pub fn accept(plan: &mut Planner<'_>, report: &Report, max_map_length: usize) -> Accepted {
+pub fn accept(plan: &mut Planner<'_>, report: &Report, bounds: Bounds) -> Accepted {
     let dag = Arc::clone(&plan.view.dag);
     let Some(ti) = plan.view.ti(report.key) else { return Accepted::Stale };
     if ti.data.attempt_id != Some(report.attempt_id) {
@@ -49,7 +58,7 @@ pub fn accept(plan: &mut Planner<'_>, report: &Report, max_map_length: usize) ->
     if !matches!(state, TaskState::Running | TaskState::Queued) {
         return Accepted::Stale;
     }
-    let outcome = checked(&dag, report, max_map_length);
+    let outcome = checked(&dag, report, bounds.max_map_length);
     let choice = match &outcome {
         Outcome::Success(value) => match choice(&dag, report.key.task, value.as_deref()) {
             Ok(choice) => choice,
@@ -86,7 +95,7 @@ pub fn accept(plan: &mut Planner<'_>, report: &Report, max_map_length: usize) ->
             end_attempt(plan, report, AttemptState::HandedBack, None);
             legal(plan.change(report.key, TaskEvent::HandedBack, |_| {}))
         }
-        Outcome::Lost => lose(plan, report),
+        Outcome::Lost => lose(plan, report, bounds.max_lost),
     }
 }
 
@@ -209,10 +218,10 @@ pub fn stop(plan: &mut Planner<'_>, key: TiKey, event: TaskEvent, why: &str) {
 }
 
 /// The process of the attempt died. It costs no retry, but a task that kills its processes is given up.
-fn lose(plan: &mut Planner<'_>, report: &Report) -> Accepted {
+fn lose(plan: &mut Planner<'_>, report: &Report, max_lost: u32) -> Accepted {
     end_attempt(plan, report, AttemptState::Lost, Some("the process that ran it died"));
     let lost = plan.view.ti(report.key).expect("the caller found it").data.lost + 1;
-    if lost >= MAX_LOST_ATTEMPTS {
+    if lost >= max_lost {
         return legal(plan.change(report.key, TaskEvent::GivenUp, |data| {
             data.lost = lost;
             data.reason = Some(format!("worker_lost: the process that ran it died {lost} times"));

@@ -71,14 +71,24 @@ impl Lane {
 #[derive(Debug, Default)]
 pub(super) struct Backlog {
     lanes: BTreeMap<Lane, BTreeSet<Candidate>>,
+    /// Since when each of them waits.
+    since: BTreeMap<Candidate, DateTime<Utc>>,
 }
 
 impl Backlog {
-    pub(super) fn add(&mut self, view: &RunView, key: TiKey) {
-        self.lanes.entry(Lane::of(view, key)).or_default().insert(Candidate::new(view, key));
+    pub(super) fn add(&mut self, view: &RunView, key: TiKey, now: DateTime<Utc>) {
+        let candidate = Candidate::new(view, key);
+        self.since.entry(candidate).or_insert(now);
+        self.lanes.entry(Lane::of(view, key)).or_default().insert(candidate);
+    }
+
+    /// Since when the one waits that waits for the longest time.
+    pub(super) fn waits_since(&self) -> Option<DateTime<Utc>> {
+        self.since.values().min().copied()
     }
 
     pub(super) fn remove(&mut self, lane: &Lane, candidate: Candidate) {
+        self.since.remove(&candidate);
         if let Some(candidates) = self.lanes.get_mut(lane) {
             candidates.remove(&candidate);
             if candidates.is_empty() {
@@ -89,6 +99,7 @@ impl Backlog {
 
     /// Takes out everything of a run: it ended or is loaded again.
     pub(super) fn forget_run(&mut self, run: RunPk) {
+        self.since.retain(|candidate, _| candidate.run != run);
         self.lanes.retain(|_, candidates| {
             candidates.retain(|candidate| candidate.run != run);
             !candidates.is_empty()

@@ -4,20 +4,20 @@ use std::sync::Arc;
 
 use chrono::{DateTime, Utc};
 
-use crate::callback::{Callback, CallbackContext};
 use crate::compile::CompiledDag;
-use crate::id::{AttemptId, DagId, MapIndex, RunId, TiKey};
+use crate::id::{AttemptId, DagId, IncarnationId, MapIndex, RunId, TiKey};
 use crate::operator::TiInfo;
 use crate::plan::{Attempt, Report, RunView};
 use crate::state::{RunEvent, RunState, TaskEvent};
-use crate::store::{RunRow, TiChange};
+use crate::store::{Notice, NoticeRow, TiChange, Unit};
 
 /// What is to be done after a commit.
 #[derive(Debug, Default)]
 pub(super) struct Effects {
     pub submit: Vec<Attempt>,
     pub cancel: Vec<AttemptId>,
-    pub callbacks: Vec<(Callback, CallbackContext)>,
+    /// What callbacks are told now.
+    pub notices: Vec<NoticeRow>,
     pub ended: Vec<(DagId, RunId, RunState)>,
     /// Dags of which a run failed and that pause themselves after too many.
     pub failed: Vec<Arc<CompiledDag>>,
@@ -45,58 +45,56 @@ pub(super) fn attempt_of(view: &RunView, key: TiKey, id: AttemptId, at: DateTime
     }
 }
 
-/// Whom a change of an instance is told.
-pub(super) fn callbacks_of(view: &RunView, change: &TiChange, reports: &[Report], effects: &mut Effects) {
+/// What callbacks are to be told of a unit, written with it.
+pub(super) fn notices_of(
+    view: &RunView,
+    unit: &Unit,
+    reports: &[Report],
+    ended: Option<RunEvent>,
+    owner: IncarnationId,
+) -> Vec<Notice> {
+    let of_ti = |change: &TiChange| notice_of(view, change, reports, owner);
+    let mut notices: Vec<Notice> = unit.tis.iter().filter_map(of_ti).collect();
+    let event = ended.map(|event| if event == RunEvent::Succeeded { "success" } else { "failure" });
+    if let Some(event) = event
+        && !view.dag.settings.callbacks.for_event(event).is_empty()
+    {
+        notices.push(Notice {
+            task_id: None,
+            map_index: MapIndex::UNMAPPED,
+            epoch: unit.generation,
+            event: event.to_owned(),
+            try_number: 0,
+            reason: view.run.reason.clone(),
+            at: unit.at,
+            owner,
+        });
+    }
+    notices
+}
+
+fn notice_of(view: &RunView, change: &TiChange, reports: &[Report], owner: IncarnationId) -> Option<Notice> {
     let event = match change.transition.event() {
         TaskEvent::Succeeded | TaskEvent::Elided => "success",
         TaskEvent::Failed | TaskEvent::GivenUp => "failure",
         TaskEvent::Retried => "retry",
         TaskEvent::Skipped => "skipped",
-        _ => return,
+        _ => return None,
     };
-    let Some(task) = view.dag.find(change.task_id.as_str()) else { return };
+    let task = view.dag.find(change.task_id.as_str())?;
+    if view.dag.task(task).settings.callbacks.for_event(event).is_empty() {
+        return None;
+    }
     let key = TiKey { task, map: change.map_index };
     let at = reports.iter().find(|report| report.key == key).map_or(view.run.queued_at, |report| report.at);
-    for callback in view.dag.task(task).settings.callbacks.for_event(event) {
-        let context = CallbackContext {
-            dag_id: view.run.dag_id.clone(),
-            run_id: view.run.run_id.clone(),
-            logical_date: view.run.logical_date,
-            task_id: Some(change.task_id.clone()),
-            map_index: change.map_index,
-            try_number: change.data.try_number,
-            event,
-            reason: change.data.reason.clone(),
-            at,
-        };
-        effects.callbacks.push((callback.clone(), context));
-    }
-}
-
-/// Whom the end of a run is told.
-pub(super) fn callbacks_of_run(
-    run: &RunRow,
-    dag: &CompiledDag,
-    event: RunEvent,
-    now: DateTime<Utc>,
-    effects: &mut Effects,
-) {
-    let (name, list) = match event {
-        RunEvent::Succeeded => ("success", &dag.settings.callbacks.on_success),
-        _ => ("failure", &dag.settings.callbacks.on_failure),
-    };
-    for callback in list {
-        let context = CallbackContext {
-            dag_id: run.dag_id.clone(),
-            run_id: run.run_id.clone(),
-            logical_date: run.logical_date,
-            task_id: None,
-            map_index: MapIndex::UNMAPPED,
-            try_number: 0,
-            event: name,
-            reason: run.reason.clone(),
-            at: now,
-        };
-        effects.callbacks.push((callback.clone(), context));
-    }
+    Some(Notice {
+        task_id: Some(change.task_id.clone()),
+        map_index: change.map_index,
+        epoch: change.epoch + 1,
+        event: event.to_owned(),
+        try_number: change.data.try_number,
+        reason: change.data.reason.clone(),
+        at,
+        owner,
+    })
 }

@@ -7,51 +7,56 @@
 mod backlog;
 mod core;
 mod effects;
+mod lease;
 mod limits;
 mod process;
+mod progress;
+mod run;
+mod telling;
 
-use std::panic::AssertUnwindSafe;
+use std::collections::HashSet;
 use std::sync::Arc;
 use std::time::Duration;
 
-use chrono::{DateTime, TimeDelta, Utc};
-use futures_util::FutureExt as _;
-use tokio::sync::{broadcast, mpsc, watch};
-use tokio::task::JoinSet;
+use chrono::{DateTime, Utc};
+use tokio::sync::{broadcast, mpsc};
 use uuid::Uuid;
 
-use crate::callback::panic_text;
 use crate::compile::CompiledDag;
-use crate::decide::outcome::DEFAULT_MAX_MAP_LENGTH;
+use crate::decide::outcome::{DEFAULT_MAX_MAP_LENGTH, MAX_LOST_ATTEMPTS};
 use crate::executor::Executor;
 use crate::id::{AttemptId, DagId, IncarnationId, RunId};
 use crate::plan::Report;
 use crate::registry::Registry;
 use crate::state::RunState;
-use crate::store::{AuditEntry, RunFilter, RunRow, SharedStore, StoreError, StoreResult};
+use crate::store::{AuditEntry, Deadline, RunFilter, RunRow, SharedStore, Store, StoreResult};
 use crate::time::Clock;
 
 use self::core::{Core, CoreConfig};
 use self::effects::Effects;
+use self::lease::Lease;
+use self::process::Watch;
+use self::progress::Notes;
+use self::telling::Telling;
 
-pub use process::{IncarnationSpec, is_dead};
+pub use lease::OnLeaseLoss;
+pub use process::{IncarnationSpec, is_gone, seems_alive};
+pub use progress::Progress;
 
 /// How many finished runs a listener may be behind before it misses some.
 const ENDED_BUFFER: usize = 1024;
 
-/// How long the loop waits after the store failed: at first, and at most.
-const RETRY_FIRST: Duration = Duration::from_millis(100);
-const RETRY_LAST: Duration = Duration::from_secs(10);
-
-/// How long a stop waits for callbacks: what tells somebody of a failure should get out.
-const LAST_CALLBACKS: Duration = Duration::from_secs(5);
+/// How long a call of the store may take, beside what the store says it may wait for others: a database that does not
+/// answer must not hold up the loop, and half of this is slow already.
+const STORE_DEADLINE: Duration = Duration::from_secs(10);
 
 /// How a scheduler works.
 #[derive(Debug, Clone)]
 pub struct SchedulerConfig {
     /// How often changes by other processes are looked for.
     pub poll_interval: Duration,
-    /// How long this process counts as alive after its last beat.
+    /// How long this process counts as alive after its last beat. A store on which writers wait for each other needs a
+    /// longer one, and gets it: [`SchedulerConfig::lease_on`].
     pub lease: Duration,
     /// How often it renews its lease; at most a third of the lease.
     pub beat: Duration,
@@ -61,6 +66,20 @@ pub struct SchedulerConfig {
     pub use_schedules: bool,
     /// Whether dags that say nothing about it begin paused.
     pub paused_at_creation: bool,
+    /// After how many lost attempts of one try a task is given up: it may be what kills its processes.
+    pub max_lost_attempts: u32,
+    /// What is done if attempts still run when the lease of this process ends. `None` leaves it to the role: those of
+    /// the command line end the process, a scheduler inside of a program of yours lets them run.
+    pub on_lease_loss: Option<OnLeaseLoss>,
+}
+
+impl SchedulerConfig {
+    /// The lease that a process takes on this store: long enough that neither a few late beats nor a wait for others
+    /// that write look like its death.
+    pub fn lease_on(&self, store: &dyn Store) -> Duration {
+        let wait = store.longest_wait();
+        if wait.is_zero() { self.lease } else { self.lease.max(wait + self.beat * 3) }
+    }
 }
 
 impl Default for SchedulerConfig {
@@ -72,6 +91,8 @@ impl Default for SchedulerConfig {
             max_map_length: DEFAULT_MAX_MAP_LENGTH,
             use_schedules: true,
             paused_at_creation: false,
+            max_lost_attempts: MAX_LOST_ATTEMPTS,
+            on_lease_loss: None,
         }
     }
 }
@@ -90,6 +111,7 @@ pub enum Wake {
 pub struct SchedulerHandle {
     wakes: mpsc::UnboundedSender<Wake>,
     ended: broadcast::Sender<EndedRun>,
+    progress: Notes,
 }
 
 /// A run that ended.
@@ -109,6 +131,11 @@ impl SchedulerHandle {
         let _ = self.wakes.send(wake);
     }
 
+    /// How far its loop has got.
+    pub fn progress(&self) -> Progress {
+        self.progress.progress()
+    }
+
     /// Runs that end from now on. What ended between `start` and this call is not among them: ask the store for that.
     pub fn ended_runs(&self) -> broadcast::Receiver<EndedRun> {
         self.ended.subscribe()
@@ -124,15 +151,20 @@ pub struct Scheduler {
     clock: Arc<dyn Clock>,
     config: SchedulerConfig,
     process: IncarnationSpec,
+    lease: Lease,
+    watch: Watch,
     core: Core,
+    progress: Notes,
     reports: mpsc::UnboundedReceiver<Report>,
     wakes: mpsc::UnboundedReceiver<Wake>,
     handle: SchedulerHandle,
-    next_poll: DateTime<Utc>,
-    next_reap: DateTime<Utc>,
+    /// When to look for changes and for deaths next, by the clock that nobody can set.
+    next_poll: Duration,
+    next_reap: Duration,
+    next_sweep: Duration,
     /// What the store's change token was; `None` if everything must be read again.
     seen: Option<u64>,
-    callbacks: JoinSet<()>,
+    telling: Telling,
 }
 
 impl Scheduler {
@@ -146,16 +178,14 @@ impl Scheduler {
     ) -> (Self, mpsc::UnboundedSender<Report>) {
         let (report_to, reports) = mpsc::unbounded_channel();
         let (wake_to, wakes) = mpsc::unbounded_channel();
-        let handle = SchedulerHandle { wakes: wake_to, ended: broadcast::channel(ENDED_BUFFER).0 };
         let process = IncarnationSpec::of_this_process("scheduler");
-        let core = Core::new(CoreConfig {
-            incarnation: process.id,
-            slots: executor.slots(),
-            max_map_length: config.max_map_length,
-            new_id: || AttemptId(Uuid::now_v7()),
-            use_schedules: config.use_schedules,
-        });
-        let next_poll = clock.now();
+        let lease = Lease::new(Arc::clone(&clock), process.id, config.lease_on(&*store));
+        let store = Deadline::around(store, Arc::clone(&clock), STORE_DEADLINE);
+        let core = Core::new(core_config(&config, &process, executor.slots()));
+        let progress = Notes::new(Arc::clone(&clock), lease.clone());
+        let ended = broadcast::channel(ENDED_BUFFER).0;
+        let handle = SchedulerHandle { wakes: wake_to, ended, progress: progress.clone() };
+        let next_poll = clock.elapsed();
         let scheduler = Self {
             store,
             executor,
@@ -163,14 +193,18 @@ impl Scheduler {
             clock,
             config,
             process,
+            lease,
+            watch: Watch::default(),
             core,
+            progress,
             reports,
             wakes,
             handle,
             next_poll,
             next_reap: next_poll,
+            next_sweep: next_poll,
             seen: None,
-            callbacks: JoinSet::new(),
+            telling: Telling::default(),
         };
         (scheduler, report_to)
     }
@@ -178,49 +212,6 @@ impl Scheduler {
     /// Wakes it from elsewhere.
     pub fn handle(&self) -> SchedulerHandle {
         self.handle.clone()
-    }
-
-    /// Makes itself known, takes over from processes that died, and reads what is going on.
-    ///
-    /// # Errors
-    ///
-    /// If the store fails.
-    pub async fn prepare(&mut self) -> StoreResult<()> {
-        let now = self.clock.now();
-        let lease = TimeDelta::from_std(self.config.lease).unwrap_or(TimeDelta::MAX);
-        self.store.register(self.process.new_incarnation(now, now + lease)).await?;
-        self.refresh().await?;
-        self.reap().await
-    }
-
-    /// Ends processes that are dead; their attempts are lost.
-    async fn reap(&mut self) -> StoreResult<()> {
-        let now = self.clock.now();
-        for other in self.store.incarnations().await? {
-            if other.process.id != self.process.id && is_dead(&other, now) {
-                tracing::info!(process = %other.process.id, pid = other.process.pid, "a process of ours has died");
-                self.store.end_incarnation(other.process.id, now).await?;
-            }
-        }
-        for orphan in self.store.orphans().await? {
-            if orphan.start.incarnation != Some(self.process.id) {
-                tracing::warn!(task = %orphan.start.task_id, attempt = %orphan.start.attempt_id, "the attempt was lost");
-                self.core.orphan(orphan);
-            }
-        }
-        Ok(())
-    }
-
-    /// Reads what other processes may have changed.
-    async fn refresh(&mut self) -> StoreResult<()> {
-        let now = self.clock.now();
-        self.seen = Some(self.store.change_token().await?);
-        let dags = self.store.dags().await?;
-        self.core.know_dags(dags, &self.registry, now);
-        let active = RunFilter { states: vec![RunState::Queued, RunState::Running], ..RunFilter::default() };
-        let active = self.store.runs(&active).await?;
-        self.core.know_active(active, now);
-        self.read_limits().await
     }
 
     async fn read_limits(&mut self) -> StoreResult<()> {
@@ -271,15 +262,15 @@ impl Scheduler {
         while let Ok(wake) = self.wakes.try_recv() {
             match wake {
                 Wake::Run(row) => self.core.know_run(*row, now),
-                Wake::Refresh => self.look_again(now),
+                Wake::Refresh => self.look_again(),
             }
         }
     }
 
     /// Everything is read again with the next poll. The change token does not tell: it leaves out what was written by
     /// this process, which may have been an operation beside this loop.
-    fn look_again(&mut self, now: DateTime<Utc>) {
-        self.next_poll = now;
+    fn look_again(&mut self) {
+        self.next_poll = self.clock.elapsed();
         self.seen = None;
     }
 
@@ -294,6 +285,10 @@ impl Scheduler {
             let created = self.store.create_runs(wants.create).await?;
             self.core.created(created, self.clock.now());
         }
+        if !wants.claim.is_empty() {
+            let mine = self.store.claim_runs(&wants.claim, self.process.id).await?;
+            self.core.claimed(&wants.claim, &mine);
+        }
         for (pk, past) in wants.load {
             let snapshot = self.store.load_run(pk, past.as_ref()).await?;
             let effects = self.core.loaded(pk, snapshot, self.clock.now());
@@ -304,21 +299,18 @@ impl Scheduler {
 
     async fn carry_out(&mut self, effects: Effects) -> StoreResult<()> {
         for attempt in effects.submit {
+            // What a process does outside is its own only while nobody may have taken over.
+            if !self.lease.is_trusted() {
+                self.core.not_submitted(&attempt, self.clock.now());
+                continue;
+            }
             if let Err(error) = self.executor.submit(attempt.clone()) {
                 tracing::warn!(%error, task = %attempt.ti.task_id, "the attempt was not taken; it waits again");
                 self.core.not_submitted(&attempt, self.clock.now());
             }
         }
         effects.cancel.into_iter().for_each(|id| self.executor.cancel(id));
-        while self.callbacks.try_join_next().is_some() {}
-        for (callback, context) in effects.callbacks {
-            self.callbacks.spawn(async move {
-                let name = callback.name();
-                if let Err(panic) = AssertUnwindSafe(callback.call(context)).catch_unwind().await {
-                    tracing::error!(callback = name, "the callback panicked: {}", panic_text(&*panic));
-                }
-            });
-        }
+        effects.notices.into_iter().for_each(|notice| self.telling.tell(&self.registry, notice));
         for (dag_id, run_id, state) in effects.ended {
             // Nobody may be listening.
             let _ = self.handle.ended.send(EndedRun { dag_id, run_id, state });
@@ -359,9 +351,50 @@ impl Scheduler {
         Ok(())
     }
 
+    /// The process as the store knows it.
+    pub fn incarnation(&self) -> IncarnationId {
+        self.process.id
+    }
+
     /// Returns when the callbacks that were called so far are done.
     pub async fn callbacks_done(&mut self) {
-        while self.callbacks.join_next().await.is_some() {}
+        while self.telling.is_busy() {
+            self.telling.next().await;
+        }
+        self.forget_told().await;
+    }
+
+    /// Tells what was left untold by processes that are gone, or by a commit whose answer was lost.
+    async fn take_over_notices(&mut self) -> StoreResult<()> {
+        let waiting = self.store.notices().await?;
+        if waiting.is_empty() {
+            return Ok(());
+        }
+        let alive: HashSet<IncarnationId> =
+            self.store.incarnations().await?.iter().map(|one| one.process.id).collect();
+        for row in waiting {
+            let owner = row.notice.owner;
+            let is_mine = owner == self.process.id
+                || (!alive.contains(&owner)
+                    && self.registry.get(&row.dag_id).is_some()
+                    && self.store.take_notice(&row.key(), owner, self.process.id).await?);
+            if is_mine {
+                self.telling.tell(&self.registry, row);
+            }
+        }
+        Ok(())
+    }
+
+    /// Deletes the notices whose callbacks have returned; what cannot be deleted now is tried again later.
+    async fn forget_told(&mut self) {
+        let told = self.telling.told();
+        if told.is_empty() {
+            return;
+        }
+        match self.store.delete_notices(told.clone()).await {
+            Ok(()) => self.telling.forget(&told),
+            Err(error) => tracing::warn!(%error, "cannot note that callbacks were called"),
+        }
     }
 
     /// Reads everything again if somebody asked for it; says whether somebody had. [`run`](Self::run) does so by
@@ -369,7 +402,9 @@ impl Scheduler {
     pub async fn refresh_if_asked(&mut self) -> bool {
         let asked = self.seen.is_none();
         if asked {
-            self.poll().await;
+            if let Err(error) = self.poll().await {
+                tracing::warn!(%error, "cannot look for changes");
+            }
         }
         asked
     }
@@ -389,150 +424,15 @@ impl Scheduler {
     pub fn running_attempts(&self) -> usize {
         self.core.running_attempts()
     }
-
-    /// Works until `stop` says so, then waits up to the grace time for attempts that run, and says goodbye.
-    ///
-    /// # Errors
-    ///
-    /// If the store fails while it starts; later failures are retried.
-    pub async fn run(mut self, mut stop: watch::Receiver<Option<Duration>>) -> StoreResult<()> {
-        self.prepare().await?;
-        self.warn_of_missing_pools();
-        let beat = tokio::spawn(beat(
-            Arc::clone(&self.store),
-            Arc::clone(&self.clock),
-            self.process.id,
-            self.config.beat,
-            self.config.lease,
-        ));
-        let mut pause = RETRY_FIRST;
-        while stop.borrow_and_update().is_none() {
-            match self.step().await {
-                Ok(()) => pause = RETRY_FIRST,
-                Err(error) => {
-                    tracing::error!(%error, "the store failed; trying again");
-                    tokio::time::sleep(pause).await;
-                    pause = (pause * 2).min(RETRY_LAST);
-                    continue;
-                }
-            }
-            self.wait(&mut stop).await;
-        }
-        let grace = stop.borrow().unwrap_or_default();
-        self.shut_down(grace).await;
-        beat.abort();
-        Ok(())
-    }
-
-    fn warn_of_missing_pools(&self) {
-        for dag in self.registry.iter() {
-            for task in dag.tasks.iter().filter(|task| !self.core.pool_exists(&task.settings.pool)) {
-                tracing::warn!(
-                    dag = %dag.id, task = %task.id, pool = task.settings.pool,
-                    "the task will not start: its pool does not exist; create it with `pools set`"
-                );
-            }
-        }
-    }
-
-    /// Returns when there is news.
-    async fn wait(&mut self, stop: &mut watch::Receiver<Option<Duration>>) {
-        let now = self.clock.now();
-        if self.next_poll <= now {
-            self.poll().await;
-            if self.core.has_work() {
-                return;
-            }
-        }
-        let due = self.core.next_wake().map_or(self.next_poll, |at| at.min(self.next_poll));
-        let clock = Arc::clone(&self.clock);
-        tokio::select! {
-            report = self.reports.recv() => if let Some(report) = report {
-                self.core.report(report);
-            },
-            wake = self.wakes.recv() => match wake {
-                Some(Wake::Run(row)) => self.core.know_run(*row, clock.now()),
-                Some(Wake::Refresh) => self.look_again(clock.now()),
-                None => {}
-            },
-            () = clock.sleep_until(due) => {}
-            _ = stop.changed() => {}
-        }
-    }
-
-    /// Looks for what other processes changed.
-    async fn poll(&mut self) {
-        let interval = TimeDelta::from_std(self.config.poll_interval).unwrap_or(TimeDelta::MAX);
-        self.next_poll = self.clock.now() + interval;
-        let polled = async {
-            let token = self.store.change_token().await?;
-            if self.seen != Some(token) {
-                self.refresh().await?;
-            }
-            // A process dies without writing anything, so its death is looked for whether or not there is news.
-            if self.next_reap <= self.clock.now() {
-                self.next_reap =
-                    self.clock.now() + TimeDelta::from_std(self.config.beat).unwrap_or(TimeDelta::MAX);
-                self.reap().await?;
-            }
-            Ok::<(), StoreError>(())
-        };
-        if let Err(error) = polled.await {
-            tracing::warn!(%error, "cannot look for changes");
-        }
-    }
-
-    async fn shut_down(&mut self, grace: Duration) {
-        let executor = Arc::clone(&self.executor);
-        let mut stopping = tokio::spawn(async move { executor.stop(grace).await });
-        let mut stopped = false;
-        // Reports still come in; what becomes ready is refused by the executor and waits for the next start. Asking
-        // the task twice whether it has finished, here and below, could wait for a report that never comes.
-        while !stopped || !self.reports.is_empty() {
-            tokio::select! {
-                report = self.reports.recv() => if let Some(report) = report {
-                    self.core.report(report);
-                },
-                _ = &mut stopping, if !stopped => stopped = true,
-            }
-            self.core.close();
-            if let Err(error) = self.step().await {
-                tracing::error!(%error, "cannot write the last reports; their attempts count as lost");
-                break;
-            }
-        }
-        if tokio::time::timeout(LAST_CALLBACKS, self.callbacks_done()).await.is_err() {
-            tracing::warn!("callbacks still run after {LAST_CALLBACKS:?}; they are not waited for");
-        }
-        if let Err(error) = self.store.end_incarnation(self.process.id, self.clock.now()).await {
-            tracing::warn!(%error, "cannot say goodbye; the lease runs out by itself");
-        }
-    }
-
-    /// The process as the store knows it.
-    pub fn incarnation(&self) -> IncarnationId {
-        self.process.id
-    }
 }
 
-/// Renews the lease of this process.
-async fn beat(
-    store: SharedStore,
-    clock: Arc<dyn Clock>,
-    id: IncarnationId,
-    every: Duration,
-    lease: Duration,
-) {
-    let every = TimeDelta::from_std(every).unwrap_or(TimeDelta::MAX);
-    let lease = TimeDelta::from_std(lease).unwrap_or(TimeDelta::MAX);
-    loop {
-        let now = clock.now();
-        clock.sleep_until(now + every).await;
-        let now = clock.now();
-        match store.beat(id, now, now + lease).await {
-            Ok(true) => {}
-            Ok(false) => tracing::error!("this process was declared dead; its attempts count as lost"),
-            Err(error) => tracing::warn!(%error, "cannot renew the lease"),
-        }
+fn core_config(config: &SchedulerConfig, process: &IncarnationSpec, slots: usize) -> CoreConfig {
+    CoreConfig {
+        incarnation: process.id,
+        slots,
+        max_map_length: config.max_map_length,
+        max_lost: config.max_lost_attempts,
+        new_id: || AttemptId(Uuid::now_v7()),
+        use_schedules: config.use_schedules,
     }
 }

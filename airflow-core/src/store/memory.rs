@@ -1,6 +1,6 @@
 //! A store that keeps everything in memory, for tests and simulation.
 //!
-//! Deterministic: ordered maps, numbers that count up, no clock. Clones share the rows, like two processes that share
+//! Deterministic: ordered maps, numbers that count up, time only for leases. Clones share the rows, like two processes that share
 //! a database; [`Store::change_token`] of one changes with the writes of the others. Nothing is durable. The rows and
 //! what is done to them stand in `memory/state.rs`.
 
@@ -13,12 +13,13 @@ use async_trait::async_trait;
 use chrono::{DateTime, Utc};
 
 use crate::id::{DagId, IncarnationId, MapIndex, RunPk, TaskId};
+use crate::time::{Clock, SystemClock};
 
 use super::{
     Advance, AttemptRow, AuditEntry, AuditFilter, CreatedRun, DagRecord, DagRow, DagVersion, EventRow,
-    Incarnation, Migrated, NewIncarnation, NewRun, PastQuery, PoolRow, PoolSpec, RunFilter, RunRow,
-    RunSnapshot, SchemaStatus, SlotKey, Store, StoreResult, TiRow, Unit, UnitResult, VariableRow, XComFilter,
-    XComRow, XComWrite,
+    Incarnation, Migrated, NewIncarnation, NewRun, NoticeKey, NoticeRow, PastQuery, PoolRow, PoolSpec,
+    RunFilter, RunRow, RunSnapshot, SchemaStatus, SlotKey, Store, StoreResult, TiRow, Unit, UnitResult,
+    VariableRow, XComFilter, XComRow, XComWrite,
 };
 use state::State;
 
@@ -40,11 +41,20 @@ pub struct MemoryStore {
     own_writes: AtomicU64,
 }
 
-#[derive(Debug, Default)]
+#[derive(Debug)]
 struct Shared {
     state: Mutex<State>,
     writes: AtomicU64,
     observer: Observer,
+    /// The time of this database.
+    clock: Arc<dyn Clock>,
+}
+
+impl Default for Shared {
+    fn default() -> Self {
+        let (state, writes, observer) = (Mutex::default(), AtomicU64::new(0), Observer::default());
+        Self { state, writes, observer, clock: Arc::new(SystemClock) }
+    }
 }
 
 /// Sees every unit that is written.
@@ -71,9 +81,16 @@ impl MemoryStore {
         Self::default()
     }
 
-    /// An empty store that shows each unit it has written to `observer`, in order.
-    pub(crate) fn observed(observer: impl Fn(&Unit) + Send + Sync + 'static) -> Self {
-        let shared = Shared { observer: Observer(Some(Box::new(observer))), ..Shared::default() };
+    /// An empty store that takes its time from `clock`: what leases are measured by.
+    pub fn with_clock(clock: impl Clock) -> Self {
+        let shared = Shared { clock: Arc::new(clock), ..Shared::default() };
+        Self { shared: Arc::new(shared), own_writes: AtomicU64::new(0) }
+    }
+
+    /// The same, and it shows each unit it has written to `observer`, in order.
+    pub(crate) fn observed(clock: impl Clock, observer: impl Fn(&Unit) + Send + Sync + 'static) -> Self {
+        let observer = Observer(Some(Box::new(observer)));
+        let shared = Shared { observer, clock: Arc::new(clock), ..Shared::default() };
         Self { shared: Arc::new(shared), own_writes: AtomicU64::new(0) }
     }
 
@@ -120,30 +137,60 @@ impl Store for MemoryStore {
     }
 
     async fn register(&self, process: NewIncarnation) -> StoreResult<()> {
-        self.write().register(process);
+        let now = self.shared.clock.now();
+        self.write().register(process, now);
         Ok(())
     }
 
-    async fn beat(
-        &self,
-        process: IncarnationId,
-        now: DateTime<Utc>,
-        until: DateTime<Utc>,
-    ) -> StoreResult<bool> {
-        Ok(self.write().beat(process, now, until))
+    async fn beat(&self, process: IncarnationId) -> StoreResult<bool> {
+        let now = self.shared.clock.now();
+        Ok(self.write().beat(process, now))
     }
 
-    async fn end_incarnation(&self, process: IncarnationId, now: DateTime<Utc>) -> StoreResult<()> {
+    async fn end_incarnation(&self, process: IncarnationId) -> StoreResult<()> {
+        let now = self.shared.clock.now();
         self.write().end_incarnation(process, now);
         Ok(())
     }
 
+    async fn expire(&self, process: IncarnationId, beats: u64) -> StoreResult<bool> {
+        let now = self.shared.clock.now();
+        Ok(self.write().expire(process, beats, now))
+    }
+
     async fn incarnations(&self) -> StoreResult<Vec<Incarnation>> {
-        Ok(self.read().incarnations())
+        Ok(self.read().incarnations(self.shared.clock.now()))
+    }
+
+    async fn forget_incarnations(&self, before: DateTime<Utc>) -> StoreResult<u64> {
+        Ok(self.write().forget_incarnations(before))
+    }
+
+    async fn claim_runs(&self, runs: &[RunPk], process: IncarnationId) -> StoreResult<Vec<RunPk>> {
+        Ok(self.write().claim_runs(runs, process))
     }
 
     async fn orphans(&self) -> StoreResult<Vec<AttemptRow>> {
         Ok(self.read().orphans())
+    }
+
+    async fn notices(&self) -> StoreResult<Vec<NoticeRow>> {
+        Ok(self.read().notices())
+    }
+
+    async fn take_notice(
+        &self,
+        key: &NoticeKey,
+        from: IncarnationId,
+        to: IncarnationId,
+    ) -> StoreResult<bool> {
+        Ok(self.write().take_notice(key, from, to))
+    }
+
+    async fn delete_notices(&self, keys: Vec<NoticeKey>) -> StoreResult<()> {
+        let mut state = self.write();
+        keys.iter().for_each(|key| state.delete_notice(key));
+        Ok(())
     }
 
     async fn sync_dags(&self, dags: Vec<DagRecord>, now: DateTime<Utc>) -> StoreResult<Vec<DagRow>> {

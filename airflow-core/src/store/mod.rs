@@ -4,10 +4,12 @@
 //! [`Store::commit`]. Rows are described in [`model`]; `testing::store_suite` holds every store to this contract.
 
 mod judge;
+mod layer;
 mod memory;
 pub mod model;
 #[cfg(feature = "mysql")]
 mod mysql;
+mod notice;
 #[cfg(feature = "postgres")]
 mod postgres;
 mod rules;
@@ -21,16 +23,20 @@ mod unit;
 
 use std::fmt;
 use std::sync::Arc;
+use std::time::Duration;
 
 use async_trait::async_trait;
 use chrono::{DateTime, Utc};
 
 use crate::id::{DagId, IncarnationId, MapIndex, RunPk, TaskId};
 
+pub(crate) use layer::Deadline;
+pub use layer::{Layer, Layered};
 pub use memory::MemoryStore;
 pub use model::*;
 #[cfg(feature = "mysql")]
 pub use mysql::{MysqlOptions, MysqlStore};
+pub use notice::*;
 #[cfg(feature = "postgres")]
 pub use postgres::{PostgresOptions, PostgresStore};
 #[cfg(feature = "mysql")]
@@ -103,6 +109,14 @@ pub enum StoreError {
     /// A stored row cannot be understood.
     #[error("the database holds a row that cannot be read: {0}")]
     Corrupt(String),
+    /// The database did not answer in time. What was asked for may happen all the same.
+    #[error("the database did not answer `{call}` within {after:?}; it is looked for again")]
+    NoAnswer {
+        /// The method of the store.
+        call: &'static str,
+        /// How long it was waited for.
+        after: Duration,
+    },
     /// The database said something else.
     #[error("the database failed: {0}")]
     Database(#[source] Box<dyn std::error::Error + Send + Sync>),
@@ -142,24 +156,42 @@ pub trait Store: Send + Sync + fmt::Debug + 'static {
     /// A number that differs from the last one if another process may have changed something.
     async fn change_token(&self) -> StoreResult<u64>;
 
+    /// How long a call may wait for others that write, before it fails. Leases outlast it.
+    fn longest_wait(&self) -> Duration {
+        Duration::ZERO
+    }
+
     /// Makes a process known. It counts as alive until its lease ends or it says goodbye. Said again, it changes
     /// nothing.
+    ///
+    /// Here and in the other methods on processes the time is that of the store: one clock for all processes, read
+    /// inside of the statement that writes. A database takes the time of the statement, not that of the beginning of
+    /// its transaction.
     async fn register(&self, process: NewIncarnation) -> StoreResult<()>;
 
-    /// Renews the lease of a process until `until`; `false` if it was already declared dead, or is
-    /// unknown.
-    async fn beat(
-        &self,
-        process: IncarnationId,
-        now: DateTime<Utc>,
-        until: DateTime<Utc>,
-    ) -> StoreResult<bool>;
+    /// Renews the lease of a process: it counts as alive for its whole lease from now, and its beats grow by one. Also
+    /// after the lease ran out, as long as nobody has ended it. `false` if it was ended, or is unknown.
+    async fn beat(&self, process: IncarnationId) -> StoreResult<bool>;
 
-    /// Ends a process: it said goodbye, or it was found dead.
-    async fn end_incarnation(&self, process: IncarnationId, now: DateTime<Utc>) -> StoreResult<()>;
+    /// Ends a process: it said goodbye, or it is known to be dead. Said again, it changes nothing.
+    async fn end_incarnation(&self, process: IncarnationId) -> StoreResult<()>;
+
+    /// Ends a process that was not heard of: only if it has not ended, its lease has run out and it has beaten `beats`
+    /// times, all compared in the statement that writes. Says whether this call ended it.
+    async fn expire(&self, process: IncarnationId, beats: u64) -> StoreResult<bool>;
 
     /// All processes that have not ended, by start and id.
     async fn incarnations(&self) -> StoreResult<Vec<Incarnation>>;
+
+    /// Deletes processes that ended before `before` and of which no attempt is open; returns how many.
+    async fn forget_incarnations(&self, before: DateTime<Utc>) -> StoreResult<u64>;
+
+    /// Gives runs to a process: those that nobody has, and those of which the owner has ended or is gone. Returns which
+    /// of `runs` it has now, in order. A run that is gone is nobody's.
+    ///
+    /// Who has a run decides about it, so that several schedulers do not decide the same thing at the same time. That is
+    /// a matter of speed: what keeps decisions apart is [`commit`](Self::commit).
+    async fn claim_runs(&self, runs: &[RunPk], process: IncarnationId) -> StoreResult<Vec<RunPk>>;
 
     /// Attempts that have not ended and whose process has: they are lost. By run, task and map index.
     async fn orphans(&self) -> StoreResult<Vec<AttemptRow>>;
@@ -167,6 +199,16 @@ pub trait Store: Send + Sync + fmt::Debug + 'static {
     /// Makes dags and their versions known; a dag that was not listed before gets its first `is_paused` from the
     /// record. A version that was seen before becomes the current one again under its old number. Returns the rows of these dags, in the order given.
     async fn sync_dags(&self, dags: Vec<DagRecord>, now: DateTime<Utc>) -> StoreResult<Vec<DagRow>>;
+
+    /// What callbacks have not been told yet, by run, task id, map index and epoch.
+    async fn notices(&self) -> StoreResult<Vec<NoticeRow>>;
+
+    /// Gives a notice to the process `to`, if it is there and still `from`'s; says whether it was.
+    async fn take_notice(&self, key: &NoticeKey, from: IncarnationId, to: IncarnationId)
+    -> StoreResult<bool>;
+
+    /// Forgets notices whose callbacks have returned. Those that do not exist are passed over.
+    async fn delete_notices(&self, keys: Vec<NoticeKey>) -> StoreResult<()>;
 
     /// All known dags, by id.
     async fn dags(&self) -> StoreResult<Vec<DagRow>>;

@@ -1,6 +1,7 @@
 //! The rows of a store.
 
 use std::sync::Arc;
+use std::time::Duration;
 
 use chrono::{DateTime, Utc};
 use serde::{Deserialize, Serialize};
@@ -45,21 +46,25 @@ pub struct NewIncarnation {
     pub pid: u32,
     /// What tells apart two processes of one pid: the boot of the machine and the start of the process.
     pub birth: String,
-    /// When it started.
-    pub started_at: DateTime<Utc>,
-    /// Until when it counts as alive.
-    pub lease_until: DateTime<Utc>,
+    /// How long it counts as alive after it was made known, and after each beat.
+    pub lease: Duration,
 }
 
-/// A process that is known.
+/// A process that is known. All times are of the store's clock.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Incarnation {
     /// What it said of itself.
     pub process: NewIncarnation,
+    /// When it was made known.
+    pub started_at: DateTime<Utc>,
+    /// Until when it counts as alive.
+    pub lease_until: DateTime<Utc>,
     /// How often it renewed its lease.
     pub beats: u64,
     /// When it last did.
     pub last_beat: DateTime<Utc>,
+    /// Whether its lease had run out when it was read.
+    pub expired: bool,
 }
 
 /// What a process says of a dag it carries.

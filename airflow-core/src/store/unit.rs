@@ -9,6 +9,7 @@ use crate::id::{DagId, MapIndex, RunPk, TaskId};
 use crate::state::{RunTransition, Transition};
 use crate::xcom::XComValue;
 
+use super::Notice;
 use super::model::{AttemptEnd, AttemptStart, Expansion, RunRow, TiData};
 
 /// A change that is written as a whole or not at all. Of one run, and of each task instance at most one change.
@@ -42,6 +43,8 @@ pub struct Unit {
     /// What it takes of limits, and gives back. Changes of one limit are added up first; giving back more than is taken
     /// in one unit never fails.
     pub slots: Vec<SlotChange>,
+    /// What callbacks are to be told of these changes.
+    pub notices: Vec<Notice>,
 }
 
 impl Unit {
@@ -61,6 +64,7 @@ impl Unit {
             started: Vec::new(),
             ended: Vec::new(),
             slots: Vec::new(),
+            notices: Vec::new(),
         }
     }
 
@@ -74,6 +78,7 @@ impl Unit {
             && self.started.is_empty()
             && self.ended.is_empty()
             && self.slots.is_empty()
+            && self.notices.is_empty()
             && !self.by_user
     }
 }

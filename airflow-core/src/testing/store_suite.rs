@@ -5,6 +5,7 @@
 
 mod admin;
 mod attempts;
+mod notices;
 mod runs;
 mod units;
 
@@ -24,13 +25,15 @@ use crate::timetable::DataInterval;
 use crate::xcom::XComValue;
 
 pub use admin::{
-    audit_entries_come_newest_first, incarnations_beat_until_they_end, pools_have_a_default_that_stays,
-    tables_are_made_once, variables_keep_their_description,
+    audit_entries_come_newest_first, ended_processes_are_forgotten, incarnations_beat_until_they_end,
+    leases_run_out, pools_have_a_default_that_stays, runs_have_one_owner, tables_are_made_once,
+    variables_keep_their_description,
 };
 pub use attempts::{
     attempts_never_change_after_their_end, lost_attempts_are_found, queued_attempts_are_claimed_once,
     values_are_replaced_cleared_and_deleted,
 };
+pub use notices::notices_wait_until_they_are_told;
 pub use runs::{
     cleaning_keeps_the_newest_run, dags_keep_what_users_and_timetables_said, dags_with_running_tasks_stay,
     deleting_leaves_nothing_behind, runs_are_created_once, runs_are_listed_in_order,
@@ -72,6 +75,7 @@ pub async fn run_all(store: SharedStore) -> StoreResult<()> {
         queued_attempts_are_claimed_once,
         attempts_never_change_after_their_end,
         lost_attempts_are_found,
+        notices_wait_until_they_are_told,
         values_are_replaced_cleared_and_deleted,
         runs_are_created_once,
         runs_are_listed_in_order,
@@ -81,6 +85,9 @@ pub async fn run_all(store: SharedStore) -> StoreResult<()> {
         deleting_leaves_nothing_behind,
         cleaning_keeps_the_newest_run,
         incarnations_beat_until_they_end,
+        leases_run_out,
+        ended_processes_are_forgotten,
+        runs_have_one_owner,
         variables_keep_their_description,
         pools_have_a_default_that_stays,
         audit_entries_come_newest_first,

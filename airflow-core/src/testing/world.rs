@@ -89,8 +89,8 @@ impl World {
     pub(super) async fn new(mut setup: Setup, start: DateTime<Utc>, use_schedules: bool) -> Self {
         let journal = Journal::default();
         let noted = journal.clone();
-        let store = MemoryStore::observed(move |unit| noted.note(unit));
         let clock = SimClock::new(start);
+        let store = MemoryStore::observed(clock.clone(), move |unit| noted.note(unit));
         for pool in &setup.pools {
             at_once(store.set_pool(pool.clone()));
         }
@@ -119,7 +119,7 @@ impl World {
     pub(super) async fn kill(&mut self) {
         self.flights.clear();
         // On this machine the process that runs the test is alive, so no process table can tell of its death.
-        at_once(self.stage.airflow.store().end_incarnation(self.scheduler.incarnation(), self.now()));
+        at_once(self.stage.airflow.store().end_incarnation(self.scheduler.incarnation()));
         (self.scheduler, self.executor, self.reports) = new_process(&self.stage, self.slots).await;
     }
 

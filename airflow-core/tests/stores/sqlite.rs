@@ -109,16 +109,18 @@ async fn a_path_that_cannot_be_written_is_refused_with_its_cure() {
 async fn every_call_before_the_migration_says_so() {
     let dir = tempfile::tempdir().unwrap();
     let store = SqliteStore::open(&format!("sqlite://{}", file(&dir))).await.unwrap();
-    assert_eq!(store.check().await.unwrap().version, 0);
+    let status = store.check().await.unwrap();
+    assert_eq!(status.version, 0);
     let says_so = |error: Option<StoreError>| {
-        assert!(matches!(error, Some(StoreError::NotMigrated { found: 0, needed: 1 })), "{error:?}");
+        let Some(StoreError::NotMigrated { found: 0, needed }) = error else { panic!("{error:?}") };
+        assert_eq!(needed, status.needed);
     };
     says_so(store.dags().await.err());
     says_so(store.commit(vec![]).await.err());
     says_so(store.set_paused(&"d".into(), true).await.err());
     says_so(store.change_token().await.err());
     let migrated = store.migrate().await.unwrap();
-    assert_eq!((migrated.from, migrated.to), (0, 1));
+    assert_eq!((migrated.from, migrated.to), (0, status.needed));
     assert_eq!(store.dags().await.unwrap(), []);
 }
 
@@ -127,10 +129,10 @@ async fn a_newer_schema_is_refused() {
     let dir = tempfile::tempdir().unwrap();
     drop(open(&dir).await);
     let mut conn = raw(&dir).await;
-    sqlx::query("INSERT INTO airflow_schema VALUES (7, 0)").execute(&mut conn).await.unwrap();
+    sqlx::query("INSERT INTO airflow_schema VALUES (1000, 0)").execute(&mut conn).await.unwrap();
     let store = SqliteStore::open(&file(&dir)).await.unwrap();
     for error in [store.dags().await.err(), store.migrate().await.err()] {
-        assert!(matches!(error, Some(StoreError::Newer { found: 7, known: 1 })), "{error:?}");
+        assert!(matches!(error, Some(StoreError::Newer { found: 1000, .. })), "{error:?}");
     }
 }
 
@@ -152,7 +154,6 @@ async fn migrators_wait_for_each_other_and_leave_the_tables_of_the_host() {
     let mut made = 0;
     for task in tasks {
         let migrated = task.await.unwrap();
-        assert_eq!(migrated.to, 1);
         made += u32::from(migrated.from == 0);
     }
     assert_eq!(made, 1, "one of them made the tables");
@@ -350,9 +351,17 @@ async fn deleting_leaves_no_orphan_rows() {
     store.commit(vec![unit]).await.unwrap();
     store.delete_dag(&"d".into()).await.unwrap();
     let mut conn = raw(&dir).await;
-    for table in
-        ["af_dag", "af_dag_version", "af_run", "af_ti", "af_event", "af_attempt", "af_xcom", "af_expansion"]
-    {
+    for table in [
+        "af_dag",
+        "af_dag_version",
+        "af_run",
+        "af_ti",
+        "af_event",
+        "af_attempt",
+        "af_xcom",
+        "af_expansion",
+        "af_notice",
+    ] {
         let sql = sqlx::AssertSqlSafe(format!("SELECT count(*) FROM {table}"));
         let left: i64 = sqlx::query_scalar(sql).fetch_one(&mut conn).await.unwrap();
         assert_eq!(left, 0, "{table}");

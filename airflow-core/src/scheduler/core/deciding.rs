@@ -5,11 +5,12 @@ use std::collections::{BTreeMap, BTreeSet, BinaryHeap};
 
 use chrono::{DateTime, Utc};
 
-use crate::decide::outcome::{Accepted, accept};
+use crate::decide::outcome::{Accepted, Bounds, accept};
 use crate::decide::step::{Settled, finish, launch, schedule, settle, settle_all, time_out};
 use crate::id::{RunPk, TiKey};
 use crate::plan::{Planner, RunView};
 use crate::scheduler::backlog::{Candidate, Lane};
+use crate::scheduler::effects::notices_of;
 use crate::scheduler::limits::difference;
 use crate::state::{RunEvent, RunState};
 use crate::store::Unit;
@@ -58,8 +59,12 @@ impl Core {
                     });
             });
         }
-        let (empty, full): (Vec<_>, Vec<_>) = drafts.into_values().partition(|draft| draft.unit.is_empty());
-        drop(empty);
+        let mut full: Vec<InFlight> = drafts.into_values().filter(|draft| !draft.unit.is_empty()).collect();
+        for InFlight { unit, reports, ended } in &mut full {
+            if let Some(live) = self.runs.get(&unit.run) {
+                unit.notices = notices_of(&live.view, unit, reports, *ended, self.config.incarnation);
+            }
+        }
         full.iter().for_each(|draft| self.limits.apply(&draft.unit.slots));
         self.writing = full;
         self.writing.iter().map(|draft| draft.unit.clone()).collect()
@@ -67,6 +72,7 @@ impl Core {
 
     /// Works off the news of one run.
     pub(super) fn step(&mut self, pk: RunPk, now: DateTime<Utc>) -> (InFlight, BTreeSet<TiKey>) {
+        let bounds = Bounds { max_map_length: self.config.max_map_length, max_lost: self.config.max_lost };
         let live = self.runs.get_mut(&pk).expect("the caller looked");
         let reports = self.inbox.remove(&pk).unwrap_or_default();
         let due = std::mem::take(&mut live.due);
@@ -82,7 +88,7 @@ impl Core {
         // A unit changes the state of its run once: a run that starts here ends with the next unit at the earliest.
         let starts = plan.unit.run_change.is_some();
         for report in reports {
-            match accept(&mut plan, &report, self.config.max_map_length) {
+            match accept(&mut plan, &report, bounds) {
                 Accepted::Yes => taken.push(report),
                 Accepted::Later => later.push(report),
                 Accepted::Stale => {
@@ -125,10 +131,10 @@ impl Core {
     ) {
         for (pk, ready) in fresh.iter() {
             let view = &self.runs[pk].view;
-            ready.iter().for_each(|key| self.backlog.add(view, *key));
+            ready.iter().for_each(|key| self.backlog.add(view, *key, now));
         }
-        let free = self.config.slots.saturating_sub(self.attempts.len());
-        if free == 0 || self.closed || self.backlog.is_empty() {
+        let free = self.free_slots();
+        if free == 0 || self.closed || self.rests(now) || self.backlog.is_empty() {
             return;
         }
         // What the drafts give back is free for this round.

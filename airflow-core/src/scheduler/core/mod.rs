@@ -5,6 +5,7 @@
 
 mod deciding;
 mod news;
+mod share;
 mod wants;
 mod written;
 
@@ -14,6 +15,7 @@ use std::sync::Arc;
 
 use chrono::{DateTime, TimeDelta, Utc};
 
+use self::share::Share;
 use crate::compile::CompiledDag;
 use crate::id::{AttemptId, DagId, IncarnationId, RunPk, TiKey};
 use crate::plan::{Report, RunView};
@@ -36,12 +38,21 @@ const TIMETABLE_PAUSE_S: i64 = 60;
 /// without a pause the scheduler would ask it for ever.
 const SAME_RUN_PAUSE_S: i64 = 1;
 
+/// How long nothing is started after the executor refused an attempt, unless one ends before, in milliseconds.
+const REFUSED_PAUSE_MS: i64 = 1_000;
+
+/// How often an attempt is looked for whose commit had no answer, and how long it takes from one look to the next, in
+/// seconds: a commit that is on its way may still happen after its caller has given up.
+const UNSURE_LOOKS: u32 = 12;
+const UNSURE_PAUSE_S: i64 = 5;
+
 /// How a scheduler is set up.
 #[derive(Debug, Clone)]
 pub(super) struct CoreConfig {
     pub incarnation: IncarnationId,
     pub slots: usize,
     pub max_map_length: usize,
+    pub max_lost: u32,
     pub new_id: fn() -> AttemptId,
     /// Whether the timetables make runs (Airflow's `use_job_schedule`).
     pub use_schedules: bool,
@@ -50,6 +61,8 @@ pub(super) struct CoreConfig {
 /// What the loop has to fetch or write outside of the hot path.
 #[derive(Debug, Default)]
 pub(super) struct Wants {
+    /// Runs that this process wants to decide about.
+    pub claim: Vec<RunPk>,
     pub load: Vec<(RunPk, Option<PastQuery>)>,
     pub create: Vec<NewRun>,
     pub limits: bool,
@@ -58,7 +71,11 @@ pub(super) struct Wants {
 
 impl Wants {
     pub(super) fn is_empty(&self) -> bool {
-        self.load.is_empty() && self.create.is_empty() && !self.limits && self.advance.is_empty()
+        self.claim.is_empty()
+            && self.load.is_empty()
+            && self.create.is_empty()
+            && !self.limits
+            && self.advance.is_empty()
     }
 }
 
@@ -121,9 +138,16 @@ pub(super) struct Core {
     backlog: Backlog,
     limits: Limits,
     limits_unknown: bool,
-    attempts: HashMap<AttemptId, (RunPk, TiKey)>,
-    /// Started in a commit of which it is not known whether it happened.
-    unsure: HashMap<AttemptId, RunPk>,
+    attempts: BTreeMap<AttemptId, (RunPk, TiKey)>,
+    /// Started in a commit of which it is not known whether it happened, or still will; looked for so many times more.
+    unsure: BTreeMap<AttemptId, (RunPk, u32)>,
+    /// Attempts of an earlier life of this process that did not stop; they keep their slots.
+    strays: BTreeSet<AttemptId>,
+    /// The executor refused an attempt: nothing is started before this moment.
+    rests_until: Option<DateTime<Utc>>,
+    /// Which runs this process decides about, and which others have.
+    share: Share,
+    last_tick: Option<DateTime<Utc>>,
     timers: BinaryHeap<Reverse<(DateTime<Utc>, Timer)>>,
     dag_timers: BTreeSet<(DateTime<Utc>, DagId)>,
     writing: Vec<InFlight>,
@@ -146,8 +170,12 @@ impl Core {
             backlog: Backlog::default(),
             limits: Limits::default(),
             limits_unknown: true,
-            attempts: HashMap::new(),
-            unsure: HashMap::new(),
+            attempts: BTreeMap::new(),
+            unsure: BTreeMap::new(),
+            strays: BTreeSet::new(),
+            rests_until: None,
+            share: Share::default(),
+            last_tick: None,
             timers: BinaryHeap::new(),
             dag_timers: BTreeSet::new(),
             writing: Vec::new(),
@@ -175,12 +203,31 @@ impl Core {
 
     /// How many attempts are out.
     pub(super) fn running_attempts(&self) -> usize {
-        self.attempts.len()
+        self.attempts.len() + self.strays.len()
     }
 
-    /// Whether there is anything that could be decided right now.
-    pub(super) fn has_work(&self) -> bool {
-        !self.dirty.is_empty() || !self.load.is_empty()
+    /// Attempts that were handed to the executor and have not reported.
+    pub(super) fn attempts_out(&self) -> Vec<AttemptId> {
+        self.attempts.keys().chain(&self.strays).copied().collect()
+    }
+
+    /// Attempts of an earlier life that still run.
+    pub(super) fn keep_strays(&mut self, strays: Vec<AttemptId>) {
+        self.strays.extend(strays);
+    }
+
+    /// Since when the instance waits that is ready for the longest time.
+    pub(super) fn waits_since(&self) -> Option<DateTime<Utc>> {
+        self.backlog.waits_since()
+    }
+
+    fn free_slots(&self) -> usize {
+        self.config.slots.saturating_sub(self.attempts.len() + self.strays.len())
+    }
+
+    /// Whether the executor had no room a moment ago.
+    fn rests(&self, now: DateTime<Utc>) -> bool {
+        self.rests_until.is_some_and(|until| now < until)
     }
 }
 

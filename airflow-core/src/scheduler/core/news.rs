@@ -69,6 +69,9 @@ impl Core {
             }
             RunState::Running => {
                 lane.running.insert(row.pk);
+                if self.share.is_foreign(row.pk) {
+                    return;
+                }
                 let known = self.runs.get(&row.pk).map(|live| live.view.run.generation);
                 if known != Some(row.generation) {
                     self.load.insert(row.pk);
@@ -86,6 +89,7 @@ impl Core {
             lane.queued.retain(|(_, _, pk), _| listed.get(pk) == Some(&RunState::Queued));
             lane.running.retain(|pk| listed.get(pk) == Some(&RunState::Running));
         }
+        self.share.keep(|pk| listed.contains_key(&pk));
         let gone: Vec<RunPk> =
             self.runs.keys().copied().filter(|pk| listed.get(pk) != Some(&RunState::Running)).collect();
         for pk in gone {
@@ -112,6 +116,8 @@ impl Core {
 
     pub(in crate::scheduler) fn report(&mut self, report: Report) {
         self.attempts.remove(&report.attempt_id);
+        self.strays.remove(&report.attempt_id);
+        self.rests_until = None;
         self.dirty.insert(report.run);
         self.inbox.entry(report.run).or_default().push(report);
     }
@@ -147,7 +153,7 @@ impl Core {
         // Stamps of one process are never used twice, so kept values of an earlier view cannot be taken for new ones.
         self.stamp += 1 << 20;
         view.set_source_stamp(self.stamp);
-        self.adopt(&view, &mut effects);
+        self.adopt(&view, &mut effects, now);
         let live = Live { view, fresh: true, due: Vec::new(), rest: Vec::new(), timed_out: false, stale };
         self.watch_timeout(&live.view, now);
         self.runs.insert(pk, live);
@@ -156,11 +162,11 @@ impl Core {
     }
 
     /// Compares what the store says of attempts with what this process knows.
-    fn adopt(&mut self, view: &RunView, effects: &mut Effects) {
+    fn adopt(&mut self, view: &RunView, effects: &mut Effects, now: DateTime<Utc>) {
         let pk = view.run.pk;
         for (key, ti) in view.all() {
             match ti.state {
-                TaskState::Scheduled => self.backlog.add(view, key),
+                TaskState::Scheduled => self.backlog.add(view, key, now),
                 TaskState::Running => {
                     let Some(id) = ti.data.attempt_id.filter(|id| self.unsure.remove(id).is_some()) else {
                         continue;
@@ -172,7 +178,7 @@ impl Core {
                 _ => {}
             }
         }
-        self.unsure.retain(|_, run| *run != pk);
+        self.look_for_unsure(pk, now);
         let lost = |(id, (run, key)): (&AttemptId, &(RunPk, TiKey))| {
             let ti = view.ti(*key);
             let runs = ti.is_some_and(|ti| ti.state == TaskState::Running && ti.data.attempt_id == Some(*id));
@@ -227,6 +233,7 @@ impl Core {
         }
         self.dirty.remove(&pk);
         self.inbox.remove(&pk);
+        self.share.forget(pk);
         let of_run = self.attempts.iter().filter(|(_, (run, _))| *run == pk);
         effects.cancel.extend(of_run.map(|(id, _)| *id));
     }

@@ -15,11 +15,19 @@ impl Core {
     pub(in crate::scheduler) fn next_wake(&self) -> Option<DateTime<Utc>> {
         let timer = self.timers.peek().map(|Reverse((at, _))| *at);
         let dag = self.dag_timers.first().map(|(at, _)| *at);
-        timer.into_iter().chain(dag).min()
+        let rest = self.rests_until.filter(|_| !self.backlog.is_empty());
+        timer.into_iter().chain(dag).chain(rest).min()
     }
 
     /// Works off what is due.
     pub(in crate::scheduler) fn tick(&mut self, now: DateTime<Utc>) {
+        if self.last_tick.is_some_and(|last| now < last) {
+            self.clock_was_set_back(now);
+        }
+        self.last_tick = Some(now);
+        if self.rests_until.is_some_and(|until| until <= now) {
+            self.rests_until = None;
+        }
         while self.timers.peek().is_some_and(|Reverse((at, _))| *at <= now) {
             let Some(Reverse((_, timer))) = self.timers.pop() else { break };
             let pk = match timer {
@@ -46,6 +54,18 @@ impl Core {
         }
     }
 
+    /// Pauses were meant to be short; without this they would last until the clock has caught up.
+    fn clock_was_set_back(&mut self, now: DateTime<Utc>) {
+        self.rests_until = None;
+        let timers = std::mem::take(&mut self.timers);
+        let sooner = |Reverse((at, timer)): Reverse<(DateTime<Utc>, Timer)>| match timer {
+            Timer::Again(_) => Reverse((at.min(now), timer)),
+            Timer::Instance(..) | Timer::RunTimeout(_) => Reverse((at, timer)),
+        };
+        self.timers = timers.into_iter().map(sooner).collect();
+        self.dags.values_mut().for_each(|lane| lane.ask_after = None);
+    }
+
     pub(super) fn look_at_schedule(&mut self, id: &DagId, now: DateTime<Utc>) {
         let Some(lane) = self.dags.get_mut(id) else { return };
         let at = lane.row.next.map(|next| next.run_after).into_iter().chain(lane.ask_after).max();
@@ -65,22 +85,16 @@ impl Core {
                 self.next_of(&id, now, &mut wants);
             }
         }
-        // Queued runs for which there is room are loaded, and start when they are looked at.
-        for lane in self.dags.values().filter(|lane| !lane.row.is_paused && !self.closed) {
-            let room = (lane.dag.settings.max_active_runs as usize).saturating_sub(lane.running.len());
-            let ready = lane.queued.iter().filter(|((_, at, _), _)| *at <= now).take(room);
-            for ((_, _, pk), row) in ready {
-                if !self.runs.contains_key(pk) && !self.load.contains(pk) && !self.resting.contains(pk) {
-                    self.load.insert(row.pk);
-                }
+        self.take_queued(now);
+        for pk in self.load.clone() {
+            if !self.share.is_mine(pk) {
+                wants.claim.push(pk);
+                continue;
             }
-        }
-        for pk in &self.load {
-            let dag = self.dag_of.get(pk).and_then(|id| self.dags.get(id)).map(|lane| &lane.dag);
+            let dag = self.dag_of.get(&pk).and_then(|id| self.dags.get(id)).map(|lane| &lane.dag);
             let past = dag.filter(|dag| dag.looks_back);
-            wants
-                .load
-                .push((*pk, past.map(|dag| PastQuery { scheduled_only: dag.settings.restriction.catchup })));
+            let past = past.map(|dag| PastQuery { scheduled_only: dag.settings.restriction.catchup });
+            wants.load.push((pk, past));
         }
         wants
     }

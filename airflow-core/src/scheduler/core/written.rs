@@ -8,11 +8,11 @@ use chrono::{DateTime, TimeDelta, Utc};
 use crate::decide::step::follow_past;
 use crate::id::{RunPk, TiKey};
 use crate::plan::{Attempt, Report, RunView};
-use crate::scheduler::effects::{Effects, attempt_of, callbacks_of, callbacks_of_run};
-use crate::state::{RunEvent, RunState, TaskState};
-use crate::store::{Unit, UnitResult};
+use crate::scheduler::effects::{Effects, attempt_of};
+use crate::state::{RunState, TaskState};
+use crate::store::{NoticeRow, Unit, UnitResult};
 
-use super::{Core, InFlight, STALE_IN_A_ROW, STALE_PAUSE_MS, Timer};
+use super::{Core, InFlight, REFUSED_PAUSE_MS, STALE_IN_A_ROW, STALE_PAUSE_MS, Timer, UNSURE_LOOKS};
 
 impl Core {
     /// What the store answered to the last plan.
@@ -39,7 +39,7 @@ impl Core {
         for draft in std::mem::take(&mut self.writing) {
             for start in &draft.unit.started {
                 self.attempts.remove(&start.attempt_id);
-                self.unsure.insert(start.attempt_id, draft.unit.run);
+                self.unsure.insert(start.attempt_id, (draft.unit.run, UNSURE_LOOKS));
             }
             self.load.insert(draft.unit.run);
             self.inbox.entry(draft.unit.run).or_default().extend(draft.reports);
@@ -74,6 +74,13 @@ impl Core {
         live.stale = 0;
         let view = &live.view;
         let info = Arc::new(view.info());
+        effects.notices.extend(draft.unit.notices.iter().map(|notice| NoticeRow {
+            run: pk,
+            dag_id: view.run.dag_id.clone(),
+            run_id: view.run.run_id.clone(),
+            logical_date: view.run.logical_date,
+            notice: notice.clone(),
+        }));
         for start in &draft.unit.started {
             let Some((_, key)) = self.attempts.get(&start.attempt_id) else { continue };
             let mut attempt = attempt_of(view, *key, start.attempt_id, start.at);
@@ -86,12 +93,11 @@ impl Core {
             }
         }
         for change in &draft.unit.tis {
-            callbacks_of(view, change, &draft.reports, effects);
             // What lost its attempt, or was given back, waits for a slot again.
             if change.transition.to() == TaskState::Scheduled
                 && let Some(task) = view.dag.find(change.task_id.as_str())
             {
-                self.backlog.add(view, TiKey { task, map: change.map_index });
+                self.backlog.add(view, TiKey { task, map: change.map_index }, now);
             }
         }
         if draft.unit.run_change.as_ref().is_some_and(|change| change.transition.to() == RunState::Running) {
@@ -99,8 +105,8 @@ impl Core {
             self.started(&view, now);
         }
         self.tell_later_runs(pk, &draft.unit);
-        if let Some(event) = draft.ended {
-            self.ended(pk, event, now, effects);
+        if draft.ended.is_some() {
+            self.ended(pk, now, effects);
         }
     }
 
@@ -136,14 +142,13 @@ impl Core {
         }
     }
 
-    fn ended(&mut self, pk: RunPk, event: RunEvent, now: DateTime<Utc>, effects: &mut Effects) {
+    fn ended(&mut self, pk: RunPk, now: DateTime<Utc>, effects: &mut Effects) {
         let Some(live) = self.runs.remove(&pk) else { return };
         if !live.view.all().all(|(_, ti)| ti.state.is_finished()) {
             self.backlog.forget_run(pk);
         }
         let run = &live.view.run;
         let dag = &live.view.dag;
-        callbacks_of_run(run, dag, event, now, effects);
         if run.state == RunState::Failed && dag.settings.max_consecutive_failed_dag_runs > 0 {
             effects.failed.push(Arc::clone(dag));
         }
@@ -154,12 +159,14 @@ impl Core {
             lane.queued.retain(|(_, _, other), _| *other != pk);
         }
         self.dag_of.remove(&pk);
+        self.share.forget(pk);
         self.inbox.remove(&pk);
         self.look_at_schedule(&id, now);
     }
 
     /// What could not be submitted is given back.
     pub(in crate::scheduler) fn not_submitted(&mut self, attempt: &Attempt, now: DateTime<Utc>) {
+        let until = now + TimeDelta::milliseconds(REFUSED_PAUSE_MS);
         self.report(Report {
             run: attempt.run.pk,
             key: attempt.key(),
@@ -169,5 +176,6 @@ impl Core {
             rendered: Vec::new(),
             at: now,
         });
+        self.rests_until = Some(until);
     }
 }

@@ -4,18 +4,22 @@ use std::collections::{BTreeMap, BTreeSet};
 
 use chrono::{DateTime, Utc};
 
-use crate::id::{AttemptId, DagId, IncarnationId, MapIndex, RunId, RunPk, TaskId};
+use crate::id::{AttemptId, DagId, MapIndex, RunId, RunPk, TaskId};
 use crate::state::{RunState, RunType, TaskState};
 use crate::store::judge::TiId;
 use crate::store::rules::{self, CLEANED, DEFAULT_POOL, interval, keeps_dag, micros, next_run, storable};
 use crate::store::{
     Advance, AttemptRow, AuditEntry, AuditFilter, CreatedRun, DagRecord, DagRow, DagVersion, EventRow,
-    Expansion, Incarnation, NewIncarnation, NewRun, PastQuery, PastRun, PoolRow, PoolSpec, RunFilter, RunRow,
+    Expansion, NewRun, Notice, NoticeKey, PastQuery, PastRun, PoolRow, PoolSpec, RunFilter, RunRow,
     RunSnapshot, SlotKey, StoreResult, TiData, TiRow, VariableRow, XComFilter, XComRow, XComWrite,
 };
 use crate::xcom::SKIP_KEY;
 
+use processes::Processes;
+
 mod commit;
+mod notices;
+mod processes;
 
 /// All rows.
 #[derive(Debug)]
@@ -29,11 +33,16 @@ pub(super) struct State {
     tis: BTreeMap<TiId, (TaskState, u32, TiData)>,
     attempts: BTreeMap<(TiId, u32), AttemptRow>,
     attempt_keys: BTreeMap<AttemptId, (TiId, u32)>,
+    /// Attempts that have not ended.
+    open: BTreeSet<(TiId, u32)>,
+    /// Runs that are queued or running.
+    active: BTreeSet<RunPk>,
     events: BTreeMap<(TiId, u32), EventRow>,
     xcoms: BTreeMap<(TiId, String), XComRow>,
     expansions: BTreeMap<(RunPk, TaskId), u32>,
     slots: BTreeMap<SlotKey, i64>,
-    incarnations: BTreeMap<IncarnationId, (Incarnation, bool)>,
+    processes: Processes,
+    notices: BTreeMap<NoticeKey, Notice>,
     audit: Vec<AuditEntry>,
     pub(super) variables: BTreeMap<String, VariableRow>,
     pub(super) pools: BTreeMap<String, PoolSpec>,
@@ -51,11 +60,14 @@ impl Default for State {
             tis: BTreeMap::new(),
             attempts: BTreeMap::new(),
             attempt_keys: BTreeMap::new(),
+            open: BTreeSet::new(),
+            active: BTreeSet::new(),
             events: BTreeMap::new(),
             xcoms: BTreeMap::new(),
             expansions: BTreeMap::new(),
             slots: BTreeMap::new(),
-            incarnations: BTreeMap::new(),
+            processes: Processes::default(),
+            notices: BTreeMap::new(),
             audit: Vec::new(),
             variables: BTreeMap::new(),
             pools: BTreeMap::from([(DEFAULT_POOL.to_owned(), rules::default_pool())]),
@@ -98,53 +110,6 @@ fn remove_of_run<K: Ord + Clone, V>(
 }
 
 impl State {
-    pub(super) fn register(&mut self, process: NewIncarnation) {
-        let process = NewIncarnation {
-            started_at: micros(process.started_at),
-            lease_until: micros(process.lease_until),
-            ..process
-        };
-        let last_beat = process.started_at;
-        self.incarnations.entry(process.id).or_insert((Incarnation { process, beats: 0, last_beat }, false));
-    }
-
-    pub(super) fn beat(&mut self, id: IncarnationId, now: DateTime<Utc>, until: DateTime<Utc>) -> bool {
-        match self.incarnations.get_mut(&id) {
-            Some((known, false)) => {
-                known.beats += 1;
-                known.last_beat = micros(now);
-                known.process.lease_until = micros(until);
-                true
-            }
-            _ => false,
-        }
-    }
-
-    pub(super) fn end_incarnation(&mut self, id: IncarnationId, _now: DateTime<Utc>) {
-        if let Some((_, ended)) = self.incarnations.get_mut(&id) {
-            *ended = true;
-        }
-    }
-
-    pub(super) fn incarnations(&self) -> Vec<Incarnation> {
-        let mut alive: Vec<_> =
-            self.incarnations.values().filter(|(_, ended)| !ended).map(|(known, _)| known.clone()).collect();
-        alive.sort_by_key(|known| (known.process.started_at, known.process.id));
-        alive
-    }
-
-    pub(super) fn orphans(&self) -> Vec<AttemptRow> {
-        let is_orphan = |attempt: &&AttemptRow| {
-            !attempt.state.is_ended()
-                && attempt
-                    .start
-                    .incarnation
-                    .and_then(|id| self.incarnations.get(&id))
-                    .is_some_and(|(_, ended)| *ended)
-        };
-        self.attempts.values().filter(is_orphan).cloned().collect()
-    }
-
     pub(super) fn sync_dag(&mut self, record: &DagRecord, now: DateTime<Utc>) {
         let now = micros(now);
         let versions = self.versions.entry(record.dag_id.clone()).or_default();
@@ -291,6 +256,7 @@ impl State {
         };
         self.run_ids.insert((row.dag_id.clone(), row.run_id.clone()), row.pk);
         self.run_dates.insert((row.dag_id.clone(), row.logical_date, row.pk));
+        self.active.insert(row.pk);
         self.runs.insert(row.pk, row.clone());
         row
     }
@@ -304,7 +270,12 @@ impl State {
                 && filter.from.is_none_or(|from| row.logical_date >= from)
                 && filter.to.is_none_or(|to| row.logical_date <= to)
         };
-        let mut rows: Vec<&RunRow> = self.runs.values().filter(fits).collect();
+        let only_active = !filter.states.is_empty() && !filter.states.iter().any(|state| state.is_finished());
+        let mut rows: Vec<&RunRow> = if only_active {
+            self.active.iter().filter_map(|pk| self.runs.get(pk)).filter(fits).collect()
+        } else {
+            self.runs.values().filter(fits).collect()
+        };
         rows.sort_by_key(|row| (row.logical_date, row.pk));
         if filter.newest_first {
             rows.reverse();
@@ -353,13 +324,16 @@ impl State {
         }
         let attempts: Vec<AttemptId> =
             of_run(&self.attempts, run, None, 0).map(|(_, row)| row.start.attempt_id).collect();
-        for id in attempts {
-            self.attempt_keys.remove(&id);
+        for key in attempts.iter().filter_map(|id| self.attempt_keys.remove(id)).collect::<Vec<_>>() {
+            self.open.remove(&key);
         }
+        self.active.remove(&run);
+        self.processes.owners.remove(&run);
         remove_of_run(&mut self.attempts, run, None, 0);
         remove_of_run(&mut self.events, run, None, 0);
         remove_of_run(&mut self.xcoms, run, None, String::new());
         self.expansions.retain(|(pk, _), _| *pk != run);
+        self.notices.retain(|key, _| key.run != run);
         true
     }
 

@@ -32,7 +32,7 @@ const MIGRATIONS: [&[&str]; NEEDED as usize] = [&V1];
 const END: &str = ") ENGINE = InnoDB CHARACTER SET utf8mb4 COLLATE utf8mb4_bin";
 
 /// Each without its end.
-const V1: [&str; 14] = [
+const V1: [&str; 16] = [
     "CREATE TABLE IF NOT EXISTS af_dag (
         dag_id VARCHAR(250) PRIMARY KEY, is_paused BOOLEAN NOT NULL, fingerprint VARCHAR(250) NOT NULL,
         version BIGINT NOT NULL, schedule LONGTEXT NOT NULL, description LONGTEXT, owners LONGTEXT NOT NULL,
@@ -80,6 +80,14 @@ const V1: [&str; 14] = [
     "CREATE TABLE IF NOT EXISTS af_expansion (
         run BIGINT NOT NULL, owner VARCHAR(250) NOT NULL, length BIGINT NOT NULL,
         PRIMARY KEY (run, owner), FOREIGN KEY (run) REFERENCES af_run (pk) ON DELETE CASCADE",
+    "CREATE TABLE IF NOT EXISTS af_notice (
+        run BIGINT NOT NULL, task_id VARCHAR(250) NOT NULL, map_index BIGINT NOT NULL, epoch BIGINT NOT NULL,
+        event VARCHAR(250) NOT NULL, try_number BIGINT NOT NULL, reason LONGTEXT, at DATETIME(6) NOT NULL,
+        owner BINARY(16) NOT NULL,
+        PRIMARY KEY (run, task_id, map_index, epoch), FOREIGN KEY (run) REFERENCES af_run (pk) ON DELETE CASCADE",
+    "CREATE TABLE IF NOT EXISTS af_run_owner (
+        run BIGINT PRIMARY KEY, incarnation BINARY(16) NOT NULL,
+        FOREIGN KEY (run) REFERENCES af_run (pk) ON DELETE CASCADE",
     "CREATE TABLE IF NOT EXISTS af_slot (
         kind BIGINT NOT NULL, name VARCHAR(250) NOT NULL, task_id VARCHAR(250) NOT NULL, used BIGINT NOT NULL,
         PRIMARY KEY (kind, name, task_id)",
@@ -90,7 +98,7 @@ const V1: [&str; 14] = [
         `key` VARCHAR(250) PRIMARY KEY, value LONGTEXT NOT NULL, description LONGTEXT",
     "CREATE TABLE IF NOT EXISTS af_incarnation (
         id BINARY(16) PRIMARY KEY, kind LONGTEXT NOT NULL, host LONGTEXT NOT NULL, pid BIGINT NOT NULL,
-        birth LONGTEXT NOT NULL, started_at DATETIME(6) NOT NULL, lease_until DATETIME(6) NOT NULL,
+        birth LONGTEXT NOT NULL, lease BIGINT NOT NULL, started_at DATETIME(6) NOT NULL, lease_until DATETIME(6) NOT NULL,
         beats BIGINT NOT NULL, last_beat DATETIME(6) NOT NULL, ended_at DATETIME(6)",
     "CREATE TABLE IF NOT EXISTS af_audit (
         id BIGINT AUTO_INCREMENT PRIMARY KEY, at DATETIME(6) NOT NULL, actor LONGTEXT NOT NULL,

@@ -78,6 +78,14 @@ CREATE TABLE af_expansion (
     run BIGINT NOT NULL REFERENCES af_run ON DELETE CASCADE, owner VARCHAR(250) COLLATE "C" NOT NULL,
     length BIGINT NOT NULL, PRIMARY KEY (run, owner)
 );
+CREATE TABLE af_notice (
+    run BIGINT NOT NULL REFERENCES af_run ON DELETE CASCADE, task_id VARCHAR(250) COLLATE "C" NOT NULL,
+    map_index BIGINT NOT NULL, epoch BIGINT NOT NULL, event TEXT NOT NULL, try_number BIGINT NOT NULL, reason TEXT,
+    at TIMESTAMPTZ NOT NULL, owner UUID NOT NULL, PRIMARY KEY (run, task_id, map_index, epoch)
+);
+CREATE TABLE af_run_owner (
+    run BIGINT PRIMARY KEY REFERENCES af_run ON DELETE CASCADE, incarnation UUID NOT NULL
+);
 CREATE TABLE af_slot (
     kind BIGINT NOT NULL, name VARCHAR(250) COLLATE "C" NOT NULL, task_id VARCHAR(250) COLLATE "C" NOT NULL,
     used BIGINT NOT NULL, PRIMARY KEY (kind, name, task_id)
@@ -91,7 +99,7 @@ CREATE TABLE af_variable (
 );
 CREATE TABLE af_incarnation (
     id UUID PRIMARY KEY, kind TEXT NOT NULL, host TEXT NOT NULL, pid BIGINT NOT NULL, birth TEXT NOT NULL,
-    started_at TIMESTAMPTZ NOT NULL, lease_until TIMESTAMPTZ NOT NULL, beats BIGINT NOT NULL,
+    lease BIGINT NOT NULL, started_at TIMESTAMPTZ NOT NULL, lease_until TIMESTAMPTZ NOT NULL, beats BIGINT NOT NULL,
     last_beat TIMESTAMPTZ NOT NULL, ended_at TIMESTAMPTZ
 ) WITH (fillfactor = 50);
 CREATE TABLE af_audit (

@@ -13,6 +13,7 @@ mod schema;
 
 use std::marker::PhantomData;
 use std::sync::Arc;
+use std::time::Duration;
 
 use async_trait::async_trait;
 use chrono::{DateTime, Utc};
@@ -21,12 +22,12 @@ use crate::id::{DagId, IncarnationId, MapIndex, RunPk, TaskId};
 
 use super::rules::{self, CLEANED};
 use super::sql::group::Writer;
-use super::sql::{admin, dags, load, runs, tasks};
+use super::sql::{admin, dags, load, notices, processes, runs, tasks};
 use super::{
     Advance, AttemptRow, AuditEntry, AuditFilter, CreatedRun, DagRecord, DagRow, DagVersion, EventRow,
-    Incarnation, Migrated, NewIncarnation, NewRun, PastQuery, PoolRow, PoolSpec, RunFilter, RunRow,
-    RunSnapshot, SchemaStatus, SlotKey, Store, StoreResult, TiRow, Unit, UnitResult, VariableRow, XComFilter,
-    XComRow, XComWrite,
+    Incarnation, Migrated, NewIncarnation, NewRun, NoticeKey, NoticeRow, PastQuery, PoolRow, PoolSpec,
+    RunFilter, RunRow, RunSnapshot, SchemaStatus, SlotKey, Store, StoreResult, TiRow, Unit, UnitResult,
+    VariableRow, XComFilter, XComRow, XComWrite,
 };
 use commit::Committer;
 use nonce::sweep;
@@ -42,6 +43,9 @@ pub(super) use schema::{NEEDED, STEP_DEADLINE, TABLES, VERSIONS, at_least, fits,
 
 /// How often a read is tried: more than twice means that the database is away for longer.
 const READ_TRIES: u32 = 3;
+
+/// How long a statement may wait for others that write: the server gives up then, and the call begins anew.
+const LONGEST_WAIT: Duration = Duration::from_secs(5);
 
 /// Stands for PostgreSQL in the type of a store.
 #[cfg(feature = "postgres")]
@@ -210,26 +214,54 @@ impl<D: 'static> Store for ServerStore<D> {
 
     async fn register(&self, process: NewIncarnation) -> StoreResult<()> {
         writing!(self, |conn| async {
-            sweep(conn, process.started_at).await?;
-            admin::register(conn, &process).await
+            sweep(conn).await?;
+            processes::register(conn, &process).await
         })
     }
 
-    async fn beat(
-        &self,
-        process: IncarnationId,
-        now: DateTime<Utc>,
-        until: DateTime<Utc>,
-    ) -> StoreResult<bool> {
-        writing!(self, |conn| admin::beat(conn, process, now, until))
+    fn longest_wait(&self) -> Duration {
+        LONGEST_WAIT
     }
 
-    async fn end_incarnation(&self, process: IncarnationId, now: DateTime<Utc>) -> StoreResult<()> {
-        writing!(self, |conn| admin::end_incarnation(conn, process, now))
+    async fn beat(&self, process: IncarnationId) -> StoreResult<bool> {
+        writing!(self, |conn| processes::beat(conn, process))
+    }
+
+    async fn end_incarnation(&self, process: IncarnationId) -> StoreResult<()> {
+        writing!(self, |conn| processes::end(conn, process))
+    }
+
+    async fn expire(&self, process: IncarnationId, beats: u64) -> StoreResult<bool> {
+        writing!(self, |conn| processes::expire(conn, process, beats))
     }
 
     async fn incarnations(&self) -> StoreResult<Vec<Incarnation>> {
-        reading!(self, |conn| admin::incarnations(conn))
+        reading!(self, |conn| processes::list(conn))
+    }
+
+    async fn forget_incarnations(&self, before: DateTime<Utc>) -> StoreResult<u64> {
+        writing!(self, |conn| processes::forget(conn, before))
+    }
+
+    async fn claim_runs(&self, runs: &[RunPk], process: IncarnationId) -> StoreResult<Vec<RunPk>> {
+        writing!(self, |conn| processes::claim(conn, runs, process))
+    }
+
+    async fn notices(&self) -> StoreResult<Vec<NoticeRow>> {
+        reading!(self, |conn| notices::list(conn))
+    }
+
+    async fn take_notice(
+        &self,
+        key: &NoticeKey,
+        from: IncarnationId,
+        to: IncarnationId,
+    ) -> StoreResult<bool> {
+        writing!(self, |conn| notices::take(conn, key, from, to))
+    }
+
+    async fn delete_notices(&self, keys: Vec<NoticeKey>) -> StoreResult<()> {
+        writing!(self, |conn| notices::delete(conn, &keys))
     }
 
     async fn orphans(&self) -> StoreResult<Vec<AttemptRow>> {

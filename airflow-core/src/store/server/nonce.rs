@@ -126,11 +126,8 @@ pub(in crate::store) async fn fence(conn: &mut Conn<'_>, nonce: Uuid) -> StoreRe
     }
 }
 
-/// Takes away the marks of processes that died long before `now`.
-pub(in crate::store) async fn sweep(
-    conn: &mut Conn<'_>,
-    now: chrono::DateTime<chrono::Utc>,
-) -> StoreResult<()> {
-    const SWEEP: &str = "DELETE FROM af_commit WHERE at < ?1";
-    query(SWEEP).bind(now - chrono::TimeDelta::days(KEPT_DAYS)).execute(conn).await.map(|_| ())
+/// Takes away the marks of processes that died long ago.
+pub(in crate::store) async fn sweep(conn: &mut Conn<'_>) -> StoreResult<()> {
+    const SWEEP: &str = "DELETE FROM af_commit WHERE at < AFTER_MICROS(?1)";
+    query(SWEEP).bind(-KEPT_DAYS * 86_400 * 1_000_000).execute(conn).await.map(|_| ())
 }

@@ -19,7 +19,9 @@ pub(in crate::store) const STEP_DEADLINE: Duration = Duration::from_secs(600);
 pub(in crate::store) const VERSIONS: &str = "airflow_schema";
 
 /// All tables, those that refer to others first.
-pub(in crate::store) const TABLES: [&str; 15] = [
+pub(in crate::store) const TABLES: [&str; 17] = [
+    "af_notice",
+    "af_run_owner",
     "af_audit",
     "af_incarnation",
     "af_variable",

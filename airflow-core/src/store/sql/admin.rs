@@ -1,76 +1,11 @@
-//! Processes, variables, pools, limits and the audit log.
+//! Variables, pools, limits and the audit log.
 
-use chrono::{DateTime, Utc};
-
-use crate::id::{DagId, IncarnationId, MapIndex, RunId, TaskId};
-use crate::store::{
-    AuditEntry, AuditFilter, Incarnation, NewIncarnation, PoolRow, PoolSpec, SlotKey, StoreResult,
-    VariableRow,
-};
+use crate::id::{DagId, MapIndex, RunId, TaskId};
+use crate::store::{AuditEntry, AuditFilter, PoolRow, PoolSpec, SlotKey, StoreResult, VariableRow};
 
 use super::errors::corrupt;
 use super::keys::slot_key;
 use super::{Conn, Row, query};
-
-/// Makes a process known.
-pub(in crate::store) async fn register(conn: &mut Conn<'_>, process: &NewIncarnation) -> StoreResult<()> {
-    const REGISTER: &str = "
-        INSERT INTO af_incarnation (id, kind, host, pid, birth, started_at, lease_until, beats, last_beat)
-        VALUES (?1, ?2, ?3, ?4, ?5, ?6, ?7, 0, ?6) ON CONFLICT (id) DO NOTHING";
-    let query = query(REGISTER)
-        .bind(process.id.0)
-        .bind(&process.kind)
-        .bind(&process.host)
-        .bind(process.pid)
-        .bind(&process.birth)
-        .bind(process.started_at)
-        .bind(process.lease_until);
-    query.execute(conn).await.map(|_| ())
-}
-
-/// Renews a lease, unless the process has ended; says whether it did.
-pub(in crate::store) async fn beat(
-    conn: &mut Conn<'_>,
-    process: IncarnationId,
-    now: DateTime<Utc>,
-    until: DateTime<Utc>,
-) -> StoreResult<bool> {
-    const BEAT: &str = "
-        UPDATE af_incarnation SET beats = beats + 1, last_beat = ?2, lease_until = ?3
-        WHERE id = ?1 AND ended_at IS NULL";
-    Ok(query(BEAT).bind(process.0).bind(now).bind(until).execute(conn).await? > 0)
-}
-
-/// Ends a process, unless it has ended.
-pub(in crate::store) async fn end_incarnation(
-    conn: &mut Conn<'_>,
-    process: IncarnationId,
-    now: DateTime<Utc>,
-) -> StoreResult<()> {
-    const END: &str = "UPDATE af_incarnation SET ended_at = ?2 WHERE id = ?1 AND ended_at IS NULL";
-    query(END).bind(process.0).bind(now).execute(conn).await.map(|_| ())
-}
-
-/// Processes that have not ended.
-pub(in crate::store) async fn incarnations(conn: &mut Conn<'_>) -> StoreResult<Vec<Incarnation>> {
-    const LIST: &str = "SELECT * FROM af_incarnation WHERE ended_at IS NULL ORDER BY started_at, id";
-    let incarnation = |row: &Row| {
-        Ok(Incarnation {
-            process: NewIncarnation {
-                id: IncarnationId(row.id("id")?),
-                kind: row.text("kind")?,
-                host: row.text("host")?,
-                pid: row.num("pid")?,
-                birth: row.text("birth")?,
-                started_at: row.time("started_at")?,
-                lease_until: row.time("lease_until")?,
-            },
-            beats: row.num("beats")?,
-            last_beat: row.time("last_beat")?,
-        })
-    };
-    query(LIST).fetch_all(conn).await?.iter().map(incarnation).collect()
-}
 
 /// Variables, of one key if given.
 pub(in crate::store) async fn variables(

@@ -11,6 +11,7 @@ use crate::store::judge::net_slots;
 
 use super::json::{Rows, apart};
 use super::keys::slot_columns;
+use super::notices::task_column;
 use super::text::Kind;
 
 /// Which of the lists a statement reads.
@@ -23,12 +24,13 @@ pub(in crate::store) enum List {
     XComs,
     Starts,
     Ends,
+    Notices,
     Slots,
 }
 
 impl List {
     /// All lists, in the order in which they are handed over.
-    pub(in crate::store) const ALL: [Self; 8] = [
+    pub(in crate::store) const ALL: [Self; 9] = [
         Self::Runs,
         Self::Tis,
         Self::Expansions,
@@ -36,6 +38,7 @@ impl List {
         Self::XComs,
         Self::Starts,
         Self::Ends,
+        Self::Notices,
         Self::Slots,
     ];
 }
@@ -131,6 +134,14 @@ const END: &str = "
     FROM ROWS(?1, of_run INT, id ID, goal NAME, moment TIME, why TEXT, shown TEXT) j
     WHERE af_attempt.attempt_id = j.id AND af_attempt.run = j.of_run AND af_attempt.ended_at IS NULL";
 
+const TELL: &str = "
+    INSERT INTO af_notice (run, task_id, map_index, epoch, event, try_number, reason, at, owner)
+    SELECT j.of_run, j.task, j.ix, j.nth, j.what, j.tries, j.why, j.moment, j.process
+    FROM ROWS(?1, of_run INT, task NAME, ix INT, nth INT, what NAME, tries INT, why TEXT, moment TIME, process ID) j
+    WHERE true
+    ON CONFLICT (run, task_id, map_index, epoch) DO UPDATE SET event = excluded.event,
+        try_number = excluded.try_number, reason = excluded.reason, at = excluded.at, owner = excluded.owner";
+
 /// A limit as a row: by how much `used` changes in all, below what it cannot end (it is never negative meanwhile), the
 /// highest it stands meanwhile after something was taken, compared to its start and in itself, and the smallest limit.
 macro_rules! slots {
@@ -147,7 +158,7 @@ const TAKE: &str = concat!(
 );
 
 /// The statements in the order in which they run, each with the list it reads.
-pub(in crate::store) const STEPS: [(List, &str); 11] = [
+pub(in crate::store) const STEPS: [(List, &str); 12] = [
     (List::Runs, RUNS),
     (List::Tis, FIRST),
     (List::Tis, NEXT),
@@ -158,6 +169,7 @@ pub(in crate::store) const STEPS: [(List, &str); 11] = [
     (List::Starts, CLAIM),
     (List::Starts, START),
     (List::Ends, END),
+    (List::Notices, TELL),
     (List::Slots, TAKE),
 ];
 
@@ -175,7 +187,7 @@ impl Lists {
     /// The lists of units of different runs.
     pub(in crate::store) fn new(kind: Kind, units: &[&Unit]) -> Self {
         let mut lists: [Rows; List::ALL.len()] = std::array::from_fn(|_| Rows::new(kind));
-        let [runs, tis, expansions, clears, xcoms, starts, ends, slots] = &mut lists;
+        let [runs, tis, expansions, clears, xcoms, starts, ends, notices, slots] = &mut lists;
         for unit in units {
             write_run(runs, unit);
             write_tis(tis, unit);
@@ -189,6 +201,7 @@ impl Lists {
             }
             write_xcoms(xcoms, unit);
             write_attempts(starts, ends, unit);
+            write_notices(notices, unit);
         }
         write_slots(slots, units);
         Self(lists.map(Rows::finish))
@@ -252,6 +265,15 @@ fn write_attempts(starts: &mut Rows, ends: &mut Rows, unit: &Unit) {
     }
 }
 
+fn write_notices(rows: &mut Rows, unit: &Unit) {
+    let last: BTreeMap<_, _> = unit.notices.iter().map(|notice| (notice.key(unit.run), notice)).collect();
+    for notice in last.values() {
+        let row = rows.row().int(unit.run.0).text(task_column(notice.task_id.as_ref()));
+        let row = row.int(notice.map_index.0).int(notice.epoch).text(&notice.event).int(notice.try_number);
+        row.maybe_text(notice.reason.as_deref()).time(notice.at).maybe_id(Some(notice.owner.0)).end();
+    }
+}
+
 /// What a row of limits says, of all changes of one limit in their order.
 #[derive(Debug, Default, Clone, Copy, PartialEq, Eq)]
 struct Sum {
@@ -295,26 +317,24 @@ mod tests {
     /// from every start.
     #[test]
     fn sums_of_limits_stand_for_their_changes_in_order() {
-        let deltas = [-3_i64, -1, 1, 2, 4];
-        for (a, b, c) in deltas
-            .iter()
-            .flat_map(|a| deltas.iter().flat_map(move |b| deltas.iter().map(move |c| (*a, *b, *c))))
-        {
+        const DELTAS: [i64; 5] = [-3, -1, 1, 2, 4];
+        let lists = (0..125).map(|n| [n / 25, n / 5 % 5, n % 5].map(|at: usize| DELTAS[at]));
+        for list in lists {
             let mut sum = Sum::default();
-            [a, b, c].iter().for_each(|delta| sum.add(*delta, None));
+            list.iter().for_each(|delta| sum.add(*delta, None));
             for start in 0..6_i64 {
                 let (mut used, mut highest) = (start, None);
-                for delta in [a, b, c] {
+                for delta in list {
                     used = (used + delta).max(0);
                     if delta > 0 {
                         highest = highest.max(Some(used));
                     }
                 }
-                assert_eq!(sum.least.max(start + sum.total), used, "{a} {b} {c} from {start}");
+                assert_eq!(sum.least.max(start + sum.total), used, "{list:?} from {start}");
                 assert_eq!(
                     sum.most.map(|most| (start + most).max(sum.low)),
                     highest,
-                    "{a} {b} {c} from {start}"
+                    "{list:?} from {start}"
                 );
             }
         }

@@ -18,6 +18,8 @@ pub(super) mod keys;
 pub(super) mod load;
 #[cfg(any(feature = "postgres", feature = "mysql"))]
 pub(super) mod lock;
+pub(super) mod notices;
+pub(super) mod processes;
 mod row;
 pub(super) mod runs;
 pub(super) mod tasks;

@@ -1,13 +1,15 @@
 //! Turns a statement in the common words into what one database wants.
 //!
 //! The common words are those that SQLite and PostgreSQL share, with values as `?1`, `?2`, names that need it in double
-//! quotes, and two additions:
+//! quotes, and a few additions:
 //!
 //! - `ROWS(?1, name TYPE, ..) j` is a table made of a value that holds a JSON array of arrays ([`Rows`]); it has the
 //!   columns that are named and `ord`, which counts them. Types: `NAME` (a text of at most 250 characters), `TEXT`,
 //!   `INT`, `FLAG`, `TIME`, `ID`.
 //! - `UPDATE table SET .. FROM ROWS(..) j WHERE ..` works on MySQL as well, if no column of `j` has the name of one that
 //!   is set.
+//!
+//! - `CLOCK()` is the time of the statement, `AFTER_MICROS(x)` so many microseconds later.
 //!
 //! Row locks (`FOR UPDATE`) and hints to the planner of SQLite (`CROSS JOIN`, `INDEXED BY`) vanish where they mean
 //! nothing. Each text is turned once; the result is kept.
@@ -147,12 +149,18 @@ fn translate(kind: Kind, prefix: &str, text: &str) -> (String, Option<Vec<usize>
     match kind {
         #[cfg(feature = "sqlite")]
         Kind::Sqlite => {
-            let text = expand_rows(text, sqlite_rows);
+            let text = clocked(text, "CAST(unixepoch('subsec') * 1000000 AS INTEGER)", |later| {
+                format!("(CAST(unixepoch('subsec') * 1000000 AS INTEGER) + {later})")
+            });
+            let text = expand_rows(&text, sqlite_rows);
             (prefixed(&without(&text, &[" FOR NO KEY UPDATE", " FOR UPDATE"], ""), prefix), None)
         }
         #[cfg(feature = "postgres")]
         Kind::Postgres => {
-            let text = expand_rows(text, postgres_rows);
+            let text = clocked(text, "statement_timestamp()", |later| {
+                format!("(statement_timestamp() + {later} * INTERVAL '1 microsecond')")
+            });
+            let text = expand_rows(&text, postgres_rows);
             let text = without_index_hints(&text.replace("CROSS JOIN", "JOIN"));
             let text = without(&text, &["lower(hex(attempt_id))"], "attempt_id");
             let text =
@@ -161,13 +169,30 @@ fn translate(kind: Kind, prefix: &str, text: &str) -> (String, Option<Vec<usize>
         }
         #[cfg(feature = "mysql")]
         Kind::Mysql => {
-            let text = expand_rows(&updating_join(text), mysql_rows);
+            let text = clocked(text, "UTC_TIMESTAMP(6)", |later| {
+                format!("(UTC_TIMESTAMP(6) + INTERVAL {later} MICROSECOND)")
+            });
+            let text = expand_rows(&updating_join(&text), mysql_rows);
             let text = without(&text, &["FOR NO KEY UPDATE"], "FOR UPDATE");
             let text = upserting(&without_index_hints(&text.replace("CROSS JOIN", "STRAIGHT_JOIN")));
             let (text, places) = in_places(&text.replace('"', "`"));
             (prefixed(&text, prefix), Some(places))
         }
     }
+}
+
+/// Replaces the words of time.
+fn clocked(text: &str, now: &str, later: impl Fn(&str) -> String) -> String {
+    let mut out = String::with_capacity(text.len());
+    let mut rest = text;
+    while let Some((head, tail)) = rest.split_once("AFTER_MICROS(") {
+        let (micros, tail) = tail.split_once(')').unwrap_or((tail, ""));
+        out.push_str(head);
+        out.push_str(&later(micros));
+        rest = tail;
+    }
+    out.push_str(rest);
+    out.replace("CLOCK()", now)
 }
 
 /// The end of the bracket that opens at the start of `text`.

@@ -24,7 +24,7 @@ use super::view;
 
 /// What the writing connection needs beside the tables. Columns of a step stand in `a` to `s`; what they mean for each
 /// kind stands in [`steps`](super::steps).
-const SETUP: [&str; 11] = [
+const SETUP: [&str; 12] = [
     "CREATE TEMP VIEW IF NOT EXISTS af_step AS
      SELECT 0 AS kind, 0 AS a, 0 AS b, 0 AS c, 0 AS d, 0 AS e, 0 AS f, 0 AS g, 0 AS h, 0 AS i, 0 AS j, 0 AS k, 0 AS l,
             0 AS m, 0 AS n, 0 AS o, 0 AS p, 0 AS q, 0 AS r, 0 AS s",
@@ -94,6 +94,10 @@ const SETUP: [&str; 11] = [
         SELECT RAISE(ABORT, 'full') FROM af_slot WHERE NEW.d > 0 AND kind = NEW.a AND name = NEW.b AND task_id = NEW.c
             AND used > iif(NEW.a = 0, coalesce((SELECT iif(slots < 0, used, slots) FROM af_pool WHERE name = NEW.b), 0),
                            coalesce(NEW.e, used));
+     END",
+    "CREATE TEMP TRIGGER IF NOT EXISTS af_tell INSTEAD OF INSERT ON af_step WHEN NEW.kind = 11 BEGIN
+        INSERT INTO af_notice (run, task_id, map_index, epoch, event, try_number, reason, at, owner)
+            VALUES (NEW.a, NEW.b, NEW.c, NEW.d, NEW.e, NEW.f, NEW.g, NEW.h, NEW.i);
      END",
 ];
 

@@ -29,12 +29,12 @@ use crate::id::{DagId, IncarnationId, MapIndex, RunPk, TaskId};
 use super::rules::{self, CLEANED};
 use super::sql::errors::failed;
 use super::sql::group::Writer;
-use super::sql::{Conn, admin, dags, load, runs, tasks};
+use super::sql::{Conn, admin, dags, load, notices, processes, runs, tasks};
 use super::{
     Advance, AttemptRow, AuditEntry, AuditFilter, CreatedRun, DagRecord, DagRow, DagVersion, EventRow,
-    Incarnation, Migrated, NewIncarnation, NewRun, PastQuery, PoolRow, PoolSpec, RunFilter, RunRow,
-    RunSnapshot, SchemaStatus, SlotKey, Store, StoreError, StoreResult, TiRow, Unit, UnitResult, VariableRow,
-    XComFilter, XComRow, XComWrite,
+    Incarnation, Migrated, NewIncarnation, NewRun, NoticeKey, NoticeRow, PastQuery, PoolRow, PoolSpec,
+    RunFilter, RunRow, RunSnapshot, SchemaStatus, SlotKey, Store, StoreError, StoreResult, TiRow, Unit,
+    UnitResult, VariableRow, XComFilter, XComRow, XComWrite,
 };
 use errors::unreachable;
 
@@ -280,40 +280,93 @@ impl Store for SqliteStore {
         self.writer()
             .await?
             .write(move |conn| {
-                Box::pin(async move { admin::register(&mut Conn::sqlite(conn), &process).await })
+                Box::pin(async move { processes::register(&mut Conn::sqlite(conn), &process).await })
             })
             .await
     }
 
-    async fn beat(
-        &self,
-        process: IncarnationId,
-        now: DateTime<Utc>,
-        until: DateTime<Utc>,
-    ) -> StoreResult<bool> {
+    fn longest_wait(&self) -> Duration {
+        self.inner.options.busy_timeout
+    }
+
+    async fn beat(&self, process: IncarnationId) -> StoreResult<bool> {
         self.writer()
             .await?
             .write(move |conn| {
-                Box::pin(async move { admin::beat(&mut Conn::sqlite(conn), process, now, until).await })
+                Box::pin(async move { processes::beat(&mut Conn::sqlite(conn), process).await })
             })
             .await
     }
 
-    async fn end_incarnation(&self, process: IncarnationId, now: DateTime<Utc>) -> StoreResult<()> {
+    async fn end_incarnation(&self, process: IncarnationId) -> StoreResult<()> {
         self.writer()
             .await?
             .write(move |conn| {
-                Box::pin(async move { admin::end_incarnation(&mut Conn::sqlite(conn), process, now).await })
+                Box::pin(async move { processes::end(&mut Conn::sqlite(conn), process).await })
+            })
+            .await
+    }
+
+    async fn expire(&self, process: IncarnationId, beats: u64) -> StoreResult<bool> {
+        self.writer()
+            .await?
+            .write(move |conn| {
+                Box::pin(async move { processes::expire(&mut Conn::sqlite(conn), process, beats).await })
             })
             .await
     }
 
     async fn incarnations(&self) -> StoreResult<Vec<Incarnation>> {
-        admin::incarnations(&mut Conn::sqlite(&mut *self.reader().await?)).await
+        processes::list(&mut Conn::sqlite(&mut *self.reader().await?)).await
+    }
+
+    async fn forget_incarnations(&self, before: DateTime<Utc>) -> StoreResult<u64> {
+        self.writer()
+            .await?
+            .write(move |conn| {
+                Box::pin(async move { processes::forget(&mut Conn::sqlite(conn), before).await })
+            })
+            .await
+    }
+
+    async fn claim_runs(&self, runs: &[RunPk], process: IncarnationId) -> StoreResult<Vec<RunPk>> {
+        let runs = runs.to_vec();
+        self.writer()
+            .await?
+            .write(move |conn| {
+                Box::pin(async move { processes::claim(&mut Conn::sqlite(conn), &runs, process).await })
+            })
+            .await
     }
 
     async fn orphans(&self) -> StoreResult<Vec<AttemptRow>> {
         tasks::orphans(&mut Conn::sqlite(&mut *self.reader().await?)).await
+    }
+
+    async fn notices(&self) -> StoreResult<Vec<NoticeRow>> {
+        notices::list(&mut Conn::sqlite(&mut *self.reader().await?)).await
+    }
+
+    async fn take_notice(
+        &self,
+        key: &NoticeKey,
+        from: IncarnationId,
+        to: IncarnationId,
+    ) -> StoreResult<bool> {
+        let key = key.clone();
+        self.writer()
+            .await?
+            .write(move |conn| {
+                Box::pin(async move { notices::take(&mut Conn::sqlite(conn), &key, from, to).await })
+            })
+            .await
+    }
+
+    async fn delete_notices(&self, keys: Vec<NoticeKey>) -> StoreResult<()> {
+        self.writer()
+            .await?
+            .write(move |conn| Box::pin(async move { notices::delete(&mut Conn::sqlite(conn), &keys).await }))
+            .await
     }
 
     async fn sync_dags(&self, dags: Vec<DagRecord>, now: DateTime<Utc>) -> StoreResult<Vec<DagRow>> {

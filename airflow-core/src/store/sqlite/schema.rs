@@ -13,10 +13,10 @@ use crate::store::sql::errors::{corrupt, failed};
 use crate::store::sql::{Conn, admin};
 
 /// The migrations, the first one leads to version 1.
-const MIGRATIONS: [&str; 1] = [V1];
+const MIGRATIONS: [&str; 3] = [V1, V2, V3];
 
 /// The version that this library needs.
-pub(super) const NEEDED: u32 = 1;
+pub(super) const NEEDED: u32 = 3;
 
 const CREATE_VERSIONS: &str =
     "CREATE TABLE IF NOT EXISTS airflow_schema (version INTEGER PRIMARY KEY, at INTEGER NOT NULL) STRICT";
@@ -100,8 +100,25 @@ CREATE TABLE af_audit (
 ) STRICT;
 CREATE INDEX af_audit_at ON af_audit (at)";
 
+/// What callbacks are to be told.
+const V2: &str = "
+CREATE TABLE af_notice (
+    run INTEGER NOT NULL REFERENCES af_run ON DELETE CASCADE, task_id TEXT NOT NULL, map_index INTEGER NOT NULL,
+    epoch INTEGER NOT NULL, event TEXT NOT NULL, try_number INTEGER NOT NULL, reason TEXT, at INTEGER NOT NULL,
+    owner BLOB NOT NULL,
+    PRIMARY KEY (run, task_id, map_index, epoch)
+) STRICT, WITHOUT ROWID";
+
+/// Leases in the database's own time, and which process decides about a run.
+const V3: &str = "
+ALTER TABLE af_incarnation ADD COLUMN lease INTEGER NOT NULL DEFAULT 20000000;
+CREATE TABLE af_run_owner (
+    run INTEGER PRIMARY KEY REFERENCES af_run ON DELETE CASCADE, incarnation BLOB NOT NULL
+) STRICT";
+
 /// All tables, those that refer to others first.
-const TABLES: [&str; 14] = [
+const TABLES: [&str; 16] = [
+    "af_notice",
     "af_audit",
     "af_incarnation",
     "af_variable",
@@ -112,6 +129,7 @@ const TABLES: [&str; 14] = [
     "af_attempt",
     "af_event",
     "af_ti",
+    "af_run_owner",
     "af_run",
     "af_dag_version",
     "af_dag",

@@ -9,6 +9,7 @@ use uuid::Uuid;
 use crate::state::{RunState, TaskState};
 use crate::store::judge::net_slots;
 use crate::store::sql::keys::slot_columns;
+use crate::store::sql::notices::task_column;
 use crate::store::{AttemptEnd, AttemptStart, TiChange, Unit, rules};
 
 /// The columns of a row: the kind of the step, and as many as a change of a task instance needs.
@@ -38,6 +39,8 @@ enum Kind {
     End = 9,
     /// kind, name, task, how much, limit
     Take = 10,
+    /// run, task, index, epoch, event, try, reason, at, owner
+    Tell = 11,
 }
 
 /// One column of a step.
@@ -148,6 +151,20 @@ impl<'a> Steps<'a> {
         }
         for end in &unit.ended {
             self.add_end(&run, end);
+        }
+        for notice in &unit.notices {
+            let cells = [
+                run.clone(),
+                task_column(notice.task_id.as_ref()).into(),
+                notice.map_index.0.into(),
+                notice.epoch.into(),
+                (&notice.event).into(),
+                notice.try_number.into(),
+                notice.reason.as_ref().into(),
+                notice.at.into(),
+                notice.owner.0.into(),
+            ];
+            self.push(Kind::Tell, cells);
         }
         for net in net_slots(unit).into_iter().filter(|net| net.delta != 0) {
             let (kind, name, task) = slot_columns(&net.key);

@@ -1,14 +1,17 @@
 //! Tables, processes, variables, pools and the audit log.
 
+use std::time::Duration;
+
 use uuid::Uuid;
 
 use crate::id::{IncarnationId, MapIndex};
+use crate::state::RunType;
 use crate::store::{
-    AuditEntry, AuditFilter, NewIncarnation, PoolSpec, SharedStore, SlotKey, StoreResult, UnitResult,
-    VariableRow,
+    AttemptState, AuditEntry, AuditFilter, Incarnation, NewIncarnation, PoolSpec, SharedStore, SlotKey,
+    StoreResult, UnitResult, VariableRow,
 };
 
-use super::{assert_refused, at, commit, fresh, one_run, slot, unit};
+use super::{assert_refused, at, commit, create, end, fresh, new_run, one_run, slot, start, unit};
 
 /// A migration does nothing the second time; a reset leaves the tables empty.
 ///
@@ -43,30 +46,146 @@ pub async fn tables_are_made_once(store: SharedStore) -> StoreResult<()> {
 /// If the store does not keep this.
 pub async fn incarnations_beat_until_they_end(store: SharedStore) -> StoreResult<()> {
     fresh(&store).await?;
-    let process = |number: u128, started: i64| NewIncarnation {
+    let process = |number: u128| process(number, Duration::from_secs(3600));
+    let (old, new) = (process(2), process(1));
+    store.register(old.clone()).await?;
+    let first = store.incarnations().await?.remove(0);
+    assert_eq!((&first.process, first.beats, first.expired), (&old, 0, false));
+    assert_eq!(first.last_beat, first.started_at);
+    let lease = |one: &Incarnation| (one.lease_until - one.last_beat).to_std().expect("it ends later");
+    assert_eq!(lease(&first), old.lease, "it counts from the store's own time");
+    assert!(store.beat(old.id).await?);
+    store.register(old.clone()).await?;
+    store.register(new.clone()).await?;
+    let alive = store.incarnations().await?;
+    assert_eq!(alive.len(), 2);
+    let beaten = alive.iter().find(|one| one.process.id == old.id).expect("it is alive");
+    assert_eq!((beaten.beats, lease(beaten)), (1, old.lease), "made known again it keeps its beats");
+    assert!(beaten.last_beat >= first.last_beat && beaten.started_at == first.started_at);
+    assert!(!store.expire(old.id, 1).await?, "its lease has not run out");
+    store.end_incarnation(old.id).await?;
+    store.end_incarnation(old.id).await?;
+    assert!(!store.beat(old.id).await?, "it was declared dead");
+    assert!(!store.beat(IncarnationId(Uuid::from_u128(9))).await?, "nobody knows it");
+    assert_eq!(store.incarnations().await?.len(), 1);
+    Ok(())
+}
+
+/// A lease that has run out shows, and ends the process only if it has not beaten meanwhile; a beat before that renews
+/// it.
+///
+/// # Errors
+///
+/// What the store said when it failed.
+///
+/// # Panics
+///
+/// If the store does not keep this.
+pub async fn leases_run_out(store: SharedStore) -> StoreResult<()> {
+    fresh(&store).await?;
+    // A lease of nothing runs out with the next tick of the store's clock.
+    let short = process(1, Duration::ZERO);
+    let long = process(2, Duration::from_secs(3600));
+    store.register(short.clone()).await?;
+    store.register(long.clone()).await?;
+    let found = expired(&store, short.id).await?;
+    assert_eq!((found.beats, found.lease_until), (0, found.last_beat));
+    assert!(store.beat(short.id).await?, "a late beat renews the lease of a process that nobody has ended");
+    assert!(!store.expire(short.id, 0).await?, "it has beaten since somebody looked");
+    expired(&store, short.id).await?;
+    assert!(!store.expire(long.id, 0).await?, "its lease goes on");
+    assert!(store.expire(short.id, 1).await?);
+    assert!(!store.expire(short.id, 1).await?, "somebody has ended it");
+    assert!(!store.beat(short.id).await?);
+    let left: Vec<_> = store.incarnations().await?.into_iter().map(|one| one.process.id).collect();
+    assert_eq!(left, [long.id]);
+    Ok(())
+}
+
+/// How often is looked whether a lease of nothing has run out: it takes one tick of the store's clock.
+const MOST_LOOKS: u32 = 1_000_000;
+
+async fn expired(store: &SharedStore, id: IncarnationId) -> StoreResult<Incarnation> {
+    for _ in 0..MOST_LOOKS {
+        let found = store.incarnations().await?.into_iter().find(|one| one.process.id == id);
+        let found = found.expect("nobody has ended it");
+        if found.expired {
+            return Ok(found);
+        }
+    }
+    panic!("the lease does not run out: the store's clock stands still");
+}
+
+/// Processes that ended are deleted after a while, but for those of which an attempt is open.
+///
+/// # Errors
+///
+/// What the store said when it failed.
+///
+/// # Panics
+///
+/// If the store does not keep this.
+pub async fn ended_processes_are_forgotten(store: SharedStore) -> StoreResult<()> {
+    let run = one_run(&store).await?;
+    let known: Vec<NewIncarnation> =
+        (1..=3).map(|number| process(number, Duration::from_secs(3600))).collect();
+    for one in &known {
+        store.register(one.clone()).await?;
+    }
+    let mut open = unit(&run);
+    let mut begun = start(1, "a", 1, AttemptState::Running);
+    begun.incarnation = Some(known[1].id);
+    open.started = vec![begun];
+    assert_eq!(commit(&store, open).await?, UnitResult::Committed);
+    store.end_incarnation(known[0].id).await?;
+    store.end_incarnation(known[1].id).await?;
+    let now = store.incarnations().await?[0].last_beat;
+    assert_eq!(store.forget_incarnations(now - chrono::TimeDelta::days(1)).await?, 0, "too early");
+    let later = now + chrono::TimeDelta::days(1);
+    assert_eq!(store.forget_incarnations(later).await?, 1, "one has not ended, one has an open attempt");
+    assert_eq!(store.orphans().await?.len(), 1);
+    let mut reaped = unit(&run);
+    reaped.ended = vec![end(1, AttemptState::Lost)];
+    assert_eq!(commit(&store, reaped).await?, UnitResult::Committed);
+    assert_eq!(store.forget_incarnations(later).await?, 1);
+    Ok(())
+}
+
+/// A run belongs to the process that asked first, until that one ends.
+///
+/// # Errors
+///
+/// What the store said when it failed.
+///
+/// # Panics
+///
+/// If the store does not keep this.
+pub async fn runs_have_one_owner(store: SharedStore) -> StoreResult<()> {
+    let first = one_run(&store).await?.pk;
+    let second = create(&store, new_run("r2", RunType::Manual, 2)).await?.pk;
+    let (a, b) = (process(1, Duration::from_secs(3600)), process(2, Duration::from_secs(3600)));
+    store.register(a.clone()).await?;
+    store.register(b.clone()).await?;
+    assert_eq!(store.claim_runs(&[second], a.id).await?, [second]);
+    assert_eq!(store.claim_runs(&[second, first], b.id).await?, [first], "the other one has an owner");
+    assert_eq!(store.claim_runs(&[second, first], a.id).await?, [second], "asked again it is the same");
+    assert_eq!(store.claim_runs(&[], a.id).await?, []);
+    store.end_incarnation(a.id).await?;
+    assert_eq!(store.claim_runs(&[first, second], b.id).await?, [first, second], "its owner has ended");
+    assert!(store.delete_run(first).await?);
+    assert_eq!(store.claim_runs(&[first, second], b.id).await?, [second], "a run that is gone is nobody's");
+    Ok(())
+}
+
+fn process(number: u128, lease: Duration) -> NewIncarnation {
+    NewIncarnation {
         id: IncarnationId(Uuid::from_u128(number)),
         kind: "scheduler".into(),
         host: "here".into(),
         pid: 4_000_000_000,
         birth: "boot/1".into(),
-        started_at: at(started),
-        lease_until: at(started + 20),
-    };
-    let (old, new) = (process(2, 0), process(1, 5));
-    store.register(new.clone()).await?;
-    store.register(old.clone()).await?;
-    assert!(store.beat(old.id, at(10), at(30)).await?);
-    store.register(old.clone()).await?;
-    let alive = store.incarnations().await?;
-    assert_eq!(alive.len(), 2);
-    assert_eq!((alive[0].process.lease_until, alive[0].beats, alive[0].last_beat), (at(30), 1, at(10)));
-    assert_eq!((&alive[1].process, alive[1].beats, alive[1].last_beat), (&new, 0, at(5)));
-    store.end_incarnation(old.id, at(11)).await?;
-    store.end_incarnation(old.id, at(12)).await?;
-    assert!(!store.beat(old.id, at(13), at(40)).await?, "it was declared dead");
-    assert!(!store.beat(IncarnationId(Uuid::from_u128(9)), at(13), at(40)).await?, "nobody knows it");
-    assert_eq!(store.incarnations().await?.len(), 1);
-    Ok(())
+        lease,
+    }
 }
 
 /// Variables are replaced by key, in order of bytes; a description stays until a new one comes.

@@ -107,8 +107,7 @@ pub async fn lost_attempts_are_found(store: SharedStore) -> StoreResult<()> {
             host: "here".into(),
             pid: 7,
             birth: "boot".into(),
-            started_at: at(0),
-            lease_until: at(20),
+            lease: std::time::Duration::from_secs(20),
         };
         store.register(process).await?;
     }
@@ -125,7 +124,7 @@ pub async fn lost_attempts_are_found(store: SharedStore) -> StoreResult<()> {
     one.ended = vec![end(5, AttemptState::Success)];
     assert_eq!(commit(&store, one).await?, UnitResult::Committed);
     assert_eq!(store.orphans().await?, []);
-    store.end_incarnation(id(1), at(21)).await?;
+    store.end_incarnation(id(1)).await?;
     let orphans = store.orphans().await?;
     let tasks: Vec<&str> = orphans.iter().map(|row| row.start.task_id.as_str()).collect();
     assert_eq!(tasks, ["a", "c"]);

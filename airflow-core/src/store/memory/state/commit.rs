@@ -4,7 +4,7 @@ use crate::store::judge::{View, net_slots, ti_of};
 use crate::store::rules::storable;
 use crate::store::{AttemptEndData, AttemptStart, AttemptState, Unit, UnitResult};
 
-use super::{AttemptRow, BTreeMap, EventRow, RunState, State, TiData, micros, remove_of_run};
+use super::{AttemptRow, BTreeMap, EventRow, Notice, RunState, State, TiData, micros, remove_of_run};
 
 impl State {
     pub(in crate::store::memory) fn commit(&mut self, units: &[Unit]) -> Vec<UnitResult> {
@@ -86,6 +86,11 @@ impl State {
             self.write_xcom(unit.run, xcom, unit.at);
         }
         self.apply_attempts(unit);
+        for notice in &unit.notices {
+            let reason = stored(notice.reason.as_ref());
+            let told = Notice { at: micros(notice.at), reason, ..notice.clone() };
+            self.notices.insert(notice.key(unit.run), told);
+        }
         for net in net_slots(unit) {
             let used = self.slots.entry(net.key).or_default();
             *used = used.saturating_add(net.delta).max(0);
@@ -103,6 +108,11 @@ impl State {
             if row.state == RunState::Queued {
                 row.queued_at = micros(unit.at);
             }
+            if row.state.is_finished() {
+                self.active.remove(&unit.run);
+            } else {
+                self.active.insert(unit.run);
+            }
         }
     }
 
@@ -117,6 +127,9 @@ impl State {
                 continue;
             }
             let start = AttemptStart { at: micros(start.at), ..start.clone() };
+            if !start.state.is_ended() {
+                self.open.insert(key.clone());
+            }
             self.attempts.insert(key, AttemptRow { run: unit.run, state: start.state, start, end: None });
         }
         for end in &unit.ended {
@@ -126,6 +139,9 @@ impl State {
                 row.state = end.state;
                 let error = stored(end.data.error.as_ref());
                 row.end = Some(AttemptEndData { at: micros(end.data.at), error, ..end.data.clone() });
+                if end.state.is_ended() {
+                    self.open.remove(key);
+                }
             }
         }
     }

@@ -1,0 +1,328 @@
+//! The life of a scheduler: it makes itself known, works, looks for changes and for the dead, keeps its lease, stops
+//! what it runs if it loses it, and says goodbye.
+
+use std::sync::Arc;
+use std::time::Duration;
+
+use chrono::TimeDelta;
+use tokio::sync::watch;
+
+use crate::plan::Outcome;
+use crate::state::RunState;
+use crate::store::{RunFilter, StoreResult};
+
+use super::core::Core;
+use super::lease::OnLeaseLoss;
+use super::process::Death;
+use super::{Scheduler, Wake, core_config};
+
+/// How long the loop waits after the store failed: at first, and at most.
+const RETRY_FIRST: Duration = Duration::from_millis(100);
+const RETRY_LAST: Duration = Duration::from_secs(10);
+
+/// How long a stop waits for callbacks: what tells somebody of a failure should get out.
+const LAST_CALLBACKS: Duration = Duration::from_secs(5);
+
+/// How often processes that ended long ago are deleted.
+const SWEEP: Duration = Duration::from_secs(3600);
+
+/// How long a process that ended stays known, for people who look what happened.
+const KEPT: TimeDelta = TimeDelta::days(1);
+
+impl Scheduler {
+    /// Makes itself known, takes over from processes that died, and reads what is going on.
+    ///
+    /// # Errors
+    ///
+    /// If the store fails.
+    pub async fn prepare(&mut self) -> StoreResult<()> {
+        self.store.register(self.process.new_incarnation(self.lease.length())).await?;
+        self.refresh().await?;
+        self.reap().await
+    }
+
+    /// Ends processes that are dead; their attempts are lost.
+    async fn reap(&mut self) -> StoreResult<()> {
+        let all = self.store.incarnations().await?;
+        let gap = self.config.beat * 2;
+        let dead = self.watch.look(&all, self.process.id, self.clock.elapsed(), gap);
+        for (id, death) in dead {
+            let ended = match death {
+                Death::Gone => self.store.end_incarnation(id).await.map(|()| true)?,
+                Death::Expired(beats) => self.store.expire(id, beats).await?,
+            };
+            if ended {
+                tracing::info!(process = %id, ?death, "a process of ours has died");
+            }
+        }
+        let others: Vec<_> = all
+            .iter()
+            .filter(|one| one.process.id != self.process.id && one.process.kind == "scheduler")
+            .map(|one| one.process.id)
+            .collect();
+        if self.core.know_others(others) {
+            self.look_again();
+        }
+        for orphan in self.store.orphans().await? {
+            if orphan.start.incarnation != Some(self.process.id) {
+                tracing::warn!(task = %orphan.start.task_id, attempt = %orphan.start.attempt_id, "the attempt was lost");
+                self.core.orphan(orphan);
+            }
+        }
+        self.take_over_notices().await
+    }
+
+    /// Reads what other processes may have changed.
+    pub(super) async fn refresh(&mut self) -> StoreResult<()> {
+        let now = self.clock.now();
+        let token = self.store.change_token().await?;
+        let dags = self.store.dags().await?;
+        self.core.know_dags(dags, &self.registry, now);
+        let active = RunFilter { states: vec![RunState::Queued, RunState::Running], ..RunFilter::default() };
+        let active = self.store.runs(&active).await?;
+        self.core.know_active(active, now);
+        self.read_limits().await?;
+        self.seen = Some(token);
+        Ok(())
+    }
+
+    /// Works until `stop` says so, then waits up to the grace time for attempts that run, and says goodbye.
+    ///
+    /// # Errors
+    ///
+    /// If the store fails while it starts; later failures are retried.
+    pub async fn run(mut self, mut stop: watch::Receiver<Option<Duration>>) -> StoreResult<()> {
+        let begun = self.clock.elapsed();
+        self.prepare().await?;
+        self.lease.begin(self.process.id, begun);
+        self.warn_of_missing_pools();
+        let beat = tokio::spawn(self.lease.clone().keep(Arc::clone(&self.store), self.config.beat));
+        let lease = self.lease.clone();
+        while stop.borrow_and_update().is_none() {
+            let lost = tokio::select! {
+                biased;
+                () = lease.lost() => true,
+                () = self.work(&mut stop) => false,
+            };
+            if lost {
+                self.stop_attempts().await;
+                self.rejoin(&mut stop).await;
+            }
+        }
+        let grace = stop.borrow().unwrap_or_default();
+        self.shut_down(grace).await;
+        beat.abort();
+        Ok(())
+    }
+
+    /// Works until it is told to stop. May be dropped at any point: what was on its way is looked up.
+    async fn work(&mut self, stop: &mut watch::Receiver<Option<Duration>>) {
+        let mut pause = RETRY_FIRST;
+        while stop.borrow_and_update().is_none() {
+            if let Err(error) = self.turn().await {
+                tracing::error!(%error, "the store failed; trying again");
+                // What was to be written may be written or not; all that is remembered of it is read again.
+                self.look_again();
+                self.progress.failed(&error);
+                tokio::select! {
+                    biased;
+                    () = self.clock.sleep(pause) => {}
+                    _ = stop.changed() => {}
+                }
+                pause = (pause * 2).min(RETRY_LAST);
+                continue;
+            }
+            pause = RETRY_FIRST;
+            self.wait(stop).await;
+        }
+    }
+
+    /// Looks for changes if it is time, then works until nothing is left to decide.
+    async fn turn(&mut self) -> StoreResult<()> {
+        if self.next_poll <= self.clock.elapsed() {
+            self.poll().await?;
+        }
+        self.step().await?;
+        self.progress.completed();
+        Ok(())
+    }
+
+    fn warn_of_missing_pools(&self) {
+        for dag in self.registry.iter() {
+            for task in dag.tasks.iter().filter(|task| !self.core.pool_exists(&task.settings.pool)) {
+                tracing::warn!(
+                    dag = %dag.id, task = %task.id, pool = task.settings.pool,
+                    "the task will not start: its pool does not exist; create it with `pools set`"
+                );
+            }
+        }
+    }
+
+    /// Returns when there is news.
+    async fn wait(&mut self, stop: &mut watch::Receiver<Option<Duration>>) {
+        self.forget_told().await;
+        let clock = Arc::clone(&self.clock);
+        let poll = self.next_poll.saturating_sub(clock.elapsed());
+        let due = self.core.next_wake();
+        let due = async {
+            match due {
+                Some(due) => clock.sleep_until(due).await,
+                None => std::future::pending().await,
+            }
+        };
+        tokio::select! {
+            biased;
+            report = self.reports.recv() => if let Some(report) = report {
+                self.core.report(report);
+            },
+            wake = self.wakes.recv() => match wake {
+                Some(Wake::Run(row)) => self.core.know_run(*row, clock.now()),
+                Some(Wake::Refresh) => self.look_again(),
+                None => {}
+            },
+            () = self.telling.next(), if self.telling.is_busy() => {}
+            () = due => {}
+            () = clock.sleep(poll) => {}
+            _ = stop.changed() => {}
+        }
+    }
+
+    /// Looks for what other processes changed.
+    pub(super) async fn poll(&mut self) -> StoreResult<()> {
+        let now = self.clock.elapsed();
+        let token = self.store.change_token().await?;
+        if self.seen != Some(token) {
+            self.refresh().await?;
+        }
+        self.next_poll = now + self.config.poll_interval;
+        self.progress.waits(self.core.waits_since());
+        // A process dies without writing anything, so its death is looked for whether or not there is news.
+        if self.next_reap <= now {
+            self.reap().await?;
+            self.next_reap = now + self.config.beat;
+        }
+        if self.next_sweep <= now {
+            self.next_sweep = now + SWEEP;
+            self.store.forget_incarnations(self.clock.now() - KEPT).await?;
+        }
+        Ok(())
+    }
+
+    /// The lease is lost or about to end: stops what runs, and waits for it as long as nobody can have taken over.
+    async fn stop_attempts(&mut self) {
+        // The step that was dropped may have been in the middle of a commit.
+        self.core.commit_unknown();
+        self.progress.fenced();
+        let out = self.core.attempts_out();
+        if !out.is_empty() {
+            tracing::error!(
+                attempts = out.len(),
+                "the lease of this process is lost; its attempts are stopped"
+            );
+        }
+        out.iter().for_each(|id| self.executor.cancel(*id));
+        let clock = Arc::clone(&self.clock);
+        // Declared dead while it still trusted itself: it has no time left, and takes what is needed to stop.
+        let end = self.lease.end().max(clock.elapsed() + self.lease.margin());
+        while self.core.running_attempts() > 0 {
+            let report = tokio::select! {
+                biased;
+                report = self.reports.recv() => report,
+                () = clock.sleep(end.saturating_sub(clock.elapsed())) => break,
+            };
+            let Some(mut report) = report else { break };
+            // It did not stop by itself, so it costs no retry.
+            if matches!(report.outcome, Outcome::Cancelled) {
+                report.outcome = Outcome::HandedBack;
+            }
+            self.core.report(report);
+        }
+        if self.core.running_attempts() > 0 {
+            let act = self.config.on_lease_loss.clone().unwrap_or(OnLeaseLoss::KeepRunning);
+            act.act(self.core.running_attempts());
+        }
+    }
+
+    /// Goes on if nobody declared this process dead, else begins a new life. Tries until the store answers.
+    async fn rejoin(&mut self, stop: &mut watch::Receiver<Option<Duration>>) {
+        let mut pause = RETRY_FIRST;
+        while stop.borrow_and_update().is_none() {
+            match self.try_rejoin().await {
+                Ok(()) => return,
+                Err(error) => {
+                    tracing::warn!(%error, "cannot come back yet; trying again");
+                    self.progress.failed(&error);
+                }
+            }
+            tokio::select! {
+                biased;
+                () = self.clock.sleep(pause) => {}
+                _ = stop.changed() => {}
+            }
+            pause = (pause * 2).min(RETRY_LAST);
+        }
+    }
+
+    async fn try_rejoin(&mut self) -> StoreResult<()> {
+        let begun = self.clock.elapsed();
+        // An attempt that did not stop keeps the old life from going on: its result would come too late.
+        let whole = self.core.running_attempts() == 0;
+        if whole && self.store.beat(self.process.id).await? {
+            tracing::info!("the lease goes on");
+            self.lease.begin(self.process.id, begun);
+        } else {
+            self.store.end_incarnation(self.process.id).await?;
+            let process = self.process.again();
+            let begun = self.clock.elapsed();
+            self.store.register(process.new_incarnation(self.lease.length())).await?;
+            tracing::warn!(old = %self.process.id, new = %process.id, "this process begins anew");
+            let strays = self.core.attempts_out();
+            self.process = process;
+            self.core = Core::new(core_config(&self.config, &self.process, self.executor.slots()));
+            self.core.keep_strays(strays);
+            self.lease.begin(self.process.id, begun);
+        }
+        self.next_reap = self.clock.elapsed();
+        self.look_again();
+        Ok(())
+    }
+
+    async fn shut_down(&mut self, grace: Duration) {
+        let executor = Arc::clone(&self.executor);
+        let mut stopping = tokio::spawn(async move { executor.stop(grace).await });
+        let mut stopped = false;
+        let lease = self.lease.clone();
+        let mut fenced = false;
+        // Reports still come in; what becomes ready is refused by the executor and waits for the next start. Asking
+        // the task twice whether it has finished, here and below, could wait for a report that never comes.
+        while !stopped || !self.reports.is_empty() {
+            tokio::select! {
+                biased;
+                report = self.reports.recv() => if let Some(report) = report {
+                    self.core.report(report);
+                },
+                _ = &mut stopping, if !stopped => stopped = true,
+                () = lease.lost(), if !fenced => {
+                    fenced = true;
+                    self.core.attempts_out().into_iter().for_each(|id| self.executor.cancel(id));
+                }
+            }
+            self.core.close();
+            if let Err(error) = self.step().await {
+                tracing::error!(%error, "cannot write the last reports; their attempts count as lost");
+                break;
+            }
+        }
+        let clock = Arc::clone(&self.clock);
+        tokio::select! {
+            biased;
+            () = self.callbacks_done() => {}
+            () = clock.sleep(LAST_CALLBACKS) => {
+                tracing::warn!("callbacks still run after {LAST_CALLBACKS:?}; they are not waited for");
+            }
+        }
+        if let Err(error) = self.store.end_incarnation(self.process.id).await {
+            tracing::warn!(%error, "cannot say goodbye; the lease runs out by itself");
+        }
+    }
+}

@@ -1,0 +1,143 @@
+//! A store around a store: deadlines in production, faults in tests.
+
+use std::fmt;
+use std::sync::Arc;
+use std::time::Duration;
+
+use async_trait::async_trait;
+use chrono::{DateTime, Utc};
+use futures_util::future::BoxFuture;
+
+use crate::id::{DagId, IncarnationId, MapIndex, RunPk, TaskId};
+use crate::time::Clock;
+
+use super::{
+    Advance, AttemptRow, AuditEntry, AuditFilter, CreatedRun, DagRecord, DagRow, DagVersion, EventRow,
+    Incarnation, Migrated, NewIncarnation, NewRun, NoticeKey, NoticeRow, PastQuery, PoolRow, PoolSpec,
+    RunFilter, RunRow, RunSnapshot, SchemaStatus, SharedStore, SlotKey, Store, StoreError, StoreResult,
+    TiRow, Unit, UnitResult, VariableRow, XComFilter, XComRow, XComWrite,
+};
+
+/// What is done around each call of a store.
+pub trait Layer: fmt::Debug + Send + Sync + 'static {
+    /// The store below.
+    fn below(&self) -> &SharedStore;
+
+    /// Carries out one call, or does something else instead. `work` begins when it is polled.
+    fn around<'a, T: Send + 'a>(
+        &'a self,
+        call: &'static str,
+        work: BoxFuture<'a, StoreResult<T>>,
+    ) -> BoxFuture<'a, StoreResult<T>>;
+}
+
+/// A store with a layer around it.
+#[derive(Debug)]
+pub struct Layered<L>(pub L);
+
+/// Gives up calls that take too long. Whether they happen all the same is not known.
+#[derive(Debug)]
+pub(crate) struct Deadline {
+    store: SharedStore,
+    clock: Arc<dyn Clock>,
+    after: Duration,
+}
+
+impl Deadline {
+    /// Gives each call of `store` this long, beside what it may wait for others.
+    pub(crate) fn around(store: SharedStore, clock: Arc<dyn Clock>, after: Duration) -> SharedStore {
+        let after = after + store.longest_wait();
+        Arc::new(Layered(Self { store, clock, after }))
+    }
+}
+
+impl Layer for Deadline {
+    fn below(&self) -> &SharedStore {
+        &self.store
+    }
+
+    fn around<'a, T: Send + 'a>(
+        &'a self,
+        call: &'static str,
+        work: BoxFuture<'a, StoreResult<T>>,
+    ) -> BoxFuture<'a, StoreResult<T>> {
+        Box::pin(async move {
+            tokio::select! {
+                biased;
+                answer = work => answer,
+                () = self.clock.sleep(self.after) => Err(StoreError::NoAnswer { call, after: self.after }),
+            }
+        })
+    }
+}
+
+/// Passes each call on through the layer.
+macro_rules! passed_on {
+    ($(fn $name:ident($($arg:ident: $type:ty),*) -> $answer:ty;)*) => {
+        #[async_trait]
+        impl<L: Layer> Store for Layered<L> {
+            fn kind(&self) -> &'static str {
+                self.0.below().kind()
+            }
+
+            fn place(&self) -> String {
+                self.0.below().place()
+            }
+
+            fn longest_wait(&self) -> Duration {
+                self.0.below().longest_wait()
+            }
+
+            $(async fn $name(&self $(, $arg: $type)*) -> StoreResult<$answer> {
+                self.0.around(stringify!($name), self.0.below().$name($($arg),*)).await
+            })*
+        }
+    };
+}
+
+passed_on! {
+    fn migrate() -> Migrated;
+    fn check() -> SchemaStatus;
+    fn reset() -> ();
+    fn change_token() -> u64;
+    fn register(process: NewIncarnation) -> ();
+    fn beat(process: IncarnationId) -> bool;
+    fn end_incarnation(process: IncarnationId) -> ();
+    fn expire(process: IncarnationId, beats: u64) -> bool;
+    fn incarnations() -> Vec<Incarnation>;
+    fn forget_incarnations(before: DateTime<Utc>) -> u64;
+    fn claim_runs(runs: &[RunPk], process: IncarnationId) -> Vec<RunPk>;
+    fn orphans() -> Vec<AttemptRow>;
+    fn notices() -> Vec<NoticeRow>;
+    fn take_notice(key: &NoticeKey, from: IncarnationId, to: IncarnationId) -> bool;
+    fn delete_notices(keys: Vec<NoticeKey>) -> ();
+    fn sync_dags(dags: Vec<DagRecord>, now: DateTime<Utc>) -> Vec<DagRow>;
+    fn dags() -> Vec<DagRow>;
+    fn dag(dag_id: &DagId) -> Option<DagRow>;
+    fn dag_versions(dag_id: &DagId) -> Vec<DagVersion>;
+    fn set_paused(dag_id: &DagId, paused: bool) -> bool;
+    fn advance_dag(dag_id: &DagId, advance: Advance) -> ();
+    fn delete_dag(dag_id: &DagId) -> u64;
+    fn create_runs(runs: Vec<NewRun>) -> Vec<CreatedRun>;
+    fn runs(filter: &RunFilter) -> Vec<RunRow>;
+    fn load_run(run: RunPk, past: Option<&PastQuery>) -> Option<RunSnapshot>;
+    fn delete_run(run: RunPk) -> bool;
+    fn commit(units: Vec<Unit>) -> Vec<UnitResult>;
+    fn task_instances(run: RunPk) -> Vec<TiRow>;
+    fn attempts(run: RunPk, task: Option<(&TaskId, MapIndex)>) -> Vec<AttemptRow>;
+    fn events(run: RunPk, task: Option<(&TaskId, MapIndex)>) -> Vec<EventRow>;
+    fn xcoms(filter: &XComFilter) -> Vec<XComRow>;
+    fn set_xcom(run: RunPk, xcom: XComWrite, now: DateTime<Utc>) -> ();
+    fn delete_xcoms(filter: &XComFilter) -> u64;
+    fn variable(key: &str) -> Option<VariableRow>;
+    fn variables() -> Vec<VariableRow>;
+    fn set_variable(variable: VariableRow) -> ();
+    fn delete_variable(key: &str) -> bool;
+    fn pools() -> Vec<PoolRow>;
+    fn set_pool(pool: PoolSpec) -> ();
+    fn delete_pool(name: &str) -> bool;
+    fn slots() -> Vec<(SlotKey, i64)>;
+    fn audit(entry: AuditEntry) -> ();
+    fn audit_log(filter: &AuditFilter) -> Vec<AuditEntry>;
+    fn clean(before: DateTime<Utc>, dry_run: bool) -> Vec<(String, u64)>;
+}

@@ -1,0 +1,36 @@
+//! What callbacks are to be told.
+
+use crate::id::IncarnationId;
+use crate::store::{NoticeKey, NoticeRow};
+
+use super::State;
+
+impl State {
+    pub(in crate::store::memory) fn notices(&self) -> Vec<NoticeRow> {
+        let row = |(key, notice): (&NoticeKey, &crate::store::Notice)| {
+            let run = self.runs.get(&key.run)?;
+            Some(NoticeRow {
+                run: key.run,
+                dag_id: run.dag_id.clone(),
+                run_id: run.run_id.clone(),
+                logical_date: run.logical_date,
+                notice: notice.clone(),
+            })
+        };
+        self.notices.iter().filter_map(row).collect()
+    }
+
+    pub(in crate::store::memory) fn take_notice(
+        &mut self,
+        key: &NoticeKey,
+        from: IncarnationId,
+        to: IncarnationId,
+    ) -> bool {
+        let notice = self.notices.get_mut(key).filter(|notice| notice.owner == from);
+        notice.map(|notice| notice.owner = to).is_some()
+    }
+
+    pub(in crate::store::memory) fn delete_notice(&mut self, key: &NoticeKey) {
+        self.notices.remove(key);
+    }
+}

@@ -1,0 +1,74 @@
+//! Faults on purpose: our own processes over a real database, killed, frozen, stopped and started while they work; then
+//! everything is compared with what the plan says must come of it.
+//!
+//! `faults [--store ADDRESS] [--seed N] [--runs N] [NAME..]` runs the named tests, or all of them, and prints one line of
+//! JSON for each. A test fails if anything was lost, doubled without a reason or against a limit, and if its faults did
+//! not happen.
+#![expect(clippy::print_stdout, reason = "the results are what this program is for")]
+
+mod app;
+mod fleet;
+mod ledger;
+mod oracle;
+mod tests;
+mod workload;
+
+use std::process::ExitCode;
+
+use tests::{Options, TESTS};
+
+fn options() -> Result<Options, String> {
+    let mut options = Options::default();
+    let mut args = std::env::args().skip(1);
+    while let Some(arg) = args.next() {
+        let mut value = || args.next().ok_or(format!("{arg} wants a value"));
+        match arg.as_str() {
+            "--store" => options.store = Some(value()?),
+            "--seed" => options.seed = value()?.parse().map_err(|_| "--seed wants a number")?,
+            "--runs" => options.runs = value()?.parse().map_err(|_| "--runs wants a number")?,
+            name if TESTS.iter().any(|test| test.name == name) => options.names.push(name.to_owned()),
+            other => {
+                let names: Vec<&str> = TESTS.iter().map(|test| test.name).collect();
+                return Err(format!("{other} is no test; there are {}", names.join(", ")));
+            }
+        }
+    }
+    Ok(options)
+}
+
+#[tokio::main]
+async fn main() -> ExitCode {
+    if let Some(setup) = app::Setup::of_this_process() {
+        return match app::run(&setup).await {
+            Ok(()) => ExitCode::SUCCESS,
+            Err(error) => {
+                println!("{error}");
+                ExitCode::FAILURE
+            }
+        };
+    }
+    let options = match options() {
+        Ok(options) => options,
+        Err(error) => {
+            println!("{error}");
+            return ExitCode::from(2);
+        }
+    };
+    let mut failed = 0;
+    for test in TESTS.iter().filter(|test| options.wants(test.name)) {
+        match tests::run(test, &options).await {
+            Ok((result, ok)) => {
+                println!("{result}");
+                failed += u32::from(!ok);
+            }
+            Err(error) => {
+                println!(
+                    "{}",
+                    serde_json::json!({ "test": test.name, "ok": false, "error": error.to_string() })
+                );
+                failed += 1;
+            }
+        }
+    }
+    if failed == 0 { ExitCode::SUCCESS } else { ExitCode::FAILURE }
+}
