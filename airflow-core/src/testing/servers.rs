@@ -1,7 +1,8 @@
 //! Servers for tests: where they are, and a private place on them.
 //!
 //! A server is looked for in this order: the variable of the environment that names it ([`Server::variable`]), its usual
-//! port on this machine, its programs, which are then started for this test process alone and end with it. A test asks
+//! port on this machine, its programs, which are then started for this test process alone and end with it (at once, if the
+//! variable says `start`). A test asks
 //! for a [`TestDatabase`], which is its own and is dropped with it, so tests run side by side.
 //!
 //! Without a server a test is skipped, and says so; with `CI=true` it fails.
@@ -65,12 +66,13 @@ impl Server {
     }
 
     fn find(self) -> Option<String> {
-        if let Ok(address) = std::env::var(self.variable()) {
-            return Some(address);
-        }
+        let named = std::env::var(self.variable()).ok();
         let (port, address) = self.usual();
-        if answers(port) {
-            return Some(address.to_owned());
+        match named.as_deref() {
+            Some("start") => {}
+            Some(_) => return named,
+            None if answers(port) => return Some(address.to_owned()),
+            None => {}
         }
         match self {
             Self::Postgres => start::postgres(),
