@@ -75,7 +75,10 @@ impl MysqlOptions {
 
 impl fmt::Debug for MysqlOptions {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.debug_struct("MysqlOptions").field("place", &self.place()).field("pool", &self.pool).finish()
+        f.debug_struct("MysqlOptions")
+            .field("place", &self.place())
+            .field("pool", &self.pool)
+            .finish_non_exhaustive()
     }
 }
 

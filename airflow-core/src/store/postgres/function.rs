@@ -82,9 +82,8 @@ const FULL_SLOTS: &str = concat!(
 /// Makes the function.
 pub(super) fn create_sql(dialect: &Dialect) -> String {
     let lists = List::ALL.map(parameter);
-    let parameters: String = lists.iter().map(|name| format!(", p_{name} text")).collect();
-    let variables: String =
-        lists.iter().map(|name| format!("    v_{name} jsonb := p_{name}::jsonb;\n")).collect();
+    let parameters = lists.map(|name| format!(", p_{name} text")).concat();
+    let variables = lists.map(|name| format!("    v_{name} jsonb := p_{name}::jsonb;\n")).concat();
     let on = |sql: &str, list: List| on_list(dialect, sql, parameter(list));
     let plain = |sql: &str| dialect.translate(sql).sql().to_owned();
     let stale = format!("RAISE EXCEPTION 'stale' USING ERRCODE = '{STALE}'");

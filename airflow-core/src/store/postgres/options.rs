@@ -83,7 +83,10 @@ impl PostgresOptions {
 
 impl fmt::Debug for PostgresOptions {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.debug_struct("PostgresOptions").field("place", &self.place()).field("pool", &self.pool).finish()
+        f.debug_struct("PostgresOptions")
+            .field("place", &self.place())
+            .field("pool", &self.pool)
+            .finish_non_exhaustive()
     }
 }
 

@@ -83,7 +83,7 @@ fn class_of_code(error: &dyn sqlx::error::DatabaseError) -> Class {
 
 /// Whether the database said that a row of this key exists.
 pub(in crate::store) fn is_duplicate(error: &StoreError) -> bool {
-    code_of(error).is_some_and(|error| error.is_unique_violation())
+    code_of(error).is_some_and(sqlx::error::DatabaseError::is_unique_violation)
 }
 
 /// What the database said, if it is the one that said it.

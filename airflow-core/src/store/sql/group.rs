@@ -45,6 +45,9 @@ enum Job<B> {
     Other(Boxed<B>),
 }
 
+/// Takes a job if it is of one kind, else gives it back.
+type Pick<I, O, B> = fn(Job<B>) -> Result<Call<I, O>, Job<B>>;
+
 /// A handle to the writing task; the task ends when all handles are gone.
 #[derive(Debug)]
 pub(in crate::store) struct Writer<B> {
@@ -135,7 +138,7 @@ fn gather<I, O, B>(
     first: Call<I, O>,
     queue: &mut mpsc::Receiver<Job<B>>,
     left: &mut Option<Job<B>>,
-    pick: fn(Job<B>) -> Result<Call<I, O>, Job<B>>,
+    pick: Pick<I, O, B>,
 ) -> Vec<Call<I, O>> {
     let mut size = first.items.len();
     let mut calls = vec![first];
