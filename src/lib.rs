@@ -56,6 +56,7 @@
 //!   [`TaskContext`](operator::TaskContext) and [`TaskError`](operator::TaskError) in [`operator`]; values between tasks in
 //!   [`xcom`]; [`trigger_rule`], [`callback`], [`retry`], [`template`].
 //! - When runs are made: [`timetable`]; durations and clocks: [`time`].
+//! - Settings and secrets: [`config`], [`connection`], [`secrets`], [`mask`], [`fernet`].
 //! - Running them: [`Airflow`] and its builder in [`app`]; where everything is kept: [`store`]; what runs attempts:
 //!   [`executor`], [`LocalExecutor`].
 //! - What is happening: [`state`], the rows in [`store::model`], [`decide::explain`].
@@ -77,8 +78,9 @@
 
 pub use airflow_core::app::{self, Airflow, AirflowBuilder, Running};
 pub use airflow_core::{
-    attempt, callback, compile, dag, decide, discovery, executor, id, operator, plan, registry, retry,
-    scheduler, state, store, template, testing, time, timetable, trigger_rule, xcom,
+    attempt, callback, compile, config, connection, dag, decide, discovery, executor, fernet, id, mask,
+    operator, plan, registry, retry, scheduler, secret, secrets, state, store, template, testing, time,
+    timetable, trigger_rule, xcom,
 };
 
 #[cfg(feature = "local")]
@@ -94,6 +96,7 @@ pub use airflow_macros::{Branch, Operator, dag, task};
 pub mod prelude {
     pub use airflow_core::app::{Airflow, AirflowBuilder, Running};
     pub use airflow_core::callback::CallbackContext;
+    pub use airflow_core::connection::{Conn, Connection, ConnectionKind};
     pub use airflow_core::dag::{
         Dag, DagDef, Group, Handle, Mapped, Node, Nodes, TaskExt, TaskGroup, TaskOptions, concat, label,
         product, zip, zip_longest,
@@ -102,6 +105,7 @@ pub mod prelude {
     pub use airflow_core::operator::{
         Branch, Elem, Empty, Execute, In, IntoIn, Params, Result, ResultExt, TaskContext, TaskError, template,
     };
+    pub use airflow_core::secret::Secret;
     pub use airflow_core::state::{RunState, TaskState};
     pub use airflow_core::store::MemoryStore;
     #[cfg(feature = "mysql")]

@@ -6,6 +6,7 @@
 mod expand;
 mod ini;
 mod number;
+pub mod options;
 
 use std::collections::BTreeMap;
 use std::fmt;
@@ -30,6 +31,11 @@ pub const SENSITIVE: [(&str, &str); 9] = [
     ("webserver", "secret_key"),
     ("celery", "broker_url"),
 ];
+
+/// Where the log of an attempt lies below the log folder, unless `logging.log_filename_template` says otherwise.
+pub const LOG_TEMPLATE: &str = "dag_id={{ ti.dag_id }}/run_id={{ ti.run_id }}/task_id={{ ti.task_id }}/\
+                                {% if ti.map_index >= 0 %}map_index={{ ti.map_index }}/{% endif %}\
+                                attempt={{ try_number }}.log";
 
 /// Names that an option had before: section and option now, then before.
 const RENAMED: [(&str, &str, &str, &str); 6] = [
@@ -472,3 +478,6 @@ pub(crate) fn parse_bool(text: &str) -> Option<bool> {
 pub(crate) fn parse_int(text: &str) -> Option<i128> {
     python_int(text)?.parse().ok()
 }
+
+#[cfg(test)]
+mod tests;

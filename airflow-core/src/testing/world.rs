@@ -23,6 +23,7 @@ use crate::id::{AttemptId, DagId, RunPk};
 use crate::operator::{AnyOperator, Cancel};
 use crate::plan::{Attempt, Outcome, Report};
 use crate::scheduler::Scheduler;
+use crate::secrets::EnvironmentSecrets;
 use crate::store::{MemoryStore, PoolSpec, RunFilter, RunRow, Store as _, StoreResult, VariableRow};
 use crate::time::SimClock;
 
@@ -95,14 +96,27 @@ impl World {
             at_once(store.set_pool(pool.clone()));
         }
         for (key, value) in &setup.variables {
-            let variable = VariableRow { key: key.clone(), value: value.clone(), description: None };
+            let variable = VariableRow {
+                key: key.clone(),
+                value: value.clone(),
+                description: None,
+                is_encrypted: false,
+            };
             at_once(store.set_variable(variable));
         }
         setup.excuse_mocked();
+        // A test sees what it says itself, not what the machine has in its environment.
         let builder = setup.builder.store(store).clock(clock.clone()).without_pool_check();
+        let builder = builder.environment(EnvironmentSecrets::default());
         let built = builder.scheduler(|config| config.use_schedules = use_schedules).build().await;
         let airflow = built.unwrap_or_else(|error| complain(&format!("the dags cannot be tested: {error}")));
         make_pools(&airflow);
+        for connection in &setup.connections {
+            let kept = airflow.secrets().vault().set_connection(connection).now_or_never();
+            if let Some(Err(error)) = kept {
+                complain(&format!("the connection cannot be kept: {error}"));
+            }
+        }
         let tasks = airflow.registry().iter().flat_map(|dag| &dag.tasks);
         let tasks: Vec<(&str, &dyn AnyOperator)> =
             tasks.map(|task| (task.id.as_str(), &*task.operator)).collect();

@@ -61,7 +61,12 @@ async fn commits_whose_answer_is_lost_happen_once() {
 
 async fn write(shared: &SharedStore, number: u64) -> bool {
     let key = format!("k{number}");
-    let variable = VariableRow { key: key.clone(), value: format!("<{number}>"), description: None };
+    let variable = VariableRow {
+        key: key.clone(),
+        value: format!("<{number}>"),
+        description: None,
+        is_encrypted: false,
+    };
     shared.set_variable(variable).await.unwrap();
     shared.delete_variable(&key).await.unwrap()
 }

@@ -163,3 +163,31 @@ async fn the_change_token_tells_of_other_processes_only() {
         assert_ne!(one.change_token().await.unwrap(), before, "{server:?}");
     }
 }
+
+/// Goal: large values of many tasks at once are written, although a message to the server has a limit. Method: one
+/// commit of 12 MiB, which as literals is more than MariaDB accepts in one message.
+#[tokio::test]
+async fn large_values_go_in_several_messages() {
+    const VALUES: usize = 12;
+    for server in BOTH {
+        let Some((_database, first)) = store(server).await else { continue };
+        let shared = first.shared();
+        let row = run(&shared, "r").await;
+        let text = format!("\"{}\"", "x\\n".repeat(340_000));
+        let mut unit = launch(&row, "a", "s", 10);
+        for number in 0..VALUES {
+            unit.xcoms.push(airflow_core::store::XComWrite {
+                task_id: "a".into(),
+                map_index: airflow_core::id::MapIndex::UNMAPPED,
+                key: format!("k{number}"),
+                value: airflow_core::xcom::XComValue::from_text(text.clone()),
+            });
+        }
+        assert_eq!(shared.commit(vec![unit]).await.unwrap(), [UnitResult::Committed], "{server:?}");
+        let filter =
+            airflow_core::store::XComFilter { run: row.pk, tasks: vec![], map_index: None, key: None };
+        let stored = shared.xcoms(&filter).await.unwrap();
+        assert_eq!(stored.len(), VALUES, "{server:?}");
+        assert!(stored.iter().all(|xcom| xcom.value.text() == text), "{server:?}");
+    }
+}

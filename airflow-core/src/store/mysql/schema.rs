@@ -32,7 +32,7 @@ const MIGRATIONS: [&[&str]; NEEDED as usize] = [&V1];
 const END: &str = ") ENGINE = InnoDB CHARACTER SET utf8mb4 COLLATE utf8mb4_bin";
 
 /// Each without its end.
-const V1: [&str; 16] = [
+const V1: [&str; 17] = [
     "CREATE TABLE IF NOT EXISTS af_dag (
         dag_id VARCHAR(250) PRIMARY KEY, is_paused BOOLEAN NOT NULL, fingerprint VARCHAR(250) NOT NULL,
         version BIGINT NOT NULL, schedule LONGTEXT NOT NULL, description LONGTEXT, owners LONGTEXT NOT NULL,
@@ -95,7 +95,11 @@ const V1: [&str; 16] = [
         name VARCHAR(250) PRIMARY KEY, slots BIGINT NOT NULL, description LONGTEXT NOT NULL,
         include_deferred BOOLEAN NOT NULL",
     "CREATE TABLE IF NOT EXISTS af_variable (
-        `key` VARCHAR(250) PRIMARY KEY, value LONGTEXT NOT NULL, description LONGTEXT",
+        `key` VARCHAR(250) PRIMARY KEY, value LONGTEXT NOT NULL, description LONGTEXT, is_encrypted BOOLEAN NOT NULL",
+    "CREATE TABLE IF NOT EXISTS af_connection (
+        conn_id VARCHAR(250) PRIMARY KEY, conn_type LONGTEXT, description LONGTEXT, host LONGTEXT, login LONGTEXT,
+        password LONGTEXT, schema_name LONGTEXT, port BIGINT, extra LONGTEXT, is_encrypted BOOLEAN NOT NULL,
+        is_extra_encrypted BOOLEAN NOT NULL",
     "CREATE TABLE IF NOT EXISTS af_incarnation (
         id BINARY(16) PRIMARY KEY, kind LONGTEXT NOT NULL, host LONGTEXT NOT NULL, pid BIGINT NOT NULL,
         birth LONGTEXT NOT NULL, lease BIGINT NOT NULL, started_at DATETIME(6) NOT NULL, lease_until DATETIME(6) NOT NULL,

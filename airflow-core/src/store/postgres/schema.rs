@@ -95,7 +95,11 @@ CREATE TABLE af_pool (
     include_deferred BOOLEAN NOT NULL
 );
 CREATE TABLE af_variable (
-    key VARCHAR(250) COLLATE "C" PRIMARY KEY, value TEXT NOT NULL, description TEXT
+    key VARCHAR(250) COLLATE "C" PRIMARY KEY, value TEXT NOT NULL, description TEXT, is_encrypted BOOLEAN NOT NULL
+);
+CREATE TABLE af_connection (
+    conn_id VARCHAR(250) COLLATE "C" PRIMARY KEY, conn_type TEXT, description TEXT, host TEXT, login TEXT, password TEXT,
+    schema_name TEXT, port BIGINT, extra TEXT, is_encrypted BOOLEAN NOT NULL, is_extra_encrypted BOOLEAN NOT NULL
 );
 CREATE TABLE af_incarnation (
     id UUID PRIMARY KEY, kind TEXT NOT NULL, host TEXT NOT NULL, pid BIGINT NOT NULL, birth TEXT NOT NULL,

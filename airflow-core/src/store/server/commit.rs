@@ -131,7 +131,7 @@ async fn judge<'q>(tx: &mut Tx<'_>, units: &[Unit]) -> StoreResult<(Vec<UnitResu
     for part in apart_by_run(&held) {
         let lists = Lists::new(kind, &part);
         for (list, sql) in STEPS {
-            if let Some(rows) = lists.get(list) {
+            for rows in lists.parts(list) {
                 writes.push(query(sql).bind(rows.to_owned()));
             }
         }

@@ -22,12 +22,12 @@ use crate::id::{DagId, IncarnationId, MapIndex, RunPk, TaskId};
 
 use super::rules::{self, CLEANED};
 use super::sql::group::Writer;
-use super::sql::{admin, dags, load, notices, processes, runs, tasks};
+use super::sql::{admin, credentials, dags, load, notices, processes, runs, tasks};
 use super::{
-    Advance, AttemptRow, AuditEntry, AuditFilter, CreatedRun, DagRecord, DagRow, DagVersion, EventRow,
-    Incarnation, Migrated, NewIncarnation, NewRun, NoticeKey, NoticeRow, PastQuery, PoolRow, PoolSpec,
-    RunFilter, RunRow, RunSnapshot, SchemaStatus, SlotKey, Store, StoreResult, TiRow, Unit, UnitResult,
-    VariableRow, XComFilter, XComRow, XComWrite,
+    Advance, AttemptRow, AuditEntry, AuditFilter, ConnectionRow, CreatedRun, DagRecord, DagRow, DagVersion,
+    EventRow, Incarnation, Migrated, NewIncarnation, NewRun, NoticeKey, NoticeRow, PastQuery, PoolRow,
+    PoolSpec, RunFilter, RunRow, RunSnapshot, SchemaStatus, SlotKey, Store, StoreResult, TiRow, TokenSwap,
+    Unit, UnitResult, VariableRow, XComFilter, XComRow, XComWrite,
 };
 use commit::Committer;
 use nonce::sweep;
@@ -333,19 +333,39 @@ impl<D: 'static> Store for ServerStore<D> {
     }
 
     async fn variable(&self, key: &str) -> StoreResult<Option<VariableRow>> {
-        Ok(reading!(self, |conn| admin::variables(conn, Some(key)))?.pop())
+        Ok(reading!(self, |conn| credentials::variables(conn, Some(key)))?.pop())
     }
 
     async fn variables(&self) -> StoreResult<Vec<VariableRow>> {
-        reading!(self, |conn| admin::variables(conn, None))
+        reading!(self, |conn| credentials::variables(conn, None))
     }
 
     async fn set_variable(&self, variable: VariableRow) -> StoreResult<()> {
-        writing!(self, |conn| admin::set_variable(conn, &variable))
+        writing!(self, |conn| credentials::set_variable(conn, &variable))
     }
 
     async fn delete_variable(&self, key: &str) -> StoreResult<bool> {
-        writing!(self, |conn| admin::delete_variable(conn, key))
+        writing!(self, |conn| credentials::delete_variable(conn, key))
+    }
+
+    async fn connection(&self, conn_id: &str) -> StoreResult<Option<ConnectionRow>> {
+        Ok(reading!(self, |conn| credentials::connections(conn, Some(conn_id)))?.pop())
+    }
+
+    async fn connections(&self) -> StoreResult<Vec<ConnectionRow>> {
+        reading!(self, |conn| credentials::connections(conn, None))
+    }
+
+    async fn set_connection(&self, connection: ConnectionRow) -> StoreResult<()> {
+        writing!(self, |conn| credentials::set_connection(conn, &connection))
+    }
+
+    async fn delete_connection(&self, conn_id: &str) -> StoreResult<bool> {
+        writing!(self, |conn| credentials::delete_connection(conn, conn_id))
+    }
+
+    async fn swap_tokens(&self, swaps: Vec<TokenSwap>) -> StoreResult<u64> {
+        writing!(self, |conn| credentials::swap_tokens(conn, &swaps))
     }
 
     async fn pools(&self) -> StoreResult<Vec<PoolRow>> {

@@ -19,7 +19,8 @@ pub(in crate::store) const STEP_DEADLINE: Duration = Duration::from_secs(600);
 pub(in crate::store) const VERSIONS: &str = "airflow_schema";
 
 /// All tables, those that refer to others first.
-pub(in crate::store) const TABLES: [&str; 17] = [
+pub(in crate::store) const TABLES: [&str; 18] = [
+    "af_connection",
     "af_notice",
     "af_run_owner",
     "af_audit",

@@ -1,43 +1,11 @@
-//! Variables, pools, limits and the audit log.
+//! Pools, limits and the audit log.
 
 use crate::id::{DagId, MapIndex, RunId, TaskId};
-use crate::store::{AuditEntry, AuditFilter, PoolRow, PoolSpec, SlotKey, StoreResult, VariableRow};
+use crate::store::{AuditEntry, AuditFilter, PoolRow, PoolSpec, SlotKey, StoreResult};
 
 use super::errors::corrupt;
 use super::keys::slot_key;
 use super::{Conn, Row, query};
-
-/// Variables, of one key if given.
-pub(in crate::store) async fn variables(
-    conn: &mut Conn<'_>,
-    key: Option<&str>,
-) -> StoreResult<Vec<VariableRow>> {
-    const ALL: &str = "SELECT \"key\", value, description FROM af_variable ORDER BY \"key\"";
-    const ONE: &str = "SELECT \"key\", value, description FROM af_variable WHERE \"key\" = ?1";
-    let query = key.map_or_else(|| query(ALL), |key| query(ONE).bind(key));
-    let variable = |row: &Row| {
-        let (key, value, description) =
-            (row.text("key")?, row.text("value")?, row.maybe_text("description")?);
-        Ok(VariableRow { key, value, description })
-    };
-    query.fetch_all(conn).await?.iter().map(variable).collect()
-}
-
-/// Creates or replaces a variable.
-pub(in crate::store) async fn set_variable(conn: &mut Conn<'_>, variable: &VariableRow) -> StoreResult<()> {
-    const SET: &str = "
-        INSERT INTO af_variable (\"key\", value, description) VALUES (?1, ?2, ?3)
-        ON CONFLICT (\"key\") DO UPDATE SET value = excluded.value,
-            description = coalesce(excluded.description, af_variable.description)";
-    let query = query(SET).bind(&variable.key).bind(&variable.value).bind(variable.description.as_deref());
-    query.execute(conn).await.map(|_| ())
-}
-
-/// Deletes a variable; says whether there was one.
-pub(in crate::store) async fn delete_variable(conn: &mut Conn<'_>, key: &str) -> StoreResult<bool> {
-    const DELETE: &str = "DELETE FROM af_variable WHERE \"key\" = ?1";
-    Ok(query(DELETE).bind(key).execute(conn).await? > 0)
-}
 
 /// Pools and what is taken of them.
 pub(in crate::store) async fn pools(conn: &mut Conn<'_>) -> StoreResult<Vec<PoolRow>> {

@@ -173,9 +173,16 @@ pub(in crate::store) const STEPS: [(List, &str); 12] = [
     (List::Slots, TAKE),
 ];
 
-/// The lists of some units.
+/// The lists of some units; that of values in several parts, if it is long and the database wants short messages.
 #[derive(Debug)]
-pub(in crate::store) struct Lists([Option<String>; List::ALL.len()]);
+pub(in crate::store) struct Lists {
+    all: [Option<String>; List::ALL.len()],
+    more_xcoms: Vec<String>,
+}
+
+/// How long a part of the list of values may become before the next begins, where messages are limited: with the
+/// statement around it, twice as long as a literal, it fits into what every server accepts.
+const PART_BYTES: usize = 1024 * 1024;
 
 /// Splits units so that no two of a part are of one run, in their order.
 pub(in crate::store) fn apart_by_run<'u>(units: &[&'u Unit]) -> Vec<Vec<&'u Unit>> {
@@ -188,6 +195,7 @@ impl Lists {
     pub(in crate::store) fn new(kind: Kind, units: &[&Unit]) -> Self {
         let mut lists: [Rows; List::ALL.len()] = std::array::from_fn(|_| Rows::new(kind));
         let [runs, tis, expansions, clears, xcoms, starts, ends, notices, slots] = &mut lists;
+        let mut more_xcoms = Vec::new();
         for unit in units {
             write_run(runs, unit);
             write_tis(tis, unit);
@@ -199,17 +207,28 @@ impl Lists {
             for (task, map_index) in &unit.xcom_clears {
                 clears.row().int(unit.run.0).text(task.as_str()).int(map_index.0).end();
             }
-            write_xcoms(xcoms, unit);
+            for_each_xcom(unit, |row| {
+                if kind.sends_batches() && xcoms.len() > PART_BYTES {
+                    more_xcoms.extend(std::mem::replace(xcoms, Rows::new(kind)).finish());
+                }
+                row(xcoms);
+            });
             write_attempts(starts, ends, unit);
             write_notices(notices, unit);
         }
         write_slots(slots, units);
-        Self(lists.map(Rows::finish))
+        Self { all: lists.map(Rows::finish), more_xcoms }
     }
 
     /// One list, if there is anything in it.
     pub(in crate::store) fn get(&self, list: List) -> Option<&str> {
-        self.0[list as usize].as_deref()
+        self.all[list as usize].as_deref()
+    }
+
+    /// The parts of one list.
+    pub(in crate::store) fn parts(&self, list: List) -> impl Iterator<Item = &str> {
+        let more = if list == List::XComs { self.more_xcoms.as_slice() } else { &[] };
+        more.iter().map(String::as_str).chain(self.get(list))
     }
 }
 
@@ -236,13 +255,16 @@ fn write_tis(rows: &mut Rows, unit: &Unit) {
     }
 }
 
-fn write_xcoms(rows: &mut Rows, unit: &Unit) {
+/// Has each value of a unit written.
+fn for_each_xcom(unit: &Unit, mut write: impl FnMut(&dyn Fn(&mut Rows))) {
     // Of two values under one key the later stays.
     let values: BTreeMap<_, _> =
         unit.xcoms.iter().map(|xcom| ((&xcom.task_id, xcom.map_index, &xcom.key), &xcom.value)).collect();
     for ((task, map_index, key), value) in values {
-        let row = rows.row().int(unit.run.0).text(task.as_str()).int(map_index.0);
-        row.text(key).time(unit.at).text(value.text()).end();
+        write(&|rows| {
+            let row = rows.row().int(unit.run.0).text(task.as_str()).int(map_index.0);
+            row.text(key).time(unit.at).text(value.text()).end();
+        });
     }
 }
 

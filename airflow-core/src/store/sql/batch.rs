@@ -13,17 +13,34 @@ use crate::store::rules::micros;
 use super::text::{Dialect, Translated};
 use super::{Arg, Query, Row};
 
+/// How long a message becomes before the next begins. Servers accept 16 MiB (MariaDB) or more unless set otherwise, and
+/// one statement may add more than its share.
+const MESSAGE_BYTES: usize = 4 * 1024 * 1024;
+
 /// Runs the statements and gives the rows of each; stops at the first that fails.
 pub(super) async fn run(
     conn: &mut MySqlConnection,
     dialect: &Dialect,
     queries: Vec<Query<'_>>,
 ) -> Result<Vec<Vec<Row>>, sqlx::Error> {
+    let mut answers = Vec::with_capacity(queries.len());
     let mut text = String::new();
     for query in &queries {
+        if text.len() > MESSAGE_BYTES {
+            send(conn, std::mem::take(&mut text), &mut answers).await?;
+        }
         write_statement(&mut text, &dialect.translate(&query.text), &query.args);
     }
-    let mut answers = Vec::with_capacity(queries.len());
+    send(conn, text, &mut answers).await?;
+    Ok(answers)
+}
+
+/// Sends a message and takes the answers to its statements.
+async fn send(
+    conn: &mut MySqlConnection,
+    text: String,
+    answers: &mut Vec<Vec<Row>>,
+) -> Result<(), sqlx::Error> {
     let mut rows = Vec::new();
     let sql = sqlx::raw_sql(AssertSqlSafe(text));
     let mut stream = sql.fetch_many(conn);
@@ -33,7 +50,7 @@ pub(super) async fn run(
             Either::Right(row) => rows.push(Row::Mysql(row)),
         }
     }
-    Ok(answers)
+    Ok(())
 }
 
 fn write_statement(out: &mut String, translated: &Translated, args: &[Arg<'_>]) {

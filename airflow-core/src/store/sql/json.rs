@@ -31,6 +31,12 @@ impl Rows {
         Self { text: String::new(), has_times: kind.has_types() }
     }
 
+    /// How long it is.
+    #[cfg(any(feature = "postgres", feature = "mysql"))]
+    pub(in crate::store) fn len(&self) -> usize {
+        self.text.len()
+    }
+
     /// Adds a row.
     pub(in crate::store) fn row(&mut self) -> RowWriter<'_> {
         self.text.push_str(if self.text.is_empty() { "[[" } else { ",[" });

@@ -10,6 +10,7 @@ pub(super) mod admin;
 pub(super) mod apply;
 #[cfg(feature = "mysql")]
 mod batch;
+pub(super) mod credentials;
 pub(super) mod dags;
 pub(super) mod errors;
 pub(super) mod group;
@@ -102,6 +103,10 @@ impl<'c> Conn<'c> {
     }
 }
 
+/// How many bytes are sent in a second at least.
+#[cfg(feature = "mysql")]
+const BYTES_A_SECOND: usize = 1024 * 1024;
+
 #[cfg(any(feature = "postgres", feature = "mysql"))]
 impl Conn<'_> {
     /// Lets statements take as long as `deadline`.
@@ -113,8 +118,11 @@ impl Conn<'_> {
     pub(super) async fn batch(&mut self, queries: Vec<Query<'_>>) -> StoreResult<Vec<Vec<Row>>> {
         #[cfg(feature = "mysql")]
         if let Raw::Mysql(conn) = &mut self.raw {
+            // Much to send takes its time.
+            let size: usize = queries.iter().map(Query::size).sum();
+            let sending = std::time::Duration::from_secs((size / BYTES_A_SECOND) as u64);
             let work = batch::run(conn, self.dialect, queries);
-            return errors::within(errors::COMMIT_DEADLINE, work).await;
+            return errors::within(errors::COMMIT_DEADLINE + sending, work).await;
         }
         let mut answers = Vec::with_capacity(queries.len());
         for query in queries {
@@ -179,6 +187,13 @@ macro_rules! on {
 }
 
 impl<'q> Query<'q> {
+    /// How long its texts are.
+    #[cfg(feature = "mysql")]
+    fn size(&self) -> usize {
+        let text = |arg: &Arg<'_>| if let Arg::Text(Some(text)) = arg { text.len() } else { 0 };
+        self.args.iter().map(text).sum()
+    }
+
     /// Binds the next value.
     pub(super) fn bind(mut self, value: impl Into<Arg<'q>>) -> Self {
         self.args.push(value.into());

@@ -51,7 +51,8 @@ pub(in crate::store) async fn expire(
 ) -> StoreResult<bool> {
     const EXPIRE: &str = "
         UPDATE af_incarnation SET ended_at = CLOCK()
-        WHERE id = ?1 AND beats = ?2 AND ended_at IS NULL AND lease_until < CLOCK()";
+        WHERE id = ?1 AND beats = ?2 AND ended_at IS NULL
+            AND (lease_until < CLOCK() OR lease_until > AFTER_MICROS(lease))";
     let query = query(EXPIRE).bind(process.0).bind(i64::try_from(beats).map_err(corrupt)?);
     Ok(query.execute(conn).await? > 0)
 }
@@ -59,7 +60,7 @@ pub(in crate::store) async fn expire(
 /// Processes that have not ended.
 pub(in crate::store) async fn list(conn: &mut Conn<'_>) -> StoreResult<Vec<Incarnation>> {
     const LIST: &str = "
-        SELECT i.*, i.lease_until < CLOCK() AS expired
+        SELECT i.*, (i.lease_until < CLOCK() OR i.lease_until > AFTER_MICROS(i.lease)) AS expired
         FROM af_incarnation i WHERE i.ended_at IS NULL ORDER BY i.started_at, i.id";
     let incarnation = |row: &Row| {
         Ok(Incarnation {

@@ -29,12 +29,12 @@ use crate::id::{DagId, IncarnationId, MapIndex, RunPk, TaskId};
 use super::rules::{self, CLEANED};
 use super::sql::errors::failed;
 use super::sql::group::Writer;
-use super::sql::{Conn, admin, dags, load, notices, processes, runs, tasks};
+use super::sql::{Conn, admin, credentials, dags, load, notices, processes, runs, tasks};
 use super::{
-    Advance, AttemptRow, AuditEntry, AuditFilter, CreatedRun, DagRecord, DagRow, DagVersion, EventRow,
-    Incarnation, Migrated, NewIncarnation, NewRun, NoticeKey, NoticeRow, PastQuery, PoolRow, PoolSpec,
-    RunFilter, RunRow, RunSnapshot, SchemaStatus, SlotKey, Store, StoreError, StoreResult, TiRow, Unit,
-    UnitResult, VariableRow, XComFilter, XComRow, XComWrite,
+    Advance, AttemptRow, AuditEntry, AuditFilter, ConnectionRow, CreatedRun, DagRecord, DagRow, DagVersion,
+    EventRow, Incarnation, Migrated, NewIncarnation, NewRun, NoticeKey, NoticeRow, PastQuery, PoolRow,
+    PoolSpec, RunFilter, RunRow, RunSnapshot, SchemaStatus, SlotKey, Store, StoreError, StoreResult, TiRow,
+    TokenSwap, Unit, UnitResult, VariableRow, XComFilter, XComRow, XComWrite,
 };
 use errors::unreachable;
 
@@ -475,18 +475,18 @@ impl Store for SqliteStore {
     }
 
     async fn variable(&self, key: &str) -> StoreResult<Option<VariableRow>> {
-        Ok(admin::variables(&mut Conn::sqlite(&mut *self.reader().await?), Some(key)).await?.pop())
+        Ok(credentials::variables(&mut Conn::sqlite(&mut *self.reader().await?), Some(key)).await?.pop())
     }
 
     async fn variables(&self) -> StoreResult<Vec<VariableRow>> {
-        admin::variables(&mut Conn::sqlite(&mut *self.reader().await?), None).await
+        credentials::variables(&mut Conn::sqlite(&mut *self.reader().await?), None).await
     }
 
     async fn set_variable(&self, variable: VariableRow) -> StoreResult<()> {
         self.writer()
             .await?
             .write(move |conn| {
-                Box::pin(async move { admin::set_variable(&mut Conn::sqlite(conn), &variable).await })
+                Box::pin(async move { credentials::set_variable(&mut Conn::sqlite(conn), &variable).await })
             })
             .await
     }
@@ -496,7 +496,47 @@ impl Store for SqliteStore {
         self.writer()
             .await?
             .write(move |conn| {
-                Box::pin(async move { admin::delete_variable(&mut Conn::sqlite(conn), &key).await })
+                Box::pin(async move { credentials::delete_variable(&mut Conn::sqlite(conn), &key).await })
+            })
+            .await
+    }
+
+    async fn connection(&self, conn_id: &str) -> StoreResult<Option<ConnectionRow>> {
+        Ok(credentials::connections(&mut Conn::sqlite(&mut *self.reader().await?), Some(conn_id))
+            .await?
+            .pop())
+    }
+
+    async fn connections(&self) -> StoreResult<Vec<ConnectionRow>> {
+        credentials::connections(&mut Conn::sqlite(&mut *self.reader().await?), None).await
+    }
+
+    async fn set_connection(&self, connection: ConnectionRow) -> StoreResult<()> {
+        self.writer()
+            .await?
+            .write(move |conn| {
+                Box::pin(
+                    async move { credentials::set_connection(&mut Conn::sqlite(conn), &connection).await },
+                )
+            })
+            .await
+    }
+
+    async fn delete_connection(&self, conn_id: &str) -> StoreResult<bool> {
+        let id = conn_id.to_owned();
+        self.writer()
+            .await?
+            .write(move |conn| {
+                Box::pin(async move { credentials::delete_connection(&mut Conn::sqlite(conn), &id).await })
+            })
+            .await
+    }
+
+    async fn swap_tokens(&self, swaps: Vec<TokenSwap>) -> StoreResult<u64> {
+        self.writer()
+            .await?
+            .write(move |conn| {
+                Box::pin(async move { credentials::swap_tokens(&mut Conn::sqlite(conn), &swaps).await })
             })
             .await
     }

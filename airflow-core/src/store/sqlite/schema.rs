@@ -13,10 +13,10 @@ use crate::store::sql::errors::{corrupt, failed};
 use crate::store::sql::{Conn, admin};
 
 /// The migrations, the first one leads to version 1.
-const MIGRATIONS: [&str; 3] = [V1, V2, V3];
+const MIGRATIONS: [&str; 4] = [V1, V2, V3, V4];
 
 /// The version that this library needs.
-pub(super) const NEEDED: u32 = 3;
+pub(super) const NEEDED: u32 = 4;
 
 const CREATE_VERSIONS: &str =
     "CREATE TABLE IF NOT EXISTS airflow_schema (version INTEGER PRIMARY KEY, at INTEGER NOT NULL) STRICT";
@@ -116,12 +116,21 @@ CREATE TABLE af_run_owner (
     run INTEGER PRIMARY KEY REFERENCES af_run ON DELETE CASCADE, incarnation BLOB NOT NULL
 ) STRICT";
 
+/// Connections, and values of variables that are encrypted.
+const V4: &str = "
+ALTER TABLE af_variable ADD COLUMN is_encrypted INTEGER NOT NULL DEFAULT 0;
+CREATE TABLE af_connection (
+    conn_id TEXT NOT NULL PRIMARY KEY, conn_type TEXT, description TEXT, host TEXT, login TEXT, password TEXT,
+    schema_name TEXT, port INTEGER, extra TEXT, is_encrypted INTEGER NOT NULL, is_extra_encrypted INTEGER NOT NULL
+) STRICT, WITHOUT ROWID";
+
 /// All tables, those that refer to others first.
-const TABLES: [&str; 16] = [
+const TABLES: [&str; 17] = [
     "af_notice",
     "af_audit",
     "af_incarnation",
     "af_variable",
+    "af_connection",
     "af_pool",
     "af_slot",
     "af_expansion",
