@@ -226,6 +226,17 @@ async fn settings_are_defaults_of_dags_and_tasks() -> TestResult {
     Ok(())
 }
 
+#[test]
+fn a_builder_does_not_show_its_keys() -> TestResult {
+    let key = Fernet::generate_key()?;
+    let builder = Airflow::builder().fernet_key(&key).masker(airflow::mask::Masker::default());
+    assert!(!format!("{builder:?}").contains(&key));
+    let settings =
+        Settings::read(&Config::default().with_env([("AIRFLOW__CORE__FERNET_KEY", &key)]), "home")?;
+    assert!(!format!("{:?}", Airflow::builder().settings(&settings)).contains(&key));
+    Ok(())
+}
+
 /// Goal: a test says its connections itself and sees none of the machine.
 #[tokio::test]
 async fn a_test_brings_its_own_connections() {

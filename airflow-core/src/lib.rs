@@ -2,11 +2,12 @@
 //!
 //! Use it through the `airflow` crate. A module here uses only what stands beside or above it in this list:
 //!
-//! - [`id`], [`time`]: words;
+//! - [`id`], [`time`], [`secret`], [`mask`], [`fernet`]: words;
 //! - [`state`]: what may become of task instances and runs;
-//! - [`dag`], [`operator`], [`timetable`], [`template`], [`trigger_rule`], [`retry`], [`xcom`], [`callback`]: definitions;
+//! - [`dag`], [`operator`], [`timetable`], [`template`], [`trigger_rule`], [`retry`], [`xcom`], [`callback`],
+//!   [`connection`], [`config`]: definitions;
 //! - [`compile`], [`registry`], [`discovery`]: checked definitions;
-//! - [`store`]: the contract of what keeps the state;
+//! - [`store`]: the contract of what keeps the state; [`secrets`]: connections and variables, wherever they are;
 //! - [`plan`]: one run in memory, and a change of it;
 //! - [`decide`]: what should happen;
 //! - [`executor`]: the contract of what runs attempts;

@@ -1,6 +1,8 @@
 //! Connections, variables, keys and the configuration on the command line.
 
 use airflow::cli::{Host, run_with};
+use airflow::fernet::Fernet;
+use airflow::prelude::*;
 use airflow::store::Store as _;
 use serde_json::json;
 
@@ -180,4 +182,38 @@ async fn mistakes_in_the_configuration_stop_everything_but_the_lint() {
     cfg(&app, "[core]\nload_examples = False\n");
     assert_eq!(app.run(&["pools", "list"]).await.2, "", "what has no effect stops nothing");
     assert!(app.ok(&["config", "lint"]).await.ends_with("no mistakes, 1 options without effect\n"));
+}
+
+#[derive(Debug)]
+struct OurVault(String);
+
+impl airflow::secrets::SecretsBackend for OurVault {
+    async fn get_config(&self, name: &str) -> Result<Option<Secret>, airflow::operator::BoxError> {
+        Ok((name == "airflow/fernet").then(|| Secret::new(self.0.clone())))
+    }
+}
+
+/// Goal: the key can come from a backend that the program brings. Method: what is stored opens with that key only.
+#[tokio::test]
+async fn a_secret_setting_comes_from_a_backend_of_the_program() {
+    let app = App::migrated().await;
+    let key = Fernet::generate_key().expect("random bytes");
+    let home = app.home();
+    let env = [("AIRFLOW_HOME", home.as_str()), ("AIRFLOW__CORE__FERNET_KEY_SECRET", "airflow/fernet")];
+    let run = async |args: &[&str]| {
+        let (mut host, out, err) = Host::captured(&env, "");
+        let key = key.clone();
+        let make = async move |builder: AirflowBuilder| {
+            Ok::<_, std::convert::Infallible>(builder.secrets_backend(OurVault(key)))
+        };
+        let code = run_with([&["app"], args].concat(), make, &mut host).await;
+        assert_eq!(code, 0, "{}", err.take());
+        out.take()
+    };
+    run(&["variables", "set", "region", "eu-west-1"]).await;
+    assert_eq!(run(&["variables", "get", "region"]).await, "eu-west-1\n");
+    let source = run(&["config", "list", "--changed", "-o", "plain", "--section", "core"]).await;
+    assert!(source.contains("env AIRFLOW__CORE__FERNET_KEY_SECRET") && !source.contains(&key), "{source}");
+    let row = app.store().await.variable("region").await.expect("a store").expect("a row");
+    assert_eq!(Fernet::new(&key).expect("a key").decrypt(&row.value).as_deref(), Ok("eu-west-1"));
 }

@@ -13,6 +13,7 @@ use crate::mask::Masker;
 use crate::operator::{AnyOperator, Resources};
 use crate::registry::{Registry, RegistryErrors};
 use crate::scheduler::SchedulerConfig;
+use crate::secret::Secret;
 use crate::secrets::{Backends, EnvironmentSecrets, Secrets, SecretsBackend, Vault};
 use crate::store::{PoolSpec, SharedStore, Store, StoreError};
 use crate::time::{Clock, SystemClock};
@@ -55,7 +56,7 @@ pub struct AirflowBuilder {
     excused: Excuse,
     pub(super) defaults: DagDefaults,
     pub(super) default_pool: Option<i32>,
-    pub(super) fernet_keys: Option<String>,
+    pub(super) fernet_keys: Option<Secret>,
     backends: Backends,
     environment: Option<EnvironmentSecrets>,
     pub(super) masker: Masker,
@@ -168,7 +169,7 @@ impl AirflowBuilder {
     /// encrypts, any decrypts. Without a key they are kept as plain text.
     #[must_use]
     pub fn fernet_key(mut self, keys: impl Into<String>) -> Self {
-        self.fernet_keys = Some(keys.into());
+        self.fernet_keys = Some(Secret::new(keys.into()));
         self
     }
 
@@ -195,7 +196,7 @@ impl AirflowBuilder {
 
     /// The keys that were given, as text.
     pub fn fernet_keys(&self) -> &str {
-        self.fernet_keys.as_deref().unwrap_or_default()
+        self.fernet_keys.as_ref().map_or("", |keys| keys.expose())
     }
 
     /// The environment that was given.
@@ -299,6 +300,8 @@ impl AirflowBuilder {
                 self.scheduler.lease, self.scheduler.beat
             )));
         }
+        let fernet = Fernet::new(self.fernet_keys());
+        let fernet = fernet.map_err(|error| BuildError::Config(error.to_string()))?;
         let store = self.store.ok_or(BuildError::Missing("store; add `.store(..)`"))?;
         if !self.no_migration {
             let migrated = store.migrate().await?;
@@ -306,8 +309,6 @@ impl AirflowBuilder {
                 store.set_pool(default_pool(slots)).await?;
             }
         }
-        let fernet = Fernet::new(self.fernet_keys.as_deref().unwrap_or_default());
-        let fernet = fernet.map_err(|error| BuildError::Config(error.to_string()))?;
         let vault = Vault::new(Arc::clone(&store), fernet);
         let environment = self.environment.unwrap_or_else(EnvironmentSecrets::of_process);
         let secrets = Secrets::new(self.backends, environment, vault, self.masker);

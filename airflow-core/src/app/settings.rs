@@ -55,7 +55,7 @@ impl AirflowBuilder {
             self.runner.log_folder = Some(settings.text("logging", "base_log_folder").into());
         }
         self.runner.log_template = LogTemplate::new(settings.text("logging", "log_filename_template"));
-        self.fernet_keys = Some(settings.text("core", "fernet_key").to_owned());
+        self.fernet_keys = Some(settings.text("core", "fernet_key").into());
         self.masker = self.masker.with_rules(settings.mask_rules());
         self
     }

@@ -132,10 +132,19 @@ const WITHOUT_EFFECT: &[(&str, &str)] = &[
 ];
 
 /// The values of all options, checked.
-#[derive(Debug, Clone)]
+#[derive(Clone)]
 pub struct Settings {
     home: PathBuf,
     values: BTreeMap<(&'static str, &'static str), Found>,
+}
+
+/// Secrets are not shown.
+impl std::fmt::Debug for Settings {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        let shown =
+            self.shown().map(|(option, value, _)| (format!("{}.{}", option.section, option.key), value));
+        f.debug_map().entries(shown).finish()
+    }
 }
 
 /// What is wrong or without effect in a configuration.

@@ -59,6 +59,18 @@ fn a_command_that_fails_says_why() {
     }
 }
 
+/// Goal: a command that asks for a password asks once. Method: it counts its calls in a file.
+#[test]
+fn a_command_runs_once() {
+    let folder = tempfile::tempdir().expect("a folder");
+    let file = folder.path().join("calls");
+    let command = format!("sh -c 'echo x >> {0}; cat {0}'", file.display());
+    let config = config("").with_env([("AIRFLOW__CORE__FERNET_KEY_CMD", command)]);
+    for config in [&config, &config.clone()] {
+        assert_eq!(config.text("core", "fernet_key").as_deref(), Ok("x\n"));
+    }
+}
+
 #[test]
 fn variables_that_name_each_other_end_in_an_error() {
     let config = config("[core]\nx = $A\n").with_env([("A", "$B$B"), ("B", "$A")]);
@@ -148,5 +160,6 @@ fn settings_are_typed_and_secrets_are_not_shown() {
     let shown: BTreeMap<&str, String> =
         settings.shown().map(|(option, value, _)| (option.key, value)).collect();
     assert_eq!(shown["fernet_key"], "***");
+    assert!(!format!("{settings:?} {:?}", config(&text)).contains(&key));
     assert_eq!(shown["sql_alchemy_conn"], "postgresql://***@db:5432/airflow");
 }
