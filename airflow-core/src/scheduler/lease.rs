@@ -96,7 +96,7 @@ impl Lease {
 
     /// The process is known to the store since a call that began at `begun`.
     pub(super) fn begin(&self, id: IncarnationId, begun: Duration) {
-        let until = Some(begun + self.length - self.margin());
+        let until = Some((begun + self.length).saturating_sub(self.margin()));
         *self.lock() = Held { id, until, refused: false, renewed: Some(begun) };
         self.changed.notify_waiters();
     }
@@ -154,7 +154,7 @@ impl Lease {
             Ok(true) => {
                 let mut held = self.lock();
                 if held.id == id {
-                    let until = begun + self.length - self.margin();
+                    let until = (begun + self.length).saturating_sub(self.margin());
                     held.until = Some(held.until.map_or(until, |old| old.max(until)));
                     held.renewed = Some(begun);
                     drop(held);
