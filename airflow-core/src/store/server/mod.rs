@@ -35,10 +35,16 @@ use nonce::sweep;
 pub use self::core::UnknownCommits;
 pub use pool_settings::PoolSettings;
 
-pub(super) use self::core::{Core, Done, Tx};
+pub(super) use self::core::Core;
+pub(super) use self::core::Done;
+#[cfg(feature = "postgres")]
+pub(super) use self::core::Tx;
 pub(super) use link::{Lease, Link, Pool, unreachable};
+#[cfg(feature = "postgres")]
 pub(super) use nonce::Nonce;
-pub(super) use retry::{Class, Tries, class, code_of, is_duplicate};
+pub(super) use retry::{Class, Tries, class};
+#[cfg(feature = "postgres")]
+pub(super) use retry::{code_of, is_duplicate};
 pub(super) use schema::{NEEDED, STEP_DEADLINE, TABLES, VERSIONS, at_least, fits, version};
 
 /// How often a read is tried: more than twice means that the database is away for longer.

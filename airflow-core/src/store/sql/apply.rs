@@ -149,6 +149,7 @@ macro_rules! slots {
         "ROWS(?1, sort INT, who NAME, task NAME, total INT, least INT, most INT, low INT, cap INT) j"
     };
 }
+#[cfg(feature = "postgres")]
 pub(in crate::store) use slots;
 
 const TAKE: &str = concat!(
