@@ -47,9 +47,6 @@ pub(super) use retry::{Class, Tries, class};
 pub(super) use retry::{code_of, is_duplicate};
 pub(super) use schema::{NEEDED, STEP_DEADLINE, TABLES, VERSIONS, at_least, fits, version};
 
-/// How often a read is tried: more than twice means that the database is away for longer.
-const READ_TRIES: u32 = 3;
-
 /// How long a statement may wait for others that write: the server gives up then, and the call begins anew.
 const LONGEST_WAIT: Duration = Duration::from_secs(5);
 
@@ -120,7 +117,7 @@ pub(super) fn without_secrets(url: &str) -> String {
 macro_rules! reading {
     ($store:expr, |$conn:ident| $work:expr) => {{
         schema::ready(&$store.core).await?;
-        let mut tries = Tries::at_most(READ_TRIES);
+        let mut tries = Tries::new();
         loop {
             let result = match $store.core.lease().await {
                 Ok(mut lease) => {
