@@ -31,7 +31,7 @@ async fn mysql_keeps_the_contract() {
 }
 
 /// How many lists of operations are tried on a server; each costs a fifth of a second in a debug build.
-const LISTS: u32 = 40;
+const LISTS: u32 = 25;
 
 /// Goal: PostgreSQL's statements do what the plain maps do.
 #[test]

@@ -145,6 +145,6 @@ impl MysqlStore {
     }
 
     fn on(pool: sqlx::MySqlPool, place: String) -> Self {
-        Self::start(Core::new(Pool::Mysql(pool), Dialect::new(Kind::Mysql, ""), String::new(), place))
+        Self::start(Core::new(Pool::Mysql(pool), Dialect::new(Kind::Mysql, ""), place))
     }
 }

@@ -168,6 +168,6 @@ impl PostgresStore {
 
     fn on(pool: sqlx::PgPool, schema: &str, place: String) -> Self {
         let dialect = Dialect::new(Kind::Postgres, format!("{}.", super::quoted(schema)));
-        Self::start(Core::new(Pool::Postgres(pool), dialect, schema.to_owned(), place))
+        Self::start(Core::new(Pool::Postgres(pool), dialect, place).in_schema(schema))
     }
 }

@@ -39,6 +39,7 @@ pub(in crate::store) struct Core {
     pub(in crate::store) pool: Pool,
     pub(in crate::store) dialect: Dialect,
     /// Where the tables are, if the database has such a thing.
+    #[cfg(feature = "postgres")]
     schema: String,
     /// The address, without secrets.
     pub(in crate::store) place: String,
@@ -49,16 +50,24 @@ pub(in crate::store) struct Core {
 }
 
 impl Core {
-    pub(in crate::store) fn new(pool: Pool, dialect: Dialect, schema: String, place: String) -> Self {
+    pub(in crate::store) fn new(pool: Pool, dialect: Dialect, place: String) -> Self {
         Self {
             pool,
             dialect,
-            schema,
+            #[cfg(feature = "postgres")]
+            schema: String::new(),
             place,
             nonces: Nonces::default(),
             ready: AtomicBool::new(false),
             counts: Counts::default(),
         }
+    }
+
+    /// With the tables in this schema.
+    #[cfg(feature = "postgres")]
+    pub(in crate::store) fn in_schema(mut self, schema: &str) -> Self {
+        schema.clone_into(&mut self.schema);
+        self
     }
 
     /// The schema of the tables.
@@ -139,6 +148,7 @@ pub(in crate::store) fn begin_sql(kind: Kind) -> &'static str {
     match kind {
         #[cfg(feature = "mysql")]
         Kind::Mysql => "SET TRANSACTION ISOLATION LEVEL READ COMMITTED; START TRANSACTION",
+        #[cfg(any(feature = "sqlite", feature = "postgres"))]
         _ => "BEGIN ISOLATION LEVEL READ COMMITTED",
     }
 }
@@ -178,6 +188,7 @@ impl<'s> Tx<'s> {
         match self.core.kind() {
             #[cfg(feature = "postgres")]
             Kind::Postgres => self.lease().raw("SET LOCAL statement_timeout = 0", STATEMENT_DEADLINE).await,
+            #[cfg(any(feature = "sqlite", feature = "mysql"))]
             _ => Ok(()),
         }
     }

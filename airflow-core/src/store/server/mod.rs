@@ -35,14 +35,17 @@ use nonce::sweep;
 pub use self::core::UnknownCommits;
 pub use pool_settings::PoolSettings;
 
-pub(super) use self::core::{Core, Done, Tx};
+pub(super) use self::core::Core;
+pub(super) use self::core::Done;
+#[cfg(feature = "postgres")]
+pub(super) use self::core::Tx;
 pub(super) use link::{Lease, Link, Pool, unreachable};
+#[cfg(feature = "postgres")]
 pub(super) use nonce::Nonce;
-pub(super) use retry::{Class, Tries, class, code_of, is_duplicate};
+pub(super) use retry::{Class, Tries, class};
+#[cfg(feature = "postgres")]
+pub(super) use retry::{code_of, is_duplicate};
 pub(super) use schema::{NEEDED, STEP_DEADLINE, TABLES, VERSIONS, at_least, fits, version};
-
-/// How often a read is tried: more than twice means that the database is away for longer.
-const READ_TRIES: u32 = 3;
 
 /// How long a statement may wait for others that write: the server gives up then, and the call begins anew.
 const LONGEST_WAIT: Duration = Duration::from_secs(5);
@@ -114,7 +117,7 @@ pub(super) fn without_secrets(url: &str) -> String {
 macro_rules! reading {
     ($store:expr, |$conn:ident| $work:expr) => {{
         schema::ready(&$store.core).await?;
-        let mut tries = Tries::at_most(READ_TRIES);
+        let mut tries = Tries::new();
         loop {
             let result = match $store.core.lease().await {
                 Ok(mut lease) => {

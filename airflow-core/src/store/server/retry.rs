@@ -37,10 +37,12 @@ const POSTGRES_BROKEN: [&str; 8] = ["57P01", "57P02", "57P03", "57P04", "57P05",
 
 /// Codes of MySQL and MariaDB after which the transaction can be taken back and tried again: deadlock, lock time-outs, a
 /// certification conflict of a cluster.
+#[cfg(feature = "mysql")]
 const MYSQL_AGAIN: [u16; 5] = [1213, 1205, 3572, 3101, 1020];
 
 /// Codes after which the connection is of no use: too many connections, shutdown, killed, idle for too long, lost, read
 /// only.
+#[cfg(feature = "mysql")]
 const MYSQL_BROKEN: [u16; 12] = [1040, 1053, 1077, 1927, 2006, 2013, 4031, 1290, 1792, 1836, 3169, 1047];
 
 /// Says what `error` means.

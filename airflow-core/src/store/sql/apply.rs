@@ -155,6 +155,7 @@ macro_rules! slots {
         )
     };
 }
+#[cfg(feature = "postgres")]
 pub(in crate::store) use slots;
 
 const TAKE: &str = concat!(

@@ -82,6 +82,10 @@ impl<B: Backend> Writer<B> {
     }
 
     /// Does `work` on the backend.
+    #[cfg_attr(
+        not(feature = "sqlite"),
+        expect(dead_code, reason = "only SQLite does everything on one connection")
+    )]
     pub(in crate::store) async fn with<T, F>(&self, work: F) -> StoreResult<T>
     where
         T: Send + 'static,

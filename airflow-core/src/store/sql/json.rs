@@ -126,6 +126,7 @@ pub(in crate::store) fn time(micros: i64) -> StoreResult<DateTime<Utc>> {
 }
 
 /// A stored time, or none.
+#[cfg(feature = "sqlite")]
 pub(in crate::store) fn maybe_time(micros: Option<i64>) -> StoreResult<Option<DateTime<Utc>>> {
     micros.map(time).transpose()
 }

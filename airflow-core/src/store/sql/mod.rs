@@ -32,6 +32,7 @@ use std::borrow::Cow;
 use sqlx::AssertSqlSafe;
 
 use super::StoreResult;
+#[cfg(feature = "sqlite")]
 use errors::failed;
 use text::{Dialect, Kind, Translated};
 
@@ -109,6 +110,16 @@ const BYTES_A_SECOND: usize = 1024 * 1024;
 
 #[cfg(any(feature = "postgres", feature = "mysql"))]
 impl Conn<'_> {
+    /// The connection and the words of MySQL, if it is one to it.
+    #[cfg(feature = "mysql")]
+    fn as_mysql(&mut self) -> Option<(&mut sqlx::MySqlConnection, &Dialect)> {
+        match &mut self.raw {
+            Raw::Mysql(conn) => Some((conn, self.dialect)),
+            #[cfg(any(feature = "sqlite", feature = "postgres"))]
+            _ => None,
+        }
+    }
+
     /// Lets statements take as long as `deadline`.
     pub(super) fn be_patient(&mut self, deadline: std::time::Duration) {
         self.deadline = deadline;
@@ -117,11 +128,11 @@ impl Conn<'_> {
     /// Runs statements one after the other and gives the rows of each. Where the driver can, all go in one message.
     pub(super) async fn batch(&mut self, queries: Vec<Query<'_>>) -> StoreResult<Vec<Vec<Row>>> {
         #[cfg(feature = "mysql")]
-        if let Raw::Mysql(conn) = &mut self.raw {
+        if let Some((conn, dialect)) = self.as_mysql() {
             // Much to send takes its time.
             let size: usize = queries.iter().map(Query::size).sum();
             let sending = std::time::Duration::from_secs((size / BYTES_A_SECOND) as u64);
-            let work = batch::run(conn, self.dialect, queries);
+            let work = batch::run(conn, dialect, queries);
             return errors::within(errors::COMMIT_DEADLINE + sending, work).await;
         }
         let mut answers = Vec::with_capacity(queries.len());
