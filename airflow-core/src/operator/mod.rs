@@ -10,6 +10,7 @@ mod branch;
 mod context;
 mod error;
 mod input;
+mod lookups;
 mod params;
 mod resources;
 mod sensor;
