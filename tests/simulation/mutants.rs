@@ -10,8 +10,6 @@ use super::process::Way;
 pub(crate) enum Mutant {
     /// The store does not compare epochs.
     NoEpoch,
-    /// The store does not compare the generation of the run: a user's clear does not fence.
-    NoGeneration,
     /// Attempts are handed out before their commit is written.
     SubmitBeforeCommit,
     /// A lease is compared with the observer's clock.
@@ -31,9 +29,8 @@ pub(crate) enum Mutant {
 }
 
 /// All of them, each with a seed that notices it; if plans change, others do.
-pub(crate) const ALL: [(Mutant, u64); 10] = [
-    (Mutant::NoEpoch, 0),
-    (Mutant::NoGeneration, 0),
+pub(crate) const ALL: [(Mutant, u64); 9] = [
+    (Mutant::NoEpoch, 71),
     (Mutant::SubmitBeforeCommit, 0),
     (Mutant::ExpireByOwnClock, 0),
     (Mutant::NoSecondWitness, 0),
@@ -49,7 +46,6 @@ impl Mutant {
     pub(crate) fn blind(self) -> Option<Blind> {
         match self {
             Self::NoEpoch => Some(Blind::Epoch),
-            Self::NoGeneration => Some(Blind::Generation),
             Self::ClearWithoutEpoch => Some(Blind::ClearedEpoch),
             _ => None,
         }
