@@ -24,7 +24,7 @@ pub(crate) enum Mutant {
     ClearWithoutEpoch,
     /// The run of a schedule point is named by the time at which it is made.
     RunKeyFromNow,
-    /// Attempts are not stopped when they should be.
+    /// Attempts are not stopped when the lease is lost, and the process goes on.
     IgnoreCancel,
 }
 
@@ -32,11 +32,11 @@ pub(crate) enum Mutant {
 pub(crate) const ALL: [(Mutant, u64); 9] = [
     (Mutant::NoEpoch, 71),
     (Mutant::SubmitBeforeCommit, 0),
-    (Mutant::ExpireByOwnClock, 0),
-    (Mutant::NoSecondWitness, 0),
-    (Mutant::UnknownIsFailure, 0),
+    (Mutant::ExpireByOwnClock, 1),
+    (Mutant::NoSecondWitness, 3),
+    (Mutant::UnknownIsFailure, 12),
     (Mutant::ReleaseTwice, 0),
-    (Mutant::ClearWithoutEpoch, 0),
+    (Mutant::ClearWithoutEpoch, 6),
     (Mutant::RunKeyFromNow, 0),
     (Mutant::IgnoreCancel, 0),
 ];
