@@ -38,7 +38,7 @@ pub(crate) const ALL: [(Mutant, u64); 9] = [
     (Mutant::ReleaseTwice, 0),
     (Mutant::ClearWithoutEpoch, 6),
     (Mutant::RunKeyFromNow, 0),
-    (Mutant::IgnoreCancel, 0),
+    (Mutant::IgnoreCancel, 16),
 ];
 
 impl Mutant {
