@@ -27,6 +27,9 @@ pub struct Schedules;
 #[doc = include_str!("../docs/book/failures.md")]
 pub struct Failures;
 
+#[doc = include_str!("../docs/book/waiting.md")]
+pub struct Waiting;
+
 #[doc = include_str!("../docs/book/limits.md")]
 pub struct Limits;
 
@@ -38,6 +41,12 @@ pub struct Embedding;
 
 #[doc = include_str!("../docs/book/cli.md")]
 pub struct Cli;
+
+#[doc = include_str!("../docs/book/configuration.md")]
+pub struct Configuration;
+
+#[doc = include_str!("../docs/book/connections.md")]
+pub struct Connections;
 
 #[doc = include_str!("../docs/book/operating.md")]
 pub struct Operating;

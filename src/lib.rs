@@ -56,6 +56,7 @@
 //!   [`TaskContext`](operator::TaskContext) and [`TaskError`](operator::TaskError) in [`operator`]; values between tasks in
 //!   [`xcom`]; [`trigger_rule`], [`callback`], [`retry`], [`template`].
 //! - When runs are made: [`timetable`]; durations and clocks: [`time`].
+//! - Settings and secrets: [`config`], [`connection`], [`secrets`], [`mask`], [`fernet`].
 //! - Running them: [`Airflow`] and its builder in [`app`]; where everything is kept: [`store`]; what runs attempts:
 //!   [`executor`], [`LocalExecutor`].
 //! - What is happening: [`state`], the rows in [`store::model`], [`decide::explain`].
@@ -75,8 +76,9 @@
 
 pub use airflow_core::app::{self, Airflow, AirflowBuilder, Running};
 pub use airflow_core::{
-    attempt, callback, compile, dag, decide, discovery, executor, id, operator, plan, registry, retry,
-    scheduler, state, store, template, testing, time, timetable, trigger_rule, xcom,
+    attempt, builtin, callback, compile, config, connection, dag, decide, discovery, executor, fernet, id,
+    mask, operator, plan, registry, retry, scheduler, secret, secrets, state, store, template, testing, time,
+    timetable, trigger_rule, xcom,
 };
 
 #[cfg(feature = "local")]
@@ -86,20 +88,27 @@ pub use airflow_executors::LocalExecutor;
 pub use airflow_cli::{self as cli, cli, cli_async};
 
 #[cfg(feature = "macros")]
-pub use airflow_macros::{Branch, Operator, dag, task};
+pub use airflow_macros::{Branch, Operator, dag, sensor, task};
 
 /// What a file with dags needs: `use airflow::prelude::*;`.
 pub mod prelude {
     pub use airflow_core::app::{Airflow, AirflowBuilder, Running};
+    pub use airflow_core::builtin::{
+        DateTimeSensor, DayOfWeekSensor, ExternalTaskSensor, FileSensor, TimeDeltaSensor, TimeSensor,
+        TriggerDagRun, WaitSensor,
+    };
     pub use airflow_core::callback::CallbackContext;
+    pub use airflow_core::connection::{Conn, Connection, ConnectionKind};
     pub use airflow_core::dag::{
-        Dag, DagDef, Group, Handle, Mapped, Node, Nodes, TaskExt, TaskGroup, TaskOptions, concat, label,
-        product, zip, zip_longest,
+        Dag, DagDef, Group, Handle, Mapped, Node, Nodes, SensorExt, TaskExt, TaskGroup, TaskOptions, concat,
+        label, product, zip, zip_longest,
     };
     // Not the trait `Operator`: beside `Execute`, a call of `execute` would be ambiguous.
     pub use airflow_core::operator::{
-        Branch, Elem, Empty, Execute, In, IntoIn, Params, Result, ResultExt, TaskContext, TaskError, template,
+        Branch, Deferral, Elem, Empty, Execute, In, IntoIn, Params, Poke, Result, ResultExt, Resumed, Sensor,
+        SensorMode, TaskContext, TaskError, Trigger, template,
     };
+    pub use airflow_core::secret::Secret;
     pub use airflow_core::state::{RunState, TaskState};
     pub use airflow_core::store::MemoryStore;
     #[cfg(feature = "sqlite")]
@@ -113,7 +122,7 @@ pub mod prelude {
     pub use airflow_executors::LocalExecutor;
 
     #[cfg(feature = "macros")]
-    pub use airflow_macros::{Branch, Operator, dag, task};
+    pub use airflow_macros::{Branch, Operator, dag, sensor, task};
 
     pub use chrono::{DateTime, NaiveDate, Utc};
     pub use schemars::JsonSchema;

@@ -104,11 +104,18 @@ async fn find(store: &SharedStore, name: &str) -> Result<PoolRow, CliError> {
 }
 
 fn table(pools: &[PoolRow]) -> Table {
-    let mut table = Table::new(["pool", "slots", "used", "description", "include_deferred"]);
+    let mut table = Table::new(["pool", "slots", "used", "deferred", "description", "include_deferred"]);
     for pool in pools {
         let spec = &pool.spec;
         let description = spec.description.as_str();
-        table.push(row![spec.name.as_str(), spec.slots, pool.used, description, spec.include_deferred]);
+        table.push(row![
+            spec.name.as_str(),
+            spec.slots,
+            pool.used,
+            pool.deferred,
+            description,
+            spec.include_deferred
+        ]);
     }
     table
 }
@@ -149,8 +156,13 @@ pub(crate) fn write_json<T: Serialize>(
     what: &str,
 ) -> Result<(), CliError> {
     let text = serde_json::to_string_pretty(value)? + "\n";
+    write_text(cx, file, &text, what)
+}
+
+/// Writes a text file, or to standard output if it is called `-`.
+pub(crate) fn write_text(cx: &mut Cx<'_>, file: &Path, text: &str, what: &str) -> Result<(), CliError> {
     if file == Path::new("-") {
-        return Ok(cx.host.raw(&text)?);
+        return Ok(cx.host.raw(text)?);
     }
     std::fs::write(file, text)
         .map_err(|error| failed(format!("cannot write {}: {error}", file.display())))?;

@@ -2,11 +2,12 @@
 //!
 //! Use it through the `airflow` crate. A module here uses only what stands beside or above it in this list:
 //!
-//! - [`id`], [`time`]: words;
+//! - [`id`], [`time`], [`secret`], [`mask`], [`fernet`]: words;
 //! - [`state`]: what may become of task instances and runs;
-//! - [`dag`], [`operator`], [`timetable`], [`template`], [`trigger_rule`], [`retry`], [`xcom`], [`callback`]: definitions;
+//! - [`dag`], [`operator`], [`timetable`], [`template`], [`trigger_rule`], [`retry`], [`xcom`], [`callback`],
+//!   [`connection`], [`config`]: definitions;
 //! - [`compile`], [`registry`], [`discovery`]: checked definitions;
-//! - [`store`]: the contract of what keeps the state;
+//! - [`store`]: the contract of what keeps the state; [`secrets`]: connections and variables, wherever they are;
 //! - [`plan`]: one run in memory, and a change of it;
 //! - [`decide`]: what should happen;
 //! - [`executor`]: the contract of what runs attempts;
@@ -16,6 +17,7 @@
 
 pub mod app;
 pub mod attempt;
+pub mod builtin;
 pub mod callback;
 pub mod compile;
 pub mod config;
@@ -24,12 +26,14 @@ pub mod dag;
 pub mod executor;
 pub mod fernet;
 pub mod id;
+pub mod mask;
 pub mod operator;
 pub mod plan;
 pub mod registry;
 pub mod retry;
 pub mod scheduler;
 pub mod secret;
+pub mod secrets;
 pub mod state;
 pub mod store;
 pub mod template;
@@ -50,11 +54,11 @@ pub mod __private {
     pub use inventory;
     pub use serde_json;
 
-    pub use crate::dag::{Dag, DagDef, IntoSpec, Role, Spec, TaskOptions};
+    pub use crate::dag::{Dag, DagDef, IntoSpec, IsSensor, Role, Spec, TaskOptions};
     pub use crate::discovery::DiscoveredDag;
     pub use crate::operator::{
-        Branch, Description, Execute, In, IntoIn, Operator, Params, Result, TaskContext, TaskError,
-        TaskReturn, blocking,
+        Branch, Description, Execute, In, IntoIn, Operator, Params, Poke, PokeReturn, Result, Resumed,
+        Sensor, SensorMode, TaskContext, TaskError, TaskReturn, blocking, watch,
     };
     pub use crate::template::{Renderer, Template, TemplateError};
     pub use crate::time::parse_duration;

@@ -250,7 +250,7 @@ impl Oracle {
                 SlotKey::Pool(_) => 128,
                 SlotKey::Dag(dag) => i64::from(plan.dags[super::world::number_of(dag)].max_active_tasks),
                 SlotKey::Runs(dag) => i64::from(plan.dags[super::world::number_of(dag)].max_active_runs),
-                SlotKey::Task(..) => i64::MAX,
+                SlotKey::Task(..) | SlotKey::Deferred(_) => i64::MAX,
             };
             if used > limit {
                 self.broken("I5", format!("{used} of {limit} are taken of {key}"));

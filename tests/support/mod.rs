@@ -8,6 +8,7 @@ use airflow::operator::{
     BoxError, Cancel, ContextParts, Inputs, Resources, RunInfo, TaskContext, TaskServices, TiInfo, XComQuery,
 };
 use airflow::state::RunType;
+use airflow::time::SystemClock;
 use airflow::timetable::DataInterval;
 use airflow::xcom::{DEFAULT_XCOM_LIMIT, XComValue};
 use chrono::{DateTime, Utc};
@@ -28,6 +29,12 @@ impl TaskServices for Nothing {
     async fn set_variable(&self, _: &str, _: &str) -> Result<(), BoxError> {
         Ok(())
     }
+
+    async fn connection(&self, _: &str) -> Result<Option<airflow::connection::Connection>, BoxError> {
+        Ok(None)
+    }
+
+    fn mask_secret(&self, _: &str) {}
 }
 
 /// A context without resources and parameters.
@@ -73,6 +80,12 @@ pub(crate) fn context_with(resources: Resources, params: Value) -> TaskContext {
         xcom_limit: DEFAULT_XCOM_LIMIT,
         log_path: None,
         cancel: Cancel::never(),
+        wait: None,
+        sensor: None,
+        started_at: at,
+        clock: Arc::new(SystemClock),
+        timezone: chrono_tz::Tz::UTC,
+        retries: 0,
     })
 }
 

@@ -6,9 +6,12 @@
 
 mod builder;
 mod health;
+mod made_runs;
 mod ops;
 mod results;
 mod runs;
+mod settings;
+mod waits;
 
 use std::sync::Arc;
 use std::time::Duration;
@@ -23,8 +26,12 @@ use crate::executor::{Executor, ExecutorServices};
 use crate::operator::Resources;
 use crate::registry::Registry;
 use crate::scheduler::{Scheduler, SchedulerConfig, SchedulerHandle};
+use crate::secrets::Secrets;
 use crate::store::{DagRecord, DagRow, SharedStore, StoreError, StoreResult};
 use crate::time::Clock;
+
+use made_runs::AppRuns;
+use waits::LocalWaiter;
 
 pub use builder::{AirflowBuilder, BuildError};
 pub use health::{DatabaseHealth, Health, HealthStatus, SchedulerHealth};
@@ -44,6 +51,7 @@ struct Parts {
     executor: Option<Arc<dyn Executor>>,
     scheduler: SchedulerConfig,
     runner: RunnerConfig,
+    secrets: Secrets,
     running: std::sync::Mutex<Option<SchedulerHandle>>,
 }
 
@@ -118,6 +126,33 @@ impl Airflow {
             Arc::clone(&parts.clock),
             parts.runner.clone(),
         )
+        .with_secrets(parts.secrets.clone())
+        .with_runs(Arc::new(AppRuns::of(self)))
+    }
+
+    /// Its connections and variables, wherever they come from. Those of the store are written through
+    /// [`Secrets::vault`].
+    ///
+    /// ```
+    /// use airflow_core::app::Airflow;
+    /// use airflow_core::connection::Connection;
+    /// use airflow_core::fernet::Fernet;
+    /// use airflow_core::store::MemoryStore;
+    ///
+    /// # #[tokio::main(flavor = "current_thread")]
+    /// # async fn main() -> Result<(), Box<dyn std::error::Error>> {
+    /// let key = Fernet::generate_key()?;
+    /// let airflow = Airflow::builder().store(MemoryStore::new()).fernet_key(key).build().await?;
+    /// let conn = Connection::new("warehouse", "postgres").with_host("db").with_password("p@ssword");
+    /// airflow.secrets().vault().set_connection(&conn).await?;
+    ///
+    /// let stored = airflow.store().connection("warehouse").await?.unwrap();
+    /// assert_ne!(stored.password.as_deref(), Some("p@ssword"));
+    /// assert_eq!(airflow.secrets().connection("warehouse").await?, Some(conn));
+    /// # Ok(()) }
+    /// ```
+    pub fn secrets(&self) -> &Secrets {
+        &self.0.secrets
     }
 
     /// Makes the dags of this process known to the store.
@@ -145,7 +180,10 @@ impl Airflow {
             Arc::clone(&parts.clock),
             parts.scheduler.clone(),
         );
-        executor.start(ExecutorServices { runner: Arc::new(self.runner()), reports });
+        let runner = Arc::new(self.runner());
+        let waiter = LocalWaiter::new(runner.clone(), reports.clone(), parts.scheduler.max_waits);
+        let scheduler = scheduler.with_waiter(Arc::new(waiter));
+        executor.start(ExecutorServices { runner, reports });
         let handle = scheduler.handle();
         self.attach(handle.clone());
         let (stop, stopped) = watch::channel(None);

@@ -5,7 +5,10 @@
 
 mod inputs;
 pub mod log;
+mod log_path;
+mod names;
 mod services;
+mod waits;
 
 use std::panic::AssertUnwindSafe;
 use std::path::PathBuf;
@@ -13,22 +16,27 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use async_trait::async_trait;
+use chrono::{DateTime, Utc};
 use futures_util::FutureExt as _;
 use tracing::Instrument as _;
 
 use crate::callback::{CallbackContext, panic_text};
 use crate::compile::{CompiledDag, CompiledTask};
 use crate::executor::AttemptRunner;
+use crate::fernet::Fernet;
+use crate::mask::Masker;
 use crate::operator::{
-    AnyOperator, BoxError, Cancel, ContextParts, Resources, Returned, TaskContext, TaskError,
+    AnyOperator, BoxError, Cancel, ContextParts, MadeRun, Resources, Returned, RunRequest, TaskContext,
+    TaskError,
 };
 use crate::plan::{Attempt, Outcome, Report};
 use crate::registry::Registry;
+use crate::secrets::{Backends, EnvironmentSecrets, Secrets, Vault};
 use crate::store::SharedStore;
 use crate::time::Clock;
 use crate::xcom::DEFAULT_XCOM_LIMIT;
 
-use log::AttemptLog;
+use log::{AttemptLog, LogName, LogTemplate};
 use services::StoreServices;
 
 /// How long `on_kill` may take: whatever holds it up longer must not hold up the executor's slot.
@@ -39,13 +47,15 @@ const ON_KILL_LIMIT: Duration = Duration::from_secs(10);
 pub struct RunnerConfig {
     /// The folder of the log files; `None` writes none.
     pub log_folder: Option<PathBuf>,
+    /// Where in that folder the log of an attempt lies.
+    pub log_template: LogTemplate,
     /// The largest value that is stored, in bytes of JSON.
     pub xcom_limit: usize,
 }
 
 impl Default for RunnerConfig {
     fn default() -> Self {
-        Self { log_folder: None, xcom_limit: DEFAULT_XCOM_LIMIT }
+        Self { log_folder: None, log_template: LogTemplate::default(), xcom_limit: DEFAULT_XCOM_LIMIT }
     }
 }
 
@@ -59,6 +69,19 @@ pub struct Runner {
     config: RunnerConfig,
     sources: Arc<inputs::SourceCache>,
     overrides: Option<Arc<dyn Override>>,
+    secrets: Secrets,
+    runs: Option<Arc<dyn RunMaker>>,
+}
+
+/// Makes runs for tasks that ask for them.
+#[async_trait]
+pub trait RunMaker: std::fmt::Debug + Send + Sync + 'static {
+    /// As [`TaskServices::make_run`](crate::operator::TaskServices::make_run).
+    ///
+    /// # Errors
+    ///
+    /// As there.
+    async fn make_run(&self, request: &RunRequest) -> Result<MadeRun, BoxError>;
 }
 
 /// Stands in for task bodies, for tests.
@@ -73,7 +96,8 @@ pub trait Override: std::fmt::Debug + Send + Sync + 'static {
 }
 
 impl Runner {
-    /// Runs attempts of `registry`, reading values from `store`.
+    /// Runs attempts of `registry`, reading values from `store`. Variables and connections come from the environment
+    /// and the store, without a key; see [`with_secrets`](Self::with_secrets).
     pub fn new(
         registry: Registry,
         store: SharedStore,
@@ -81,14 +105,36 @@ impl Runner {
         clock: Arc<dyn Clock>,
         config: RunnerConfig,
     ) -> Self {
+        let vault = Vault::new(Arc::clone(&store), Fernet::default());
+        let environment = EnvironmentSecrets::of_process();
+        let secrets = Secrets::new(Backends::default(), environment, vault, Masker::default());
         let sources = Arc::default();
-        Self { registry, store, resources, clock, config, sources, overrides: None }
+        Self { registry, store, resources, clock, config, sources, overrides: None, secrets, runs: None }
+    }
+
+    /// The same, with another place for variables and connections, and what hides them in logs.
+    #[must_use]
+    pub fn with_secrets(mut self, secrets: Secrets) -> Self {
+        self.secrets = secrets;
+        self
     }
 
     /// The same, with task bodies replaced.
     #[must_use]
     pub fn with_override(mut self, overrides: Arc<dyn Override>) -> Self {
         self.overrides = Some(overrides);
+        self
+    }
+
+    /// What hides secrets in logs, errors and rendered fields.
+    pub fn masker(&self) -> &Masker {
+        self.secrets.masker()
+    }
+
+    /// The same, able to make runs for tasks that ask for them.
+    #[must_use]
+    pub fn with_runs(mut self, runs: Arc<dyn RunMaker>) -> Self {
+        self.runs = Some(runs);
         self
     }
 
@@ -118,27 +164,40 @@ impl Runner {
             params,
             inputs,
             resources: self.resources.clone(),
-            services: Arc::new(StoreServices::new(Arc::clone(&self.store))),
+            services: Arc::new(StoreServices::new(self)),
             renderer: Box::new(move || templates.renderer()),
             has_templates: task.has_templates,
             pushes_result: task.settings.do_xcom_push,
             xcom_limit: self.config.xcom_limit,
             log_path: log,
             cancel,
+            wait: attempt.wait.clone(),
+            sensor: task.settings.sensor.clone(),
+            started_at: attempt.at,
+            clock: Arc::clone(&self.clock),
+            timezone: dag.settings.timezone,
+            retries: task.settings.retry.retries,
         }))
     }
 
     /// Where the log of an attempt goes.
     pub fn log_path(&self, attempt: &Attempt) -> Option<PathBuf> {
         let folder = self.config.log_folder.as_ref()?;
-        let ti = &attempt.ti;
-        Some(folder.join(log::relative_path(
-            &attempt.run.dag_id,
-            &attempt.run.run_id,
-            &ti.task_id,
-            ti.map_index,
-            ti.try_number,
-        )))
+        let (run, ti) = (&attempt.run, &attempt.ti);
+        let name = LogName {
+            dag: &run.dag_id,
+            run: &run.run_id,
+            logical_date: run.logical_date,
+            data_interval: Some((run.data_interval.start, run.data_interval.end)),
+            task: &ti.task_id,
+            map_index: ti.map_index,
+            try_number: ti.try_number,
+        };
+        let path = self.config.log_template.path(&name).unwrap_or_else(|error| {
+            tracing::warn!(%error, "`logging.log_filename_template` cannot be rendered; the default is used");
+            log::relative_path(name.dag, name.run, name.task, name.map_index, name.try_number)
+        });
+        Some(folder.join(path))
     }
 
     async fn run_logged(
@@ -147,27 +206,42 @@ impl Runner {
         cancel: Cancel,
         log: &AttemptLog,
     ) -> (Outcome, Option<TaskContext>) {
-        let Some(dag) = self.registry.get(&attempt.run.dag_id) else {
-            let error = format!("code_missing: this process carries no dag `{}`", attempt.run.dag_id);
-            return (failed(error, false), None);
+        let dag = match self.dag_of(attempt) {
+            Ok(dag) => dag,
+            Err(error) => return (failed(error, false), None),
         };
-        let dag = Arc::clone(dag);
-        let Some(task) = dag.tasks.get(attempt.task.index()).filter(|task| task.id == attempt.ti.task_id)
-        else {
-            let error = format!("code_missing: dag `{}` has no task `{}` here", dag.id, attempt.ti.task_id);
-            return (failed(error, false), None);
-        };
+        let task = dag.task(attempt.task);
         let context = self.context(&dag, attempt, cancel.clone(), log.path().cloned()).await;
         let cx = match context {
             Ok(cx) => cx,
             Err(error) => return (failed(format!("cannot prepare the attempt: {error}"), true), None),
         };
         self.on_execute(task, attempt).await;
-        let outcome = self.body(task, &cx, &cancel).await;
+        // A task that goes on after a deferral is in the same stretch of work as before.
+        let start = if cx.resumed().is_some() { attempt.try_started_at } else { self.clock.now() };
+        let outcome = self.body(task, &cx, &cancel, start).await;
         (outcome, Some(cx))
     }
 
-    async fn body(&self, task: &CompiledTask, cx: &TaskContext, cancel: &Cancel) -> Outcome {
+    /// The dag of an attempt, which has its task.
+    fn dag_of(&self, attempt: &Attempt) -> Result<Arc<CompiledDag>, String> {
+        let Some(dag) = self.registry.get(&attempt.run.dag_id) else {
+            return Err(format!("code_missing: this process carries no dag `{}`", attempt.run.dag_id));
+        };
+        let task = dag.tasks.get(attempt.task.index()).filter(|task| task.id == attempt.ti.task_id);
+        if task.is_none() {
+            return Err(format!("code_missing: dag `{}` has no task `{}` here", dag.id, attempt.ti.task_id));
+        }
+        Ok(Arc::clone(dag))
+    }
+
+    async fn body(
+        &self,
+        task: &CompiledTask,
+        cx: &TaskContext,
+        cancel: &Cancel,
+        start: DateTime<Utc>,
+    ) -> Outcome {
         let work = async {
             if let Some(overrides) = &self.overrides
                 && let Some(result) = overrides.instead(&*task.operator, cx).await
@@ -177,9 +251,11 @@ impl Runner {
             task.operator.run(cx).await
         };
         // Time that passes, not the time of day: nobody ends an attempt by setting a clock.
+        let used = (self.clock.now() - start).to_std().unwrap_or_default();
+        let left = task.settings.timeout.map(|timeout| timeout.saturating_sub(used));
         let time_is_up = async {
-            match task.settings.timeout {
-                Some(timeout) => self.clock.sleep(timeout).await,
+            match left {
+                Some(left) => self.clock.sleep(left).await,
                 None => std::future::pending().await,
             }
         };
@@ -187,19 +263,16 @@ impl Runner {
             biased;
             result = AssertUnwindSafe(work).catch_unwind() => match result {
                 Ok(Ok(returned)) => return Outcome::Success(returned.value),
-                Ok(Err(error)) => return Outcome::from(error),
+                Ok(Err(error)) => return waits::checked(task, error),
                 Err(panic) => return failed(format!("the task panicked: {}", panic_text(&*panic)), true),
             },
             () = cancel.cancelled() => Outcome::Cancelled,
             () = time_is_up => {
                 let limit = task.settings.timeout.unwrap_or_default();
-                failed(format!("the attempt took longer than its timeout of {limit:?}"), true)
+                waits::took_too_long(task, format!("the attempt took longer than its timeout of {limit:?}"))
             }
         };
-        let on_kill = AssertUnwindSafe(task.operator.killed(cx)).catch_unwind();
-        if !matches!(tokio::time::timeout(ON_KILL_LIMIT, on_kill).await, Ok(Ok(()))) {
-            tracing::warn!("`on_kill` panicked or took longer than {ON_KILL_LIMIT:?}");
-        }
+        on_kill(task, cx).await;
         outcome
     }
 
@@ -226,17 +299,21 @@ impl Runner {
 #[async_trait]
 impl AttemptRunner for Runner {
     async fn run(&self, attempt: Attempt, cancel: Cancel) -> Report {
-        let log = AttemptLog::open(self.log_path(&attempt), Arc::clone(&self.clock));
+        let log = AttemptLog::open(self.log_path(&attempt), Arc::clone(&self.clock), self.masker().clone());
         log.header(&attempt);
         let work = AssertUnwindSafe(self.run_logged(&attempt, cancel, &log)).catch_unwind();
         let (outcome, cx) = match work.instrument(log.span(&attempt)).await {
             Ok(done) => done,
             Err(panic) => (failed(format!("the attempt panicked: {}", panic_text(&*panic)), true), None),
         };
-        let (pushed, rendered) = cx.map(|cx| cx.take_notes()).unwrap_or_default();
+        let (pushed, mut rendered) = cx.map(|cx| cx.take_notes()).unwrap_or_default();
+        for field in &mut rendered {
+            field.shown = self.masker().mask_json(field.name, &field.shown);
+        }
+        let outcome = masked(self.masker(), outcome);
         log.footer(&attempt, &outcome);
         let pushed =
-            if matches!(outcome, Outcome::Success(_) | Outcome::Skipped(_)) { pushed } else { Vec::new() };
+            if matches!(outcome, Outcome::Failed { .. } | Outcome::Cancelled) { Vec::new() } else { pushed };
         Report {
             run: attempt.run.pk,
             key: attempt.key(),
@@ -246,6 +323,25 @@ impl AttemptRunner for Runner {
             rendered,
             at: self.clock.now(),
         }
+    }
+}
+
+/// What is told about an attempt outside of it names no secret.
+fn masked(masker: &Masker, outcome: Outcome) -> Outcome {
+    match outcome {
+        Outcome::Failed { error, retryable, after } => {
+            Outcome::Failed { error: masker.mask(&error).into_owned(), retryable, after }
+        }
+        Outcome::Skipped(why) => Outcome::Skipped(masker.mask(&why).into_owned()),
+        other => other,
+    }
+}
+
+/// Passes the news that it is being stopped to the operator.
+async fn on_kill(task: &CompiledTask, cx: &TaskContext) {
+    let on_kill = AssertUnwindSafe(task.operator.killed(cx)).catch_unwind();
+    if !matches!(tokio::time::timeout(ON_KILL_LIMIT, on_kill).await, Ok(Ok(()))) {
+        tracing::warn!("`on_kill` panicked or took longer than {ON_KILL_LIMIT:?}");
     }
 }
 

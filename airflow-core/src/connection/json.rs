@@ -42,7 +42,7 @@ impl Connection {
         };
         let extra = fields.shift_remove("extra").filter(is_something);
         let conn_type = fields.shift_remove("conn_type").filter(is_something);
-        let port = fields.shift_remove("port").filter(is_something);
+        let port = fields.shift_remove("port").filter(is_something).as_ref().map(port_of).transpose()?;
         let mut take = |name: &str| match fields.shift_remove(name) {
             None | Some(Value::Null) => Ok(None),
             Some(Value::String(text)) => Ok(Some(text)),
@@ -66,7 +66,7 @@ impl Connection {
             None => None,
             Some(_) => return Err(ConnectionError::NotText("conn_type".to_owned())),
         };
-        connection.port = port.as_ref().map(port_of).transpose()?;
+        connection.port = port;
         let connection = match extra {
             Some(Value::String(text)) => connection.with_extra(text),
             Some(json) => connection.with_extra_json(&json),
@@ -111,17 +111,16 @@ fn from_uri_field(fields: Connection, uri: &str) -> Result<Connection, Connectio
 
 /// A port as a number or a text, the way Python's `int` reads it: fractions are cut off.
 fn port_of(port: &Value) -> Result<u16, ConnectionError> {
-    let wrong = || ConnectionError::Port(port.as_str().map_or_else(|| port.to_string(), str::to_owned));
     let number = match port {
         Value::Number(number) => match number.as_f64().map(f64::trunc) {
-            Some(number) if (0.0..=65535.0).contains(&number) => format!("{number}"),
-            _ => return Err(wrong()),
+            Some(number) if (0.0..=65535.0).contains(&number) => format!("{}", number.abs()),
+            _ => return Err(ConnectionError::Port),
         },
         Value::Bool(yes) => u8::from(*yes).to_string(),
-        Value::String(text) => crate::config::python_int(text).ok_or_else(wrong)?,
+        Value::String(text) => crate::config::python_int(text).ok_or(ConnectionError::Port)?,
         _ => return Err(ConnectionError::NotText("port".to_owned())),
     };
-    number.parse().map_err(|_| wrong())
+    number.parse().map_err(|_| ConnectionError::Port)
 }
 
 /// Whether Python takes a value for true.

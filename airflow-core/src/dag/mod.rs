@@ -13,7 +13,7 @@ mod problem;
 mod spec;
 
 pub use builder::{Branching, Dag, TaskGroup};
-pub use def::{DagDef, DagOptions, ParamsSpec, When};
+pub use def::{DagDef, DagDefaults, DagOptions, ParamsSpec, When};
 pub use edges::{Chain, Endpoint, Label, Labeled, NodeSet, label};
 pub use handle::{Group, Handle, Mapped, Node, Nodes};
 pub use mapping::{Concat, MapOver, Outside, Product, Zip, concat, product, zip, zip_longest};
@@ -21,6 +21,6 @@ pub use options::{
     DEFAULT_POOL, DEFAULT_POOL_SLOTS, DEFAULT_QUEUE, DEFAULT_RETRY_DELAY, TaskOptions, TaskSettings,
 };
 pub use problem::{Place, Problem, ProblemKind};
-pub use spec::{IntoSpec, Role, Spec, TaskExt};
+pub use spec::{IntoSpec, IsSensor, Role, SensorExt, Spec, TaskExt};
 
 pub(crate) use builder::{Definition, EdgeDef, ScopeOwner};

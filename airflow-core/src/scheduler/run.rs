@@ -288,6 +288,11 @@ impl Scheduler {
             self.process = process;
             self.core = Core::new(core_config(&self.config, &self.process, self.executor.slots()));
             self.core.keep_strays(strays);
+            if let Some(waiter) = &self.waiter {
+                // They begin again with their runs.
+                waiter.stop();
+                self.core.set_wait_capacity(waiter.capacity());
+            }
             self.lease.begin(self.process.id, begun);
         }
         self.next_reap = self.clock.elapsed();
@@ -296,6 +301,10 @@ impl Scheduler {
     }
 
     async fn shut_down(&mut self, grace: Duration) {
+        if let Some(waiter) = &self.waiter {
+            waiter.stop();
+            self.core.set_wait_capacity(0);
+        }
         let executor = Arc::clone(&self.executor);
         let mut stopping = tokio::spawn(async move { executor.stop(grace).await });
         let mut stopped = false;

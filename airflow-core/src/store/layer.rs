@@ -12,10 +12,10 @@ use crate::id::{DagId, IncarnationId, MapIndex, RunPk, TaskId};
 use crate::time::Clock;
 
 use super::{
-    Advance, AttemptRow, AuditEntry, AuditFilter, CreatedRun, DagRecord, DagRow, DagVersion, EventRow,
-    Incarnation, Migrated, NewIncarnation, NewRun, NoticeKey, NoticeRow, PastQuery, PoolRow, PoolSpec,
-    RunFilter, RunRow, RunSnapshot, SchemaStatus, SharedStore, SlotKey, Store, StoreError, StoreResult,
-    TiRow, Unit, UnitResult, VariableRow, XComFilter, XComRow, XComWrite,
+    Advance, AttemptRow, AuditEntry, AuditFilter, ConnectionRow, CreatedRun, DagRecord, DagRow, DagVersion,
+    EventRow, Incarnation, Migrated, NewIncarnation, NewRun, NoticeKey, NoticeRow, PastQuery, PoolRow,
+    PoolSpec, RunFilter, RunRow, RunSnapshot, SchemaStatus, SharedStore, SlotKey, Store, StoreError,
+    StoreResult, TiRow, TokenSwap, Unit, UnitResult, VariableRow, XComFilter, XComRow, XComWrite,
 };
 
 /// What is done around each call of a store.
@@ -149,6 +149,11 @@ passed_on! {
     fn variables() -> Vec<VariableRow>;
     fn set_variable(variable: VariableRow) -> ();
     fn delete_variable(key: &str) -> bool;
+    fn connection(conn_id: &str) -> Option<ConnectionRow>;
+    fn connections() -> Vec<ConnectionRow>;
+    fn set_connection(connection: ConnectionRow) -> ();
+    fn delete_connection(conn_id: &str) -> bool;
+    fn swap_tokens(swaps: Vec<TokenSwap>) -> u64;
     fn pools() -> Vec<PoolRow>;
     fn set_pool(pool: PoolSpec) -> ();
     fn delete_pool(name: &str) -> bool;

@@ -16,10 +16,10 @@ use crate::id::{DagId, IncarnationId, MapIndex, RunPk, TaskId};
 use crate::time::{Clock, SystemClock};
 
 use super::{
-    Advance, AttemptRow, AuditEntry, AuditFilter, CreatedRun, DagRecord, DagRow, DagVersion, EventRow,
-    Incarnation, Migrated, NewIncarnation, NewRun, NoticeKey, NoticeRow, PastQuery, PoolRow, PoolSpec,
-    RunFilter, RunRow, RunSnapshot, SchemaStatus, SlotKey, Store, StoreResult, TiRow, Unit, UnitResult,
-    VariableRow, XComFilter, XComRow, XComWrite,
+    Advance, AttemptRow, AuditEntry, AuditFilter, ConnectionRow, CreatedRun, DagRecord, DagRow, DagVersion,
+    EventRow, Incarnation, Migrated, NewIncarnation, NewRun, NoticeKey, NoticeRow, PastQuery, PoolRow,
+    PoolSpec, RunFilter, RunRow, RunSnapshot, SchemaStatus, SlotKey, Store, StoreResult, TiRow, TokenSwap,
+    Unit, UnitResult, VariableRow, XComFilter, XComRow, XComWrite,
 };
 use state::State;
 
@@ -330,6 +330,27 @@ impl Store for MemoryStore {
 
     async fn delete_variable(&self, key: &str) -> StoreResult<bool> {
         Ok(self.write().variables.remove(key).is_some())
+    }
+
+    async fn connection(&self, conn_id: &str) -> StoreResult<Option<ConnectionRow>> {
+        Ok(self.read().connections.get(conn_id).cloned())
+    }
+
+    async fn connections(&self) -> StoreResult<Vec<ConnectionRow>> {
+        Ok(self.read().connections.values().cloned().collect())
+    }
+
+    async fn set_connection(&self, connection: ConnectionRow) -> StoreResult<()> {
+        self.write().set_connection(connection);
+        Ok(())
+    }
+
+    async fn delete_connection(&self, conn_id: &str) -> StoreResult<bool> {
+        Ok(self.write().connections.remove(conn_id).is_some())
+    }
+
+    async fn swap_tokens(&self, swaps: Vec<TokenSwap>) -> StoreResult<u64> {
+        Ok(self.write().swap_tokens(swaps))
     }
 
     async fn pools(&self) -> StoreResult<Vec<PoolRow>> {

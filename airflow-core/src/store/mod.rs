@@ -3,6 +3,7 @@
 //! A store writes what was decided and refuses what was decided on an old view; it decides nothing itself. Start with
 //! [`Store::commit`]. Rows are described in [`model`]; `testing::store_suite` holds every store to this contract.
 
+mod credentials;
 mod judge;
 mod layer;
 mod memory;
@@ -22,6 +23,7 @@ use chrono::{DateTime, Utc};
 
 use crate::id::{DagId, IncarnationId, MapIndex, RunPk, TaskId};
 
+pub use credentials::{ConnectionRow, EncryptedField, TokenSwap};
 pub(crate) use layer::Deadline;
 pub use layer::{Layer, Layered};
 #[cfg(feature = "testing")]
@@ -211,7 +213,7 @@ pub trait Store: Send + Sync + fmt::Debug + 'static {
     ///
     /// # Errors
     ///
-    /// [`StoreError::Refused`] while an attempt of it may be executing ([`TaskState::is_executing`]);
+    /// [`StoreError::Refused`] while an attempt of it may be executing ([`TaskState::is_executing`]) or is deferred;
     /// [`StoreError::NotFound`].
     ///
     /// [`TaskState::is_executing`]: crate::state::TaskState::is_executing
@@ -274,6 +276,22 @@ pub trait Store: Send + Sync + fmt::Debug + 'static {
 
     /// Deletes a variable; `false` if there is none.
     async fn delete_variable(&self, key: &str) -> StoreResult<bool>;
+
+    /// A connection.
+    async fn connection(&self, conn_id: &str) -> StoreResult<Option<ConnectionRow>>;
+
+    /// All connections, by id.
+    async fn connections(&self) -> StoreResult<Vec<ConnectionRow>>;
+
+    /// Creates or replaces a connection; a description of `None` keeps the old one.
+    async fn set_connection(&self, connection: ConnectionRow) -> StoreResult<()>;
+
+    /// Deletes a connection; `false` if there is none.
+    async fn delete_connection(&self, conn_id: &str) -> StoreResult<bool>;
+
+    /// Puts tokens in the place of others, all in one transaction. A field that holds something else by now, or is not
+    /// marked as encrypted, is left alone. Returns how many were changed.
+    async fn swap_tokens(&self, swaps: Vec<TokenSwap>) -> StoreResult<u64>;
 
     /// All pools with what is taken of them, by name. `default_pool` always exists.
     async fn pools(&self) -> StoreResult<Vec<PoolRow>>;

@@ -18,17 +18,18 @@ use tokio::sync::mpsc;
 
 use crate::app::Airflow;
 use crate::attempt::Runner;
-use crate::executor::{AttemptRunner as _, Executor};
+use crate::executor::{AttemptRunner as _, Executor, WaitRunner as _};
 use crate::id::{AttemptId, DagId, RunPk};
 use crate::operator::{AnyOperator, Cancel};
 use crate::plan::{Attempt, Outcome, Report};
 use crate::scheduler::Scheduler;
+use crate::secrets::EnvironmentSecrets;
 use crate::store::{MemoryStore, PoolSpec, RunFilter, RunRow, Store as _, StoreResult, VariableRow};
-use crate::time::SimClock;
+use crate::time::{SimClock, WAITS};
 
 use super::executor::SimExecutor;
 use super::journal::Journal;
-use super::mocks::{MockedBodies, Mocks, WAITS};
+use super::mocks::{MockedBodies, Mocks};
 use super::setup::{Setup, complain};
 
 /// How many attempts may run in one instant: more is a schedule that never lets time pass.
@@ -95,14 +96,27 @@ impl World {
             at_once(store.set_pool(pool.clone()));
         }
         for (key, value) in &setup.variables {
-            let variable = VariableRow { key: key.clone(), value: value.clone(), description: None };
+            let variable = VariableRow {
+                key: key.clone(),
+                value: value.clone(),
+                description: None,
+                is_encrypted: false,
+            };
             at_once(store.set_variable(variable));
         }
         setup.excuse_mocked();
+        // A test sees what it says itself, not what the machine has in its environment.
         let builder = setup.builder.store(store).clock(clock.clone()).without_pool_check();
+        let builder = builder.environment(EnvironmentSecrets::default());
         let built = builder.scheduler(|config| config.use_schedules = use_schedules).build().await;
         let airflow = built.unwrap_or_else(|error| complain(&format!("the dags cannot be tested: {error}")));
         make_pools(&airflow);
+        for connection in &setup.connections {
+            let kept = airflow.secrets().vault().set_connection(connection).now_or_never();
+            if let Some(Err(error)) = kept {
+                complain(&format!("the connection cannot be kept: {error}"));
+            }
+        }
         let tasks = airflow.registry().iter().flat_map(|dag| &dag.tasks);
         let tasks: Vec<(&str, &dyn AnyOperator)> =
             tasks.map(|task| (task.id.as_str(), &*task.operator)).collect();
@@ -165,6 +179,15 @@ impl World {
                 }
                 runner.run(attempt, cancel).await
             };
+            let body = Box::pin(WAITS.scope(Arc::clone(&waits), body));
+            self.flights.push(Flight { id, what, cancel: listens, waits, hangs: false, due: true, body });
+        }
+        for (attempt, cancel) in self.executor.take_new_waits() {
+            let waits = Arc::new(AtomicBool::new(false));
+            let runner = Arc::clone(&self.runner);
+            let (id, listens) = (attempt.ti.attempt_id, cancel.clone());
+            let what = format!("the wait of `{}` of run `{}`", attempt.ti.task_id, attempt.run.run_id);
+            let body = async move { runner.wait(attempt, cancel).await };
             let body = Box::pin(WAITS.scope(Arc::clone(&waits), body));
             self.flights.push(Flight { id, what, cancel: listens, waits, hangs: false, due: true, body });
         }
@@ -244,13 +267,15 @@ async fn new_process(stage: &Stage, slots: usize) -> (Scheduler, SimExecutor, mp
     let executor = SimExecutor::new(slots);
     let airflow = &stage.airflow;
     let shared: Arc<dyn Executor> = Arc::new(executor.clone());
-    let (mut scheduler, reports) = Scheduler::new(
+    let (scheduler, reports) = Scheduler::new(
         Arc::clone(airflow.store()),
         shared,
         airflow.registry().clone(),
         Arc::clone(airflow.clock()),
         airflow.scheduler_config().clone(),
     );
+    let waiter = executor.clone();
+    let mut scheduler = scheduler.with_waiter(Arc::new(waiter));
     airflow.attach(scheduler.handle());
     scheduler.prepare().await.expect("the store in memory does not fail");
     (scheduler, executor, reports)

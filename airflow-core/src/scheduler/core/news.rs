@@ -94,6 +94,7 @@ impl Core {
             self.runs.keys().copied().filter(|pk| listed.get(pk) != Some(&RunState::Running)).collect();
         for pk in gone {
             self.drop_view(pk);
+            self.stop_waits(pk);
         }
         for row in active {
             self.know_run(row, now);
@@ -178,6 +179,7 @@ impl Core {
                 _ => {}
             }
         }
+        self.adopt_waits(view);
         self.look_for_unsure(pk, now);
         let lost = |(id, (run, key)): (&AttemptId, &(RunPk, TiKey))| {
             let ti = view.ti(*key);
@@ -234,6 +236,7 @@ impl Core {
         self.dirty.remove(&pk);
         self.inbox.remove(&pk);
         self.share.forget(pk);
+        self.stop_waits(pk);
         let of_run = self.attempts.iter().filter(|(_, (run, _))| *run == pk);
         effects.cancel.extend(of_run.map(|(id, _)| *id));
     }

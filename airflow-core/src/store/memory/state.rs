@@ -9,8 +9,8 @@ use crate::state::{RunState, RunType, TaskState};
 use crate::store::judge::TiId;
 use crate::store::rules::{self, CLEANED, DEFAULT_POOL, interval, keeps_dag, micros, next_run};
 use crate::store::{
-    Advance, AttemptRow, AuditEntry, AuditFilter, CreatedRun, DagRecord, DagRow, DagVersion, EventRow,
-    Expansion, NewRun, Notice, NoticeKey, PastQuery, PastRun, PoolRow, PoolSpec, RunFilter, RunRow,
+    Advance, AttemptRow, AuditEntry, AuditFilter, ConnectionRow, CreatedRun, DagRecord, DagRow, DagVersion,
+    EventRow, Expansion, NewRun, Notice, NoticeKey, PastQuery, PastRun, PoolRow, PoolSpec, RunFilter, RunRow,
     RunSnapshot, SlotKey, StoreResult, TiData, TiRow, VariableRow, XComFilter, XComRow, XComWrite,
 };
 use crate::xcom::SKIP_KEY;
@@ -18,6 +18,7 @@ use crate::xcom::SKIP_KEY;
 use processes::Processes;
 
 mod commit;
+mod credentials;
 mod notices;
 mod processes;
 
@@ -45,6 +46,7 @@ pub(super) struct State {
     notices: BTreeMap<NoticeKey, Notice>,
     audit: Vec<AuditEntry>,
     pub(super) variables: BTreeMap<String, VariableRow>,
+    pub(super) connections: BTreeMap<String, ConnectionRow>,
     pub(super) pools: BTreeMap<String, PoolSpec>,
 }
 
@@ -70,6 +72,7 @@ impl Default for State {
             notices: BTreeMap::new(),
             audit: Vec::new(),
             variables: BTreeMap::new(),
+            connections: BTreeMap::new(),
             pools: BTreeMap::from([(DEFAULT_POOL.to_owned(), rules::default_pool())]),
         }
     }
@@ -187,7 +190,7 @@ impl State {
         self.dags.remove(dag_id);
         self.versions.remove(dag_id);
         self.slots.retain(|key, _| match key {
-            SlotKey::Pool(_) => true,
+            SlotKey::Pool(_) | SlotKey::Deferred(_) => true,
             SlotKey::Dag(dag) | SlotKey::Runs(dag) | SlotKey::Task(dag, _) => dag != dag_id,
         });
         Ok(runs.len() as u64)
@@ -400,8 +403,13 @@ impl State {
     }
 
     pub(super) fn pools(&self) -> Vec<PoolRow> {
-        let used = |name: &str| self.slots.get(&SlotKey::Pool(name.to_owned())).copied().unwrap_or(0);
-        self.pools.values().map(|spec| PoolRow { spec: spec.clone(), used: used(&spec.name) }).collect()
+        let used = |key: SlotKey| self.slots.get(&key).copied().unwrap_or(0);
+        let row = |spec: &PoolSpec| PoolRow {
+            spec: spec.clone(),
+            used: used(SlotKey::Pool(spec.name.clone())),
+            deferred: used(SlotKey::Deferred(spec.name.clone())),
+        };
+        self.pools.values().map(row).collect()
     }
 
     pub(super) fn slots(&self) -> Vec<(SlotKey, i64)> {

@@ -26,7 +26,7 @@ macro_rules! tis_sql {
     ($run:literal) => {
         concat!(
             "SELECT json_group_array(json_array(task_id, map_index, state, epoch, try_number, max_tries, lost,
-                lower(hex(attempt_id)), next_try_at, started_at, ended_at, has_result, map_length, reason)
+                lower(hex(attempt_id)), next_try_at, started_at, ended_at, has_result, map_length, reason, wait)
                 ORDER BY task_id, map_index) FROM af_ti WHERE run = ",
             $run
         )
@@ -50,6 +50,7 @@ type TiColumns = (
     u8,
     Option<u32>,
     Option<String>,
+    Option<String>,
 );
 
 /// Reads such an array from a column.
@@ -60,7 +61,7 @@ pub(super) fn ti_rows(row: &SqliteRow, name: &str) -> StoreResult<Vec<TiRow>> {
 #[rustfmt::skip]
 fn ti_row(
     (task_id, map_index, state, epoch, try_number, max_tries, lost, attempt, next, started, ended, has_result,
-     map_length, reason): TiColumns,
+     map_length, reason, wait): TiColumns,
 ) -> StoreResult<TiRow> {
     // `hex` of nothing is an empty text.
     let attempt = attempt.filter(|text| !text.is_empty());
@@ -76,6 +77,7 @@ fn ti_row(
         has_result: has_result != 0,
         map_length,
         reason,
+        wait: rules::wait_of(wait.as_deref())?,
     };
     Ok(TiRow { task_id, map_index, state, epoch, data })
 }
