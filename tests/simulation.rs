@@ -196,8 +196,19 @@ fn mistakes_are_noticed() {
     assert!(missed.is_empty(), "not noticed in {MOST_FOR_A_MUTANT} seeds: {missed:?}");
 }
 
-/// Goal: the comparison of states is tested too. It repeats that of epochs, which change with every state, so no course
-/// of events shows that it is missing; the suite for stores does.
+/// Goal: the comparisons of states and generations are tested too. The first repeats that of epochs, which change with
+/// every state, and the second matters in a moment of milliseconds, so hardly any course of events shows that they are
+/// missing; the suite for stores does.
+#[tokio::test]
+#[should_panic(expected = "assertion")]
+async fn a_store_that_overlooks_generations_fails_its_suite() {
+    let clock = airflow_core::time::SystemClock;
+    let blind = Some(airflow_core::store::Blind::Generation);
+    let store = std::sync::Arc::new(airflow_core::store::MemoryStore::blinded(clock, blind, |_| {}));
+    let checked = airflow_core::testing::store_suite::a_user_change_refuses_older_decisions(store).await;
+    checked.expect("the store in memory does not fail");
+}
+
 #[tokio::test]
 #[should_panic(expected = "assertion")]
 async fn a_store_that_overlooks_states_fails_its_suite() {

@@ -158,6 +158,12 @@ impl Oracle {
             if from != run_state {
                 self.broken("I2", format!("run {} goes from {from} but is {run_state}", unit.run));
             }
+            let open =
+                self.tis.iter().find(|((run, ..), (state, _))| *run == unit.run && !state.is_finished());
+            if let (true, false, Some((ti, (state, _)))) = (to.is_finished(), unit.by_user, open) {
+                let text = format!("run {} of {dag} ends, but {ti:?} is {state}", unit.run);
+                self.broken("I7", text);
+            }
             let delta = i64::from(to == RunState::Running) - i64::from(run_state == RunState::Running);
             *self.used.entry(SlotKey::Runs(dag.clone())).or_default() += delta;
             self.runs.insert(unit.run, (dag.clone(), to));
