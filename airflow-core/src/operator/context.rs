@@ -6,7 +6,7 @@ use std::sync::{Arc, Mutex, OnceLock, PoisonError};
 use std::time::Duration;
 
 use async_trait::async_trait;
-use chrono::{DateTime, TimeDelta, Utc};
+use chrono::{DateTime, Utc};
 use chrono_tz::Tz;
 use serde::Serialize;
 use serde::de::DeserializeOwned;
@@ -481,8 +481,7 @@ impl TaskContext {
 
     /// Waits this long, on the clock that a test may move.
     pub async fn sleep(&self, time: Duration) {
-        let time = TimeDelta::from_std(time).unwrap_or(TimeDelta::MAX);
-        self.sleep_until(self.now().checked_add_signed(time).unwrap_or(DateTime::<Utc>::MAX_UTC)).await;
+        crate::time::wait_for(&*self.0.parts.clock, time).await;
     }
 
     /// Waits until this moment, on the clock that a test may move.

@@ -168,6 +168,8 @@ impl World {
             let body = Box::pin(WAITS.scope(Arc::clone(&waits), body));
             self.flights.push(Flight { id, what, cancel: listens, waits, hangs: false, due: true, body });
         }
+        let left = self.executor.take_left();
+        self.flights.retain(|flight| !left.contains(&flight.id));
         for (attempt, cancel) in self.executor.take_new_waits() {
             let waits = Arc::new(AtomicBool::new(false));
             let runner = Arc::clone(&self.runner);
