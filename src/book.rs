@@ -42,6 +42,12 @@ pub struct Embedding;
 #[doc = include_str!("../docs/book/cli.md")]
 pub struct Cli;
 
+#[doc = include_str!("../docs/book/configuration.md")]
+pub struct Configuration;
+
+#[doc = include_str!("../docs/book/connections.md")]
+pub struct Connections;
+
 #[doc = include_str!("../docs/book/operating.md")]
 pub struct Operating;
 

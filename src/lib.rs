@@ -56,6 +56,7 @@
 //!   [`TaskContext`](operator::TaskContext) and [`TaskError`](operator::TaskError) in [`operator`]; values between tasks in
 //!   [`xcom`]; [`trigger_rule`], [`callback`], [`retry`], [`template`].
 //! - When runs are made: [`timetable`]; durations and clocks: [`time`].
+//! - Settings and secrets: [`config`], [`connection`], [`secrets`], [`mask`], [`fernet`].
 //! - Running them: [`Airflow`] and its builder in [`app`]; where everything is kept: [`store`]; what runs attempts:
 //!   [`executor`], [`LocalExecutor`].
 //! - What is happening: [`state`], the rows in [`store::model`], [`decide::explain`].
@@ -75,8 +76,9 @@
 
 pub use airflow_core::app::{self, Airflow, AirflowBuilder, Running};
 pub use airflow_core::{
-    attempt, builtin, callback, compile, dag, decide, discovery, executor, id, operator, plan, registry,
-    retry, scheduler, state, store, template, testing, time, timetable, trigger_rule, xcom,
+    attempt, builtin, callback, compile, config, connection, dag, decide, discovery, executor, fernet, id,
+    mask, operator, plan, registry, retry, scheduler, secret, secrets, state, store, template, testing, time,
+    timetable, trigger_rule, xcom,
 };
 
 #[cfg(feature = "local")]
@@ -96,6 +98,7 @@ pub mod prelude {
         TriggerDagRun, WaitSensor,
     };
     pub use airflow_core::callback::CallbackContext;
+    pub use airflow_core::connection::{Conn, Connection, ConnectionKind};
     pub use airflow_core::dag::{
         Dag, DagDef, Group, Handle, Mapped, Node, Nodes, SensorExt, TaskExt, TaskGroup, TaskOptions, concat,
         label, product, zip, zip_longest,
@@ -105,6 +108,7 @@ pub mod prelude {
         Branch, Deferral, Elem, Empty, Execute, In, IntoIn, Params, Poke, Result, ResultExt, Resumed, Sensor,
         SensorMode, TaskContext, TaskError, Trigger, template,
     };
+    pub use airflow_core::secret::Secret;
     pub use airflow_core::state::{RunState, TaskState};
     pub use airflow_core::store::MemoryStore;
     #[cfg(feature = "sqlite")]

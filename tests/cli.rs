@@ -5,6 +5,8 @@
 mod app;
 #[path = "cli/process.rs"]
 mod process;
+#[path = "cli/secrets.rs"]
+mod secrets;
 
 use std::convert::Infallible;
 

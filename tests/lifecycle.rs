@@ -315,3 +315,19 @@ async fn late_word_of_a_queued_run_is_passed_over() {
         .unwrap()
         .unwrap();
 }
+
+/// Goal: a program that drops the handle of its scheduler leaves it running, and waiting costs nothing. Method: on one
+/// thread nothing else would ever get on if the loop did not wait.
+#[tokio::test]
+async fn a_scheduler_whose_handle_is_dropped_goes_on() {
+    let dag = DagDef::new("d").define(|d| {
+        d.add(airflow::operator::Empty::new().id("a"));
+    });
+    let airflow = Airflow::builder().store(MemoryStore::new()).executor(LocalExecutor::new(1)).dag(dag);
+    let airflow = airflow.build().await.unwrap();
+    drop(airflow.start());
+    for _ in 0..2 {
+        let run = airflow.trigger("d").await.unwrap();
+        assert_eq!(airflow.wait(&run).await.unwrap().state, RunState::Success);
+    }
+}

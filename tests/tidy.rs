@@ -5,14 +5,26 @@ use std::path::{Path, PathBuf};
 
 /// The modules of `airflow-core`, lowest first. A module uses only modules of its own or a lower layer.
 const LAYERS: &[(&str, &[&str])] = &[
-    ("words", &["id", "time"]),
+    ("words", &["id", "time", "secret", "mask", "fernet"]),
     ("states", &["state"]),
     (
         "definitions",
-        &["dag", "timetable", "trigger_rule", "retry", "xcom", "operator", "builtin", "callback", "template"],
+        &[
+            "dag",
+            "timetable",
+            "trigger_rule",
+            "retry",
+            "xcom",
+            "operator",
+            "builtin",
+            "callback",
+            "template",
+            "connection",
+            "config",
+        ],
     ),
     ("compilation", &["compile", "registry", "discovery"]),
-    ("store contract", &["store"]),
+    ("store contract", &["store", "secrets"]),
     ("plans", &["plan"]),
     ("decisions", &["decide"]),
     ("executor contract", &["executor"]),

@@ -3,6 +3,7 @@
 use clap::{ArgAction, Args, Parser, Subcommand};
 
 use crate::config::ConfigCommand;
+use crate::connections::ConnectionsCommand;
 use crate::dags::DagsCommand;
 use crate::db::DbCommand;
 use crate::output::OutputArg;
@@ -16,10 +17,13 @@ const AFTER_HELP: &str = "\
 Environment:
   AIRFLOW_HOME                          home of the database and the logs; without it the folder
                                         `airflow_home` in the current directory
+  AIRFLOW_CONFIG                        the configuration; default $AIRFLOW_HOME/airflow.cfg
   AIRFLOW__DATABASE__SQL_ALCHEMY_CONN   database, as --database; default $AIRFLOW_HOME/airflow.db
   AIRFLOW__LOGGING__BASE_LOG_FOLDER     task logs; default $AIRFLOW_HOME/logs
   AIRFLOW__LOGGING__LOGGING_LEVEL       DEBUG, INFO, WARNING or ERROR
   AIRFLOW__CORE__PARALLELISM            how many tasks run at once, as --slots
+  AIRFLOW__CORE__FERNET_KEY             keys that encrypt connections and variables
+  AIRFLOW_CONN_<ID>, AIRFLOW_VAR_<KEY>  connections and variables for tasks
   NO_COLOR                              no colours
 `config list` shows every setting, its value and where it comes from.
 
@@ -64,6 +68,11 @@ pub(crate) enum Command {
     /// Variables: settings that tasks read
     #[command(subcommand)]
     Variables(VariablesCommand),
+    /// Connections: how tasks reach systems outside
+    #[command(subcommand)]
+    Connections(ConnectionsCommand),
+    /// Encrypt connections and variables again with the first key
+    RotateFernetKey,
     /// Values that tasks handed over
     #[command(subcommand)]
     Xcom(XcomCommand),

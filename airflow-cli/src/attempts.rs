@@ -11,6 +11,7 @@ use airflow_core::decide::step::launch;
 use airflow_core::decide::timetable::manual_run;
 use airflow_core::executor::AttemptRunner as _;
 use airflow_core::id::{AttemptId, IncarnationId, RunPk, TiKey};
+use airflow_core::mask::Masker;
 use airflow_core::operator::{Cancel, RunInfo, TiInfo};
 use airflow_core::plan::{Attempt, Outcome, Planner, Report, RunView};
 use airflow_core::scheduler::IncarnationSpec;
@@ -152,16 +153,16 @@ pub(crate) async fn test(cx: &mut Cx<'_>, args: &TestTaskArgs) -> Result<(), Cli
     let (airflow, stored) = on_any_store(cx).await?;
     let info = run_info(stored.then(|| airflow.store()), &dag, &args.ti.run, args.conf.clone()).await?;
     let report = airflow.runner().run(pretended(&dag, key, info, 1), Cancel::never()).await;
-    show_rendered(cx, &report)?;
+    show_rendered(cx, &report, airflow.secrets().masker())?;
     tell(cx, &report)
 }
 
-fn show_rendered(cx: &mut Cx<'_>, report: &Report) -> Result<(), CliError> {
+fn show_rendered(cx: &mut Cx<'_>, report: &Report, masker: &Masker) -> Result<(), CliError> {
     for field in &report.rendered {
         cx.host.line(&format!("{} = {}", field.name, field.shown))?;
     }
     for (key, value) in &report.pushed {
-        cx.host.line(&format!("pushed {key} = {}", value.text()))?;
+        cx.host.line(&format!("pushed {key} = {}", masker.mask(value.text())))?;
     }
     Ok(())
 }
@@ -195,8 +196,9 @@ pub(crate) async fn render(cx: &mut Cx<'_>, args: &RenderArgs) -> Result<(), Cli
         cx.host.note(&format!("task `{}` has no template fields", args.ti.task_id));
     }
     let mut table = Table::new(["field", "value"]);
+    let masker = airflow.secrets().masker();
     for field in fields {
-        table.push(row![field.name, Cell::json(field.shown)]);
+        table.push(row![field.name, Cell::json(masker.mask_json(field.name, &field.shown))]);
     }
     table.print(cx.host, args.output)
 }

@@ -1,5 +1,8 @@
 //! `config` and `info`: which settings hold, and what this program is.
 
+use airflow_core::app::suggestion;
+use airflow_core::config::Source;
+use airflow_core::fernet::Fernet;
 use clap::Subcommand;
 
 use crate::cx::Cx;
@@ -9,99 +12,117 @@ use crate::roles::live_schedulers;
 
 #[derive(Debug, Subcommand)]
 pub(crate) enum ConfigCommand {
-    /// List every setting, its value and where it comes from
+    /// List every setting, its value and where it comes from; secrets are hidden
     List {
         /// Only settings of this section
         #[arg(long)]
         section: Option<String>,
+        /// Only settings that somebody has set
+        #[arg(long)]
+        changed: bool,
         #[command(flatten)]
         output: OutputArg,
     },
-    /// Show one value
+    /// Show one value, also a secret one
     GetValue {
         /// The section, such as `core`
         section: String,
         /// The option, such as `parallelism`
         option: String,
     },
+    /// Look for mistakes in the configuration, and for options that have no effect here
+    Lint,
+    /// Make a key for `core.fernet_key`
+    GenerateFernetKey,
 }
 
 struct Effective {
     section: &'static str,
     option: &'static str,
-    value: String,
-    source: String,
+    shown: String,
+    source: Source,
+    description: &'static str,
 }
 
 pub(crate) fn run(cx: &mut Cx<'_>, command: ConfigCommand) -> Result<(), CliError> {
-    let all = effective(cx);
     match command {
-        ConfigCommand::List { section, output } => {
-            let mut table = Table::new(["section", "option", "value", "source"]);
-            let wanted = |one: &&Effective| section.as_ref().is_none_or(|section| section == one.section);
-            for one in all.iter().filter(wanted) {
-                table.push(row![one.section, one.option, one.value.as_str(), one.source.as_str()]);
+        ConfigCommand::List { section, changed, output } => {
+            let mut table = Table::new(["section", "option", "value", "source", "description"]);
+            let wanted = |one: &Effective| {
+                section.as_ref().is_none_or(|section| section == one.section)
+                    && (!changed || one.source != Source::Default)
+            };
+            for one in effective(cx).into_iter().filter(wanted) {
+                let source = one.source.to_string();
+                table.push(row![one.section, one.option, one.shown, source, one.description]);
             }
             table.print(cx.host, output)
         }
-        ConfigCommand::GetValue { section, option } => {
-            let found = all.iter().find(|one| one.section == section && one.option == option);
-            let Some(found) = found else {
-                let names = all.iter().map(|one| format!("{}.{}", one.section, one.option));
-                let name = format!("{section}.{option}");
-                let hint = airflow_core::app::suggestion(&name, names);
-                return Err(failed(format!("there is no setting `{name}`{hint}")));
-            };
-            Ok(cx.host.line(&found.value)?)
+        ConfigCommand::GetValue { section, option } => get_value(cx, &section, &option),
+        ConfigCommand::Lint => lint(cx),
+        ConfigCommand::GenerateFernetKey => {
+            let key = Fernet::generate_key().map_err(|error| failed(error.to_string()))?;
+            Ok(cx.host.line(&key)?)
         }
+    }
+}
+
+fn get_value(cx: &mut Cx<'_>, section: &str, option: &str) -> Result<(), CliError> {
+    let all = effective(cx);
+    let Some(found) = all.iter().find(|one| one.section == section && one.option == option) else {
+        let name = format!("{section}.{option}");
+        let hint = suggestion(&name, all.iter().map(|one| format!("{}.{}", one.section, one.option)));
+        return Err(failed(format!("there is no setting `{name}`{hint}")));
+    };
+    // Who asks for one value wants the value, secret or not.
+    let value = match (section, option) {
+        ("core", "home" | "executor") => found.shown.clone(),
+        _ => cx.settings.all.text(section, option).to_owned(),
+    };
+    Ok(cx.host.line(&value)?)
+}
+
+fn lint(cx: &mut Cx<'_>) -> Result<(), CliError> {
+    let lint = cx.settings.lint.clone();
+    for error in &lint.errors {
+        cx.host.line(&format!("error: {error}"))?;
+    }
+    for warning in &lint.warnings {
+        cx.host.line(&format!("warning: {warning}"))?;
+    }
+    match lint.errors.len() {
+        0 => Ok(cx.host.line(&format!("no mistakes, {} options without effect", lint.warnings.len()))?),
+        count => Err(failed(format!("the configuration has {count} mistakes"))),
     }
 }
 
 fn effective(cx: &Cx<'_>) -> Vec<Effective> {
     let settings = &cx.settings;
-    let one = |section, option, value: String, source: &crate::home::Source| Effective {
-        section,
+    let executor = if cx.builder().has_executor() {
+        ("of the program".to_owned(), Source::Program)
+    } else {
+        ("LocalExecutor".to_owned(), Source::Default)
+    };
+    let own = |option, shown, source, description| Effective {
+        section: "core",
         option,
-        value,
-        source: source.text(),
+        shown,
+        source,
+        description,
     };
-    let (logs, slots) = (&settings.logs, &settings.slots);
-    let brings_executor = cx.builder().has_executor();
-    let level = crate::home::variable("logging", "logging_level");
-    let (level, level_source) = match cx.host.env(&level) {
-        Some(set) => (set.to_owned(), crate::home::Source::Env(level)),
-        None => ("INFO".to_owned(), crate::home::Source::Default),
-    };
-    vec![
-        one("core", "home", settings.home.value.display().to_string(), &settings.home.source),
-        if brings_executor {
-            one("core", "executor", "of the program".to_owned(), &crate::home::Source::Program)
-        } else {
-            one("core", "executor", "LocalExecutor".to_owned(), &crate::home::Source::Default)
-        },
-        one("core", "parallelism", slots.value.to_string(), &slots.source),
-        one(
-            "core",
-            "dags_are_paused_at_creation",
-            settings.paused_at_creation.value.to_string(),
-            &settings.paused_at_creation.source,
-        ),
-        one(
-            "core",
-            "max_map_length",
-            settings.max_map_length.value.to_string(),
-            &settings.max_map_length.source,
-        ),
-        one("database", "sql_alchemy_conn", settings.database.value.clone(), &settings.database.source),
-        one("logging", "base_log_folder", logs.value.display().to_string(), &logs.source),
-        one("logging", "logging_level", level, &level_source),
-        one(
-            "scheduler",
-            "use_job_schedule",
-            settings.use_schedules.value.to_string(),
-            &settings.use_schedules.source,
-        ),
-    ]
+    let home = settings.home.value.display().to_string();
+    let mut all = vec![
+        own("home", home, settings.home.source.clone(), "folder of the database, the logs and airflow.cfg"),
+        own("executor", executor.0, executor.1, "what runs tasks"),
+    ];
+    all.extend(settings.all.shown().map(|(option, shown, source)| Effective {
+        section: option.section,
+        option: option.key,
+        shown,
+        source: source.clone(),
+        description: option.what,
+    }));
+    all
 }
 
 /// What this program is and where it keeps things. Works whatever is missing or broken.
@@ -112,13 +133,16 @@ pub(crate) async fn info(cx: &mut Cx<'_>, output: OutputArg) -> Result<(), CliEr
     table.push(row!["system", format!("{} {}", std::env::consts::OS, std::env::consts::ARCH)]);
     table.push(row!["user", cx.actor()]);
     table.push(row!["home", cx.settings.home.value.display().to_string()]);
-    table.push(row!["task_logs", cx.settings.logs.value.display().to_string()]);
+    let file = cx.settings.config.path().map_or_else(|| "none".to_owned(), |path| path.display().to_string());
+    table.push(row!["config_file", file]);
+    table.push(row!["task_logs", cx.settings.logs().display().to_string()]);
     let dags = match cx.registry() {
         Ok(registry) => registry.len().to_string(),
         Err(_) => "with mistakes; `dags list` shows them".to_owned(),
     };
     table.push(row!["dags", dags]);
-    table.push(row!["database", cx.settings.database.value.as_str()]);
+    let database = cx.settings.all.shown().find(|(option, ..)| option.key == "sql_alchemy_conn");
+    table.push(row!["database", database.map(|(_, shown, _)| shown).unwrap_or_default()]);
     let state = match cx.store().await {
         Ok(store) => {
             for (name, value) in store.check().await?.facts {

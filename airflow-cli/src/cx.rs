@@ -4,16 +4,19 @@ use std::sync::Arc;
 
 use airflow_core::app::{Airflow, AirflowBuilder, OpError, suggestion};
 use airflow_core::compile::CompiledDag;
+use airflow_core::fernet::Fernet;
 use airflow_core::id::{DagId, RunId, TaskId};
+use airflow_core::mask::Masker;
 use airflow_core::registry::Registry;
 use airflow_core::scheduler::OnLeaseLoss;
+use airflow_core::secrets::{Secrets, Vault};
 use airflow_core::store::{AuditEntry, SharedStore};
 use airflow_executors::LocalExecutor;
 use chrono::Utc;
 
 use crate::args::{Command, Global};
 use crate::error::{CliError, failed};
-use crate::home::{Settings, Source};
+use crate::home::Settings;
 use crate::host::Host;
 
 /// What a command works with.
@@ -22,35 +25,56 @@ pub(crate) struct Cx<'h> {
     pub(crate) program: String,
     pub(crate) settings: Settings,
     global: Global,
+    masker: Masker,
     builder: Option<AirflowBuilder>,
     store: Option<SharedStore>,
 }
 
 impl<'h> Cx<'h> {
-    pub(crate) fn new(host: &'h mut Host, global: &Global, program: String) -> Result<Self, CliError> {
-        let settings = Settings::read(host, global, None)?;
-        Ok(Self { host, program, settings, global: global.clone(), builder: None, store: None })
+    /// Reads the settings; mistakes in them are kept for `config` to show, and stop everything else.
+    pub(crate) fn new(
+        host: &'h mut Host,
+        global: &Global,
+        program: String,
+        leniently: bool,
+    ) -> Result<Self, CliError> {
+        let settings = Settings::read(host, global, leniently)?;
+        let masker = Masker::default();
+        Ok(Self { host, program, settings, global: global.clone(), masker, builder: None, store: None })
+    }
+
+    /// What hides secrets in the log of the process.
+    pub(crate) fn masker(&self) -> &Masker {
+        &self.masker
     }
 
     /// What the program's own closure begins with.
     pub(crate) fn defaults(&mut self, command: &Command) -> AirflowBuilder {
         if let Some(slots) = command.slots() {
-            let argument = Source::Argument("--slots");
-            self.settings.slots = crate::home::Setting { value: slots, source: argument };
+            self.settings.set("core", "parallelism", slots, "--slots");
         }
-        self.settings.builder(!command.tests_tasks())
+        self.settings.builder(!command.tests_tasks(), &self.masker)
     }
 
     /// Takes what the program's closure made.
-    pub(crate) fn given(&mut self, builder: AirflowBuilder) -> Result<(), CliError> {
+    pub(crate) async fn given(&mut self, builder: AirflowBuilder) -> Result<(), CliError> {
         self.store = builder.given_store().cloned();
         if self.store.is_some() && self.global.database.is_some() {
             let why = "this program brings its own store, so `--database` has no effect; leave it out";
             return Err(CliError::Usage(why.to_owned()));
         }
         self.settings.note_program(&builder);
-        self.builder = Some(builder);
+        self.builder = Some(self.settings.ask_backends(builder).await?);
         Ok(())
+    }
+
+    /// A process that stays tells once that options have no effect.
+    pub(crate) fn note_lint(&mut self, stays: bool) {
+        let count = self.settings.lint.warnings.len();
+        if stays && count > 0 {
+            self.host
+                .note(&format!("warning: {count} options have no effect here; `config lint` lists them"));
+        }
     }
 
     pub(crate) fn builder(&self) -> &AirflowBuilder {
@@ -80,7 +104,7 @@ impl<'h> Cx<'h> {
         if let Some(store) = &self.store {
             return Ok(Arc::clone(store));
         }
-        let address = self.settings.database.value.clone();
+        let address = self.settings.database().to_owned();
         let store = open_sqlite(&address, create, &self.program).await?;
         self.store = Some(Arc::clone(&store));
         Ok(store)
@@ -100,6 +124,30 @@ impl<'h> Cx<'h> {
             )));
         }
         Ok(store)
+    }
+
+    /// The store's connections and variables, readable.
+    pub(crate) async fn vault(&mut self) -> Result<Vault, CliError> {
+        let fernet = Fernet::new(self.builder().fernet_keys()).map_err(|e| failed(e.to_string()))?;
+        Ok(Vault::new(self.store().await?, fernet))
+    }
+
+    /// Connections and variables, wherever they come from.
+    pub(crate) async fn secrets(&mut self) -> Result<Secrets, CliError> {
+        let vault = self.vault().await?;
+        let environment = self.builder().given_environment().cloned().unwrap_or_default();
+        // What this command shows is its answer, so nothing is hidden.
+        Ok(Secrets::new(self.builder().backends().clone(), environment, vault, Masker::default()))
+    }
+
+    /// Says that what is about to be written can be read by everybody who can read the database.
+    pub(crate) fn warn_plain(&mut self, vault: &Vault) {
+        if !vault.is_encrypting() {
+            self.host.note(
+                "warning: no key is set, so this is kept as plain text; make one with `config generate-fernet-key` \
+                 and set `core.fernet_key`",
+            );
+        }
     }
 
     /// The store, if there is one that is ready to be used.
@@ -137,7 +185,7 @@ impl<'h> Cx<'h> {
         if builder.has_executor() {
             builder
         } else {
-            builder.executor(LocalExecutor::new(self.settings.slots.value))
+            builder.executor(LocalExecutor::new(self.settings.slots()))
         }
     }
 

@@ -1,10 +1,14 @@
-//! The settings of a program: from its arguments, the environment, or a default, in this order. Code has the last
-//! word: the settings are what the builder begins with.
+//! The settings of a program: from its arguments, the environment, `airflow.cfg`, or a default, in this order. Code has
+//! the last word: the settings are what the builder begins with.
 
 use std::path::PathBuf;
 
 use airflow_core::app::AirflowBuilder;
+use airflow_core::config::options::{Lint, Settings as Options};
+use airflow_core::config::{Config, ConfigError, Found, Source};
 use airflow_core::executor::Executor as _;
+use airflow_core::mask::Masker;
+use airflow_core::secrets::EnvironmentSecrets;
 use airflow_executors::LocalExecutor;
 
 use crate::args::Global;
@@ -14,147 +18,159 @@ use crate::host::Host;
 /// The home of a program in development, if `AIRFLOW_HOME` does not name another one.
 const DEFAULT_HOME: &str = "airflow_home";
 
-/// Where a setting comes from.
-#[derive(Debug, Clone, PartialEq, Eq)]
-pub(crate) enum Source {
-    /// Nobody said anything.
-    Default,
-    /// A variable of the environment.
-    Env(String),
-    /// An argument of the command.
-    Argument(&'static str),
-    /// The code of the program.
-    Program,
-}
-
-impl Source {
-    pub(crate) fn text(&self) -> String {
-        match self {
-            Self::Default => "default".to_owned(),
-            Self::Env(name) => format!("env {name}"),
-            Self::Argument(name) => format!("argument {name}"),
-            Self::Program => "program".to_owned(),
-        }
-    }
-}
-
-/// A value and where it comes from.
-#[derive(Debug, Clone)]
-pub(crate) struct Setting<T> {
-    pub(crate) value: T,
-    pub(crate) source: Source,
-}
-
 /// Everything that is not said in code.
 #[derive(Debug, Clone)]
 pub(crate) struct Settings {
-    pub(crate) home: Setting<PathBuf>,
-    pub(crate) database: Setting<String>,
-    pub(crate) logs: Setting<PathBuf>,
-    pub(crate) slots: Setting<usize>,
-    pub(crate) paused_at_creation: Setting<bool>,
-    pub(crate) use_schedules: Setting<bool>,
-    pub(crate) max_map_length: Setting<usize>,
-}
-
-/// The variable of the environment for an option, in Airflow's spelling.
-pub(crate) fn variable(section: &str, option: &str) -> String {
-    format!("AIRFLOW__{}__{}", section.to_uppercase(), option.to_uppercase())
-}
-
-struct Reader<'h>(&'h Host);
-
-impl Reader<'_> {
-    fn read<T>(
-        &self,
-        section: &str,
-        option: &str,
-        parse: impl Fn(&str) -> Result<T, String>,
-        default: impl FnOnce() -> T,
-    ) -> Result<Setting<T>, CliError> {
-        let name = variable(section, option);
-        match self.0.env(&name) {
-            Some(text) => match parse(text) {
-                Ok(value) => Ok(Setting { value, source: Source::Env(name) }),
-                Err(why) => Err(CliError::Usage(format!("`{name}` is `{text}`: {why}"))),
-            },
-            None => Ok(Setting { value: default(), source: Source::Default }),
-        }
-    }
-}
-
-fn boolean(text: &str) -> Result<bool, String> {
-    match text.to_lowercase().as_str() {
-        "true" | "t" | "1" => Ok(true),
-        "false" | "f" | "0" => Ok(false),
-        _ => Err("write `true` or `false`".to_owned()),
-    }
-}
-
-fn count(text: &str) -> Result<usize, String> {
-    text.parse().ok().filter(|n| *n > 0).ok_or_else(|| "write a whole number above 0".to_owned())
+    pub(crate) home: Found<PathBuf>,
+    pub(crate) config: Config,
+    pub(crate) all: Options,
+    /// What is wrong and what has no effect.
+    pub(crate) lint: Lint,
 }
 
 impl Settings {
-    pub(crate) fn read(host: &Host, global: &Global, slots: Option<usize>) -> Result<Self, CliError> {
+    /// Reads everything. What is wrong is kept for later if `leniently`.
+    pub(crate) fn read(host: &Host, global: &Global, leniently: bool) -> Result<Self, CliError> {
         let home = match host.env("AIRFLOW_HOME") {
-            Some(home) => Setting { value: PathBuf::from(home), source: Source::Env("AIRFLOW_HOME".into()) },
-            None => Setting { value: PathBuf::from(DEFAULT_HOME), source: Source::Default },
+            Some(home) => Found { value: PathBuf::from(home), source: Source::Env("AIRFLOW_HOME".into()) },
+            None => Found { value: PathBuf::from(DEFAULT_HOME), source: Source::Default },
         };
-        let read = Reader(host);
-        let text = |text: &str| Ok(text.to_owned());
-        let in_home = |name: &str| home.value.join(name);
-        let mut database = read.read("database", "sql_alchemy_conn", text, || {
-            format!("sqlite://{}", in_home("airflow.db").display())
-        })?;
+        let path = host.env("AIRFLOW_CONFIG").map_or_else(|| home.value.join("airflow.cfg"), PathBuf::from);
+        let mut lint = Lint::default();
+        let config = match Config::read(path) {
+            Ok(config) => config,
+            Err(error) if leniently => {
+                lint.errors.push(error.to_string());
+                Config::default()
+            }
+            Err(error) => return Err(wrong(error)),
+        };
+        let config = config.with_env(host.vars().clone());
+        let found = Lint::of(&config, &home.value);
+        lint.errors.extend(found.errors);
+        lint.warnings.extend(found.warnings);
+        if let Some(first) = lint.errors.first().filter(|_| !leniently) {
+            let more = match lint.errors.len() {
+                1 => String::new(),
+                count => format!(" (and {} more; `config lint` lists all)", count - 1),
+            };
+            return Err(CliError::Usage(format!("{first}{more}")));
+        }
+        let all = match Options::read(&config, &home.value) {
+            Ok(all) => all,
+            Err(error) if !leniently => return Err(wrong(error)),
+            Err(_) => Options::read(&Config::default(), &home.value).map_err(wrong)?,
+        };
+        let mut settings = Self { home, config, all, lint };
+        settings.fill(global);
+        Ok(settings)
+    }
+
+    /// What a default depends on, and what the arguments say.
+    fn fill(&mut self, global: &Global) {
+        if !self.all.is_set("core", "parallelism") {
+            self.all.set("core", "parallelism", LocalExecutor::default().slots(), Source::Default);
+        }
         if let Some(given) = &global.database {
-            database = Setting { value: given.clone(), source: Source::Argument("--database") };
+            self.set("database", "sql_alchemy_conn", given, "--database");
         }
-        let path = |text: &str| Ok(PathBuf::from(text));
-        let mut parallelism = read.read("core", "parallelism", count, || LocalExecutor::default().slots())?;
-        if let Some(given) = slots {
-            parallelism = Setting { value: given, source: Source::Argument("--slots") };
+    }
+
+    /// Takes an argument of the command.
+    pub(crate) fn set(&mut self, section: &str, key: &str, value: impl ToString, argument: &'static str) {
+        self.all.set(section, key, value, Source::Argument(argument));
+    }
+
+    /// Reads the options again whose values secrets backends know. Those of arguments and of the program stay.
+    pub(crate) async fn ask_backends(&mut self, builder: AirflowBuilder) -> Result<AirflowBuilder, CliError> {
+        let names = self.config.secret_names();
+        if names.is_empty() || builder.backends().is_empty() {
+            return Ok(builder);
         }
-        let scheduler = airflow_core::scheduler::SchedulerConfig::default();
-        Ok(Self {
-            database,
-            logs: read.read("logging", "base_log_folder", path, || in_home("logs"))?,
-            slots: parallelism,
-            paused_at_creation: read
-                .read("core", "dags_are_paused_at_creation", boolean, || scheduler.paused_at_creation)?,
-            use_schedules: read.read("scheduler", "use_job_schedule", boolean, || scheduler.use_schedules)?,
-            max_map_length: read.read("core", "max_map_length", count, || scheduler.max_map_length)?,
-            home,
-        })
+        let mut secrets = std::collections::BTreeMap::new();
+        for name in names {
+            if let Some(found) = builder.backends().config(&name).await {
+                secrets.insert(name, found.into_exposed());
+            }
+        }
+        self.config = self.config.clone().with_secrets(secrets);
+        let again = Options::read(&self.config, self.all.home()).map_err(wrong)?;
+        let mut builder = builder;
+        for (section, key) in [("core", "fernet_key"), ("database", "sql_alchemy_conn")] {
+            let found = again.found(section, key).clone();
+            if self.all.is_set(section, key) || found.source == Source::Default {
+                continue;
+            }
+            if key == "fernet_key" {
+                builder = builder.fernet_key(found.value.clone());
+            }
+            self.all.set(section, key, found.value, found.source);
+        }
+        Ok(builder)
+    }
+
+    pub(crate) fn database(&self) -> &str {
+        self.all.text("database", "sql_alchemy_conn")
+    }
+
+    pub(crate) fn logs(&self) -> PathBuf {
+        self.all.text("logging", "base_log_folder").into()
+    }
+
+    pub(crate) fn slots(&self) -> usize {
+        self.all.number("core", "parallelism")
     }
 
     /// A builder that knows these settings. The store and the executor come later, if the program brings none.
-    pub(crate) fn builder(&self, with_logs: bool) -> AirflowBuilder {
-        let builder = AirflowBuilder::default().scheduler(|scheduler| {
-            scheduler.paused_at_creation = self.paused_at_creation.value;
-            scheduler.use_schedules = self.use_schedules.value;
-            scheduler.max_map_length = self.max_map_length.value;
-        });
-        if with_logs { builder.log_folder(&self.logs.value) } else { builder }
+    pub(crate) fn builder(&self, with_logs: bool, masker: &Masker) -> AirflowBuilder {
+        let environment = EnvironmentSecrets::of(self.config.env().clone());
+        let builder = AirflowBuilder::default().environment(environment).masker(masker.clone());
+        let builder = builder.settings(&self.all);
+        if with_logs { builder.log_folder(self.logs()) } else { builder.without_logs() }
     }
 
     /// Takes over what the program set itself.
     pub(crate) fn note_program(&mut self, builder: &AirflowBuilder) {
-        fn note<T: PartialEq>(setting: &mut Setting<T>, now: T) {
-            if setting.value != now {
-                *setting = Setting { value: now, source: Source::Program };
+        let begun = AirflowBuilder::default().settings(&self.all);
+        let mut note = |section: &str, key: &str, before: String, now: String| {
+            if before != now {
+                self.all.set(section, key, now, Source::Program);
             }
-        }
-        let scheduler = builder.scheduler_config();
-        note(&mut self.paused_at_creation, scheduler.paused_at_creation);
-        note(&mut self.use_schedules, scheduler.use_schedules);
-        note(&mut self.max_map_length, scheduler.max_map_length);
+        };
+        let (before, now) = (begun.scheduler_config(), builder.scheduler_config());
+        let flag = |yes: bool| if yes { "True".to_owned() } else { "False".to_owned() };
+        let seconds = |time: std::time::Duration| time.as_secs().to_string();
+        note(
+            "core",
+            "dags_are_paused_at_creation",
+            flag(before.paused_at_creation),
+            flag(now.paused_at_creation),
+        );
+        note("scheduler", "use_job_schedule", flag(before.use_schedules), flag(now.use_schedules));
+        note("core", "max_map_length", before.max_map_length.to_string(), now.max_map_length.to_string());
+        note("scheduler", "job_heartbeat_sec", seconds(before.beat), seconds(now.beat));
+        note("scheduler", "scheduler_health_check_threshold", seconds(before.lease), seconds(now.lease));
+        note(
+            "scheduler",
+            "scheduler_idle_sleep_time",
+            seconds(before.poll_interval),
+            seconds(now.poll_interval),
+        );
+        note("core", "fernet_key", begun.fernet_keys().to_owned(), builder.fernet_keys().to_owned());
         if let Some(folder) = &builder.runner_config().log_folder {
-            note(&mut self.logs, folder.clone());
+            let before = self.logs().display().to_string();
+            let now = folder.display().to_string();
+            if before != now {
+                self.all.set("logging", "base_log_folder", now, Source::Program);
+            }
         }
         if let Some(store) = builder.given_store() {
             let place = format!("{}: {}", store.kind(), store.place());
-            self.database = Setting { value: place, source: Source::Program };
+            self.all.set("database", "sql_alchemy_conn", place, Source::Program);
         }
     }
+}
+
+fn wrong(error: ConfigError) -> CliError {
+    CliError::Usage(error.to_string())
 }

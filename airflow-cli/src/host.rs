@@ -93,6 +93,11 @@ impl Host {
         self.env.get(name).map(String::as_str).filter(|value| !value.is_empty())
     }
 
+    /// The whole environment.
+    pub(crate) fn vars(&self) -> &BTreeMap<String, String> {
+        &self.env
+    }
+
     pub(crate) fn user(&self) -> &str {
         &self.user
     }

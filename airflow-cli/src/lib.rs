@@ -8,6 +8,7 @@ mod args;
 mod attempts;
 mod change;
 mod config;
+mod connections;
 mod cx;
 mod dag_info;
 mod dags;
@@ -135,11 +136,13 @@ where
         }
         _ => {}
     }
-    logging::install(host, &cli);
-    let mut cx = Cx::new(host, &cli.global, program)?;
+    let leniently = matches!(cli.command, Command::Config(_));
+    let mut cx = Cx::new(host, &cli.global, program, leniently)?;
+    logging::install(&mut cx, &cli);
     let defaults = cx.defaults(&cli.command);
     let builder = make(defaults).await.map_err(|error| CliError::Failed(error.to_string()))?;
-    cx.given(builder)?;
+    cx.given(builder).await?;
+    cx.note_lint(cli.command.is_role());
     match cli.command {
         Command::Standalone(args) => roles::standalone(&mut cx, args).await,
         Command::Scheduler(args) => roles::scheduler(&mut cx, args).await,
@@ -147,6 +150,8 @@ where
         Command::Tasks(command) => tasks::run(&mut cx, command).await,
         Command::Pools(command) => pools::run(&mut cx, command).await,
         Command::Variables(command) => variables::run(&mut cx, command).await,
+        Command::Connections(command) => connections::run(&mut cx, command).await,
+        Command::RotateFernetKey => connections::rotate(&mut cx).await,
         Command::Xcom(command) => xcom::run(&mut cx, command).await,
         Command::Db(command) => db::run(&mut cx, command).await,
         Command::Jobs(command) => roles::jobs(&mut cx, command).await,

@@ -4,7 +4,7 @@ use std::io::{Read as _, Seek as _, SeekFrom};
 use std::path::Path;
 use std::time::Duration;
 
-use airflow_core::attempt::log::relative_path;
+use airflow_core::attempt::log::LogName;
 use airflow_core::id::TaskId;
 use airflow_core::store::{RunRow, SharedStore, TiRow};
 use clap::Args;
@@ -31,7 +31,8 @@ pub(crate) struct LogsArgs {
 pub(crate) async fn show(cx: &mut Cx<'_>, args: &LogsArgs) -> Result<(), CliError> {
     let store = cx.store().await?;
     let run = find_run(&store, None, &args.ti.dag_id, &args.ti.run).await?;
-    let folder = cx.settings.logs.value.clone();
+    let folder = cx.settings.logs();
+    let template = cx.builder().runner_config().log_template.clone();
     let task = TaskId::from(args.ti.task_id.as_str());
     let mut shown = 0;
     let mut watched: Option<u32> = None;
@@ -44,7 +45,16 @@ pub(crate) async fn show(cx: &mut Cx<'_>, args: &LogsArgs) -> Result<(), CliErro
         if watched != Some(number) {
             (watched, shown) = (Some(number), 0);
         }
-        let path = folder.join(relative_path(&run.dag_id, &run.run_id, &task, args.ti.map(), number));
+        let name = LogName {
+            dag: &run.dag_id,
+            run: &run.run_id,
+            logical_date: run.logical_date,
+            data_interval: Some((run.data_interval.start, run.data_interval.end)),
+            task: &task,
+            map_index: args.ti.map(),
+            try_number: number,
+        };
+        let path = folder.join(template.path(&name).map_err(crate::connections::fail)?);
         shown += copy(cx, &path, shown)?;
         if !args.follow || finished {
             break;

@@ -156,8 +156,13 @@ pub(crate) fn write_json<T: Serialize>(
     what: &str,
 ) -> Result<(), CliError> {
     let text = serde_json::to_string_pretty(value)? + "\n";
+    write_text(cx, file, &text, what)
+}
+
+/// Writes a text file, or to standard output if it is called `-`.
+pub(crate) fn write_text(cx: &mut Cx<'_>, file: &Path, text: &str, what: &str) -> Result<(), CliError> {
     if file == Path::new("-") {
-        return Ok(cx.host.raw(&text)?);
+        return Ok(cx.host.raw(text)?);
     }
     std::fs::write(file, text)
         .map_err(|error| failed(format!("cannot write {}: {error}", file.display())))?;

@@ -3,10 +3,11 @@
 use std::path::{Path, PathBuf};
 
 use airflow_core::app::suggestion;
-use airflow_core::store::{SharedStore, VariableRow};
+use airflow_core::secrets::Vault;
 use clap::{Subcommand, ValueEnum};
 use serde_json::{Map, Value};
 
+use crate::connections::fail;
 use crate::cx::{About, Cx};
 use crate::error::{CliError, failed};
 use crate::output::{OutputArg, Table, row};
@@ -78,30 +79,31 @@ pub(crate) enum Existing {
 }
 
 pub(crate) async fn run(cx: &mut Cx<'_>, command: VariablesCommand) -> Result<(), CliError> {
-    let store = cx.store().await?;
+    let vault = cx.vault().await?;
     match command {
-        VariablesCommand::List { show_values, output } => list(cx, &store, show_values, output).await,
-        VariablesCommand::Get { key, json, default } => get(cx, &store, &key, json, default).await,
+        VariablesCommand::List { show_values, output } => list(cx, &vault, show_values, output).await,
+        VariablesCommand::Get { key, json, default } => get(cx, &vault, &key, json, default).await,
         VariablesCommand::Set { key, value, json, description } => {
             if json {
                 serde_json::from_str::<Value>(&value)
                     .map_err(|error| CliError::Usage(format!("the value is no JSON: {error}")))?;
             }
-            set(cx, &store, VariableRow { key: key.clone(), value, description }).await?;
+            set(cx, &vault, &key, &value, description.as_deref()).await?;
             Ok(cx.host.line(&format!("variable `{key}` is set"))?)
         }
         VariablesCommand::Delete { key } => {
-            if !store.delete_variable(&key).await? {
-                return Err(unknown(&store, &key).await?);
+            if !vault.delete_variable(&key).await.map_err(fail)? {
+                return Err(unknown(&vault, &key).await?);
             }
+            let store = cx.store().await?;
             cx.note(&store, "delete_variable", About::only(&key)).await?;
             Ok(cx.host.line(&format!("deleted variable `{key}`"))?)
         }
         VariablesCommand::Import { file, action_on_existing_key } => {
-            import(cx, &store, &file, action_on_existing_key).await
+            import(cx, &vault, &file, action_on_existing_key).await
         }
         VariablesCommand::Export { file } => {
-            let pairs = store.variables().await?.into_iter().map(|row| {
+            let pairs = vault.variables().await.map_err(fail)?.into_iter().map(|row| {
                 // A value that is JSON is written as such, so that files stay readable; import undoes it.
                 let parsed = serde_json::from_str(&row.value).ok();
                 let kept =
@@ -119,25 +121,26 @@ fn is_written_as(value: &Value, text: &str) -> bool {
     serde_json::to_string(value).is_ok_and(|written| written == text)
 }
 
-async fn unknown(store: &SharedStore, key: &str) -> Result<CliError, CliError> {
-    let hint = suggestion(key, store.variables().await?.into_iter().map(|row| row.key));
+async fn unknown(vault: &Vault, key: &str) -> Result<CliError, CliError> {
+    let hint = suggestion(key, vault.variables().await.map_err(fail)?.into_iter().map(|row| row.key));
     Ok(failed(format!("there is no variable `{key}`{hint}")))
 }
 
 /// Values may be secret: the audit log names the key only.
-async fn set(cx: &mut Cx<'_>, store: &SharedStore, variable: VariableRow) -> Result<(), CliError> {
-    let key = variable.key.clone();
-    store.set_variable(variable).await?;
-    cx.note(store, "set_variable", About::only(key)).await
+async fn set(
+    cx: &mut Cx<'_>,
+    vault: &Vault,
+    key: &str,
+    value: &str,
+    description: Option<&str>,
+) -> Result<(), CliError> {
+    vault.set_variable(key, value, description).await.map_err(fail)?;
+    let store = cx.store().await?;
+    cx.note(&store, "set_variable", About::only(key)).await
 }
 
-async fn list(
-    cx: &mut Cx<'_>,
-    store: &SharedStore,
-    show_values: bool,
-    output: OutputArg,
-) -> Result<(), CliError> {
-    let rows = store.variables().await?;
+async fn list(cx: &mut Cx<'_>, vault: &Vault, show_values: bool, output: OutputArg) -> Result<(), CliError> {
+    let rows = vault.variables().await.map_err(fail)?;
     let mut table =
         if show_values { Table::new(["key", "value", "description"]) } else { Table::new(["key"]) };
     for variable in rows {
@@ -152,15 +155,16 @@ async fn list(
 
 async fn get(
     cx: &mut Cx<'_>,
-    store: &SharedStore,
+    vault: &Vault,
     key: &str,
     json: bool,
     default: Option<String>,
 ) -> Result<(), CliError> {
-    let value = match (store.variable(key).await?, default) {
-        (Some(row), _) => row.value,
+    let secrets = cx.secrets().await?;
+    let value = match (secrets.variable(key).await.map_err(fail)?, default) {
+        (Some(value), _) => value,
         (None, Some(default)) => default,
-        (None, None) => return Err(unknown(store, key).await?),
+        (None, None) => return Err(unknown(vault, key).await?),
     };
     if !json {
         return Ok(cx.host.line(&value)?);
@@ -170,14 +174,9 @@ async fn get(
     Ok(cx.host.line(&value.to_string())?)
 }
 
-async fn import(
-    cx: &mut Cx<'_>,
-    store: &SharedStore,
-    file: &Path,
-    existing: Existing,
-) -> Result<(), CliError> {
+async fn import(cx: &mut Cx<'_>, vault: &Vault, file: &Path, existing: Existing) -> Result<(), CliError> {
     let all: Map<String, Value> = read_json(file)?;
-    let known: Vec<String> = store.variables().await?.into_iter().map(|row| row.key).collect();
+    let known: Vec<String> = vault.variables().await.map_err(fail)?.into_iter().map(|row| row.key).collect();
     if existing == Existing::Fail
         && let Some(key) = all.keys().find(|key| known.contains(key))
     {
@@ -193,7 +192,7 @@ async fn import(
             Value::String(text) => text,
             other => other.to_string(),
         };
-        set(cx, store, VariableRow { key, value, description: None }).await?;
+        set(cx, vault, &key, &value, None).await?;
         written += 1;
     }
     Ok(cx.host.line(&format!("imported {written} variables, left {skipped} as they were"))?)

@@ -2,11 +2,12 @@
 //!
 //! Use it through the `airflow` crate. A module here uses only what stands beside or above it in this list:
 //!
-//! - [`id`], [`time`]: words;
+//! - [`id`], [`time`], [`secret`], [`mask`], [`fernet`]: words;
 //! - [`state`]: what may become of task instances and runs;
-//! - [`dag`], [`operator`], [`timetable`], [`template`], [`trigger_rule`], [`retry`], [`xcom`], [`callback`]: definitions;
+//! - [`dag`], [`operator`], [`timetable`], [`template`], [`trigger_rule`], [`retry`], [`xcom`], [`callback`],
+//!   [`connection`], [`config`]: definitions;
 //! - [`compile`], [`registry`], [`discovery`]: checked definitions;
-//! - [`store`]: the contract of what keeps the state;
+//! - [`store`]: the contract of what keeps the state; [`secrets`]: connections and variables, wherever they are;
 //! - [`plan`]: one run in memory, and a change of it;
 //! - [`decide`]: what should happen;
 //! - [`executor`]: the contract of what runs attempts;
@@ -25,12 +26,14 @@ pub mod dag;
 pub mod executor;
 pub mod fernet;
 pub mod id;
+pub mod mask;
 pub mod operator;
 pub mod plan;
 pub mod registry;
 pub mod retry;
 pub mod scheduler;
 pub mod secret;
+pub mod secrets;
 pub mod state;
 pub mod store;
 pub mod template;

@@ -1,10 +1,14 @@
 //! The families of cases, and what holds the library to each.
 
+mod config_env;
+mod connection_uris;
 #[expect(dead_code, reason = "the property tests use more of it")]
 mod engine;
 mod exclusions;
+mod fernet;
 mod graph_validation;
 mod mapped_tasks;
+mod misc;
 mod numbers;
 mod report;
 mod run_outcomes;
@@ -21,8 +25,12 @@ type Check = fn(&Value, &Value) -> Result<(), String>;
 
 /// Every family; each has its test below.
 const FAMILIES: &[&str] = &[
+    "config_env",
+    "connection_uris",
+    "fernet",
     "graph_validation",
     "mapped_tasks",
+    "misc_ids_paths_xcom",
     "priority_weights",
     "retry_delays",
     "run_outcomes",
@@ -30,6 +38,26 @@ const FAMILIES: &[&str] = &[
     "timetables",
     "trigger_rules_airflow_3",
 ];
+
+#[test]
+fn settings_are_found_and_read_as_in_airflow() {
+    hold("config_env", |_, case| config_env::check(case));
+}
+
+#[test]
+fn connections_are_read_and_written_as_in_airflow() {
+    hold("connection_uris", |_, case| connection_uris::check(case));
+}
+
+#[test]
+fn tokens_are_those_of_airflow() {
+    hold("fernet", |_, case| fernet::check(case));
+}
+
+#[test]
+fn runs_have_the_ids_logs_and_values_of_airflow() {
+    hold("misc_ids_paths_xcom", |_, case| misc::check(case));
+}
 
 #[test]
 fn definitions_are_accepted_and_wired_as_in_airflow() {

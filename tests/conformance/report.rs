@@ -90,6 +90,16 @@ pub(crate) fn hold(family: &str, check: Check) {
     assert!(failures.is_empty(), "{} failures of {family}:\n{}", failures.len(), failures.join("\n"));
 }
 
+/// Whether what the library says is what Airflow said.
+pub(crate) fn same<T: PartialEq + std::fmt::Debug>(expected: &T, got: &T) -> Result<(), String> {
+    if expected == got { Ok(()) } else { Err(format!("expected {expected:?}, got {got:?}")) }
+}
+
+/// A field of a case that is a text.
+pub(crate) fn field<'a>(case: &'a Value, name: &str) -> &'a str {
+    case[name].as_str().unwrap_or_else(|| panic!("`{name}` is a text in {case}"))
+}
+
 fn text(panic: &(dyn Any + Send)) -> String {
     let text = panic.downcast_ref::<String>().cloned();
     text.or_else(|| panic.downcast_ref::<&str>().map(|text| (*text).to_owned())).unwrap_or_default()

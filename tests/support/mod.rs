@@ -29,6 +29,12 @@ impl TaskServices for Nothing {
     async fn set_variable(&self, _: &str, _: &str) -> Result<(), BoxError> {
         Ok(())
     }
+
+    async fn connection(&self, _: &str) -> Result<Option<airflow::connection::Connection>, BoxError> {
+        Ok(None)
+    }
+
+    fn mask_secret(&self, _: &str) {}
 }
 
 /// A context without resources and parameters.

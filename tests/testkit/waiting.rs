@@ -178,9 +178,9 @@ async fn a_sensor_that_knows_the_moment_is_looked_at_then() {
 
 /// Fires after so many minutes, with a number.
 #[derive(Serialize, Deserialize)]
-struct Later {
-    minutes: u64,
-    broken: bool,
+pub(crate) struct Later {
+    pub(crate) minutes: u64,
+    pub(crate) broken: bool,
 }
 
 impl Trigger for Later {

@@ -5,12 +5,16 @@ use std::sync::Arc;
 
 use crate::attempt::RunnerConfig;
 use crate::compile::DefinitionErrors;
-use crate::dag::{DagDef, Problem, ProblemKind};
+use crate::dag::{DEFAULT_POOL, DagDef, DagDefaults, Problem, ProblemKind};
 use crate::discovery::discovered;
 use crate::executor::Executor;
+use crate::fernet::Fernet;
+use crate::mask::Masker;
 use crate::operator::{AnyOperator, Resources};
 use crate::registry::{Registry, RegistryErrors};
 use crate::scheduler::SchedulerConfig;
+use crate::secret::Secret;
+use crate::secrets::{Backends, EnvironmentSecrets, Secrets, SecretsBackend, Vault};
 use crate::store::{PoolSpec, SharedStore, Store, StoreError};
 use crate::time::{Clock, SystemClock};
 
@@ -44,12 +48,18 @@ pub struct AirflowBuilder {
     store: Option<SharedStore>,
     executor: Option<Arc<dyn Executor>>,
     clock: Option<Arc<dyn Clock>>,
-    scheduler: SchedulerConfig,
-    runner: RunnerConfig,
+    pub(super) scheduler: SchedulerConfig,
+    pub(super) runner: RunnerConfig,
     pools: Vec<PoolSpec>,
     no_migration: bool,
     any_pool: bool,
     excused: Excuse,
+    pub(super) defaults: DagDefaults,
+    pub(super) default_pool: Option<i32>,
+    pub(super) fernet_keys: Option<Secret>,
+    backends: Backends,
+    environment: Option<EnvironmentSecrets>,
+    pub(super) masker: Masker,
 }
 
 #[derive(Default)]
@@ -147,6 +157,58 @@ impl AirflowBuilder {
         self
     }
 
+    /// Adds a place for connections and variables that is asked before the environment and the store. See
+    /// [`SecretsBackend`].
+    #[must_use]
+    pub fn secrets_backend(mut self, backend: impl SecretsBackend) -> Self {
+        self.backends.push(backend);
+        self
+    }
+
+    /// Encrypts passwords, extras and values of variables in the store. Several keys are separated by commas: the first
+    /// encrypts, any decrypts. Without a key they are kept as plain text.
+    #[must_use]
+    pub fn fernet_key(mut self, keys: impl Into<String>) -> Self {
+        self.fernet_keys = Some(Secret::new(keys.into()));
+        self
+    }
+
+    /// Another environment than the process's for `AIRFLOW_VAR_…` and `AIRFLOW_CONN_…`.
+    #[must_use]
+    pub fn environment(mut self, environment: EnvironmentSecrets) -> Self {
+        self.environment = Some(environment);
+        self
+    }
+
+    /// What hides secrets in task logs, errors and rendered fields; for those who hide them elsewhere as well.
+    #[must_use]
+    pub fn masker(mut self, masker: Masker) -> Self {
+        self.masker = masker;
+        self
+    }
+
+    /// Writes no log files, whatever was said before.
+    #[must_use]
+    pub fn without_logs(mut self) -> Self {
+        self.runner.log_folder = None;
+        self
+    }
+
+    /// The keys that were given, as text.
+    pub fn fernet_keys(&self) -> &str {
+        self.fernet_keys.as_ref().map_or("", |keys| keys.expose())
+    }
+
+    /// The environment that was given.
+    pub fn given_environment(&self) -> Option<&EnvironmentSecrets> {
+        self.environment.as_ref()
+    }
+
+    /// The backends that were given.
+    pub fn backends(&self) -> &Backends {
+        &self.backends
+    }
+
     /// Writes one log file for each attempt below this folder.
     #[must_use]
     pub fn log_folder(mut self, folder: impl Into<PathBuf>) -> Self {
@@ -208,7 +270,11 @@ impl AirflowBuilder {
             Some(excused) => excused(id, operator),
             None => false,
         };
-        Registry::compile_but(&self.dags, &self.resources, &excused)
+        let mut dags = self.dags.clone();
+        for dag in &mut dags {
+            dag.options.inherited = self.defaults.clone();
+        }
+        Registry::compile_but(&dags, &self.resources, &excused)
     }
 
     /// Lets tasks lack the resources they borrow: a test runs something else in their place.
@@ -234,10 +300,18 @@ impl AirflowBuilder {
                 self.scheduler.lease, self.scheduler.beat
             )));
         }
+        let fernet = Fernet::new(self.fernet_keys());
+        let fernet = fernet.map_err(|error| BuildError::Config(error.to_string()))?;
         let store = self.store.ok_or(BuildError::Missing("store; add `.store(..)`"))?;
         if !self.no_migration {
-            store.migrate().await?;
+            let migrated = store.migrate().await?;
+            if let Some(slots) = self.default_pool.filter(|_| migrated.from == 0 && migrated.to > 0) {
+                store.set_pool(default_pool(slots)).await?;
+            }
         }
+        let vault = Vault::new(Arc::clone(&store), fernet);
+        let environment = self.environment.unwrap_or_else(EnvironmentSecrets::of_process);
+        let secrets = Secrets::new(self.backends, environment, vault, self.masker);
         let known = prepare_pools(&store, &self.pools, self.no_migration).await?;
         if !self.any_pool {
             check_pools(&registry, &known)?;
@@ -250,6 +324,7 @@ impl AirflowBuilder {
             executor: self.executor,
             scheduler: self.scheduler,
             runner: self.runner,
+            secrets,
             running: std::sync::Mutex::new(None),
         }));
         if !self.no_migration {
@@ -257,6 +332,11 @@ impl AirflowBuilder {
         }
         Ok(airflow)
     }
+}
+
+/// `default_pool` with so many slots.
+fn default_pool(slots: i32) -> PoolSpec {
+    PoolSpec { name: DEFAULT_POOL.into(), slots, description: "Default pool".into(), include_deferred: false }
 }
 
 /// Makes the pools of the application that are missing; returns the names of all.

@@ -9,6 +9,7 @@ mod made_runs;
 mod ops;
 mod results;
 mod runs;
+mod settings;
 mod waits;
 
 use std::sync::Arc;
@@ -24,6 +25,7 @@ use crate::executor::{Executor, ExecutorServices};
 use crate::operator::Resources;
 use crate::registry::Registry;
 use crate::scheduler::{Scheduler, SchedulerConfig, SchedulerHandle};
+use crate::secrets::Secrets;
 use crate::store::{DagRecord, DagRow, SharedStore, StoreError, StoreResult};
 use crate::time::Clock;
 
@@ -47,6 +49,7 @@ struct Parts {
     executor: Option<Arc<dyn Executor>>,
     scheduler: SchedulerConfig,
     runner: RunnerConfig,
+    secrets: Secrets,
     running: std::sync::Mutex<Option<SchedulerHandle>>,
 }
 
@@ -122,6 +125,32 @@ impl Airflow {
             parts.runner.clone(),
         )
         .with_runs(Arc::new(AppRuns::of(self)))
+        .with_secrets(parts.secrets.clone())
+    }
+
+    /// Its connections and variables, wherever they come from. Those of the store are written through
+    /// [`Secrets::vault`].
+    ///
+    /// ```
+    /// use airflow_core::app::Airflow;
+    /// use airflow_core::connection::Connection;
+    /// use airflow_core::fernet::Fernet;
+    /// use airflow_core::store::MemoryStore;
+    ///
+    /// # #[tokio::main(flavor = "current_thread")]
+    /// # async fn main() -> Result<(), Box<dyn std::error::Error>> {
+    /// let key = Fernet::generate_key()?;
+    /// let airflow = Airflow::builder().store(MemoryStore::new()).fernet_key(key).build().await?;
+    /// let conn = Connection::new("warehouse", "postgres").with_host("db").with_password("p@ssword");
+    /// airflow.secrets().vault().set_connection(&conn).await?;
+    ///
+    /// let stored = airflow.store().connection("warehouse").await?.unwrap();
+    /// assert_ne!(stored.password.as_deref(), Some("p@ssword"));
+    /// assert_eq!(airflow.secrets().connection("warehouse").await?, Some(conn));
+    /// # Ok(()) }
+    /// ```
+    pub fn secrets(&self) -> &Secrets {
+        &self.0.secrets
     }
 
     /// Makes the dags of this process known to the store.

@@ -8,6 +8,7 @@ use serde_json::json;
 
 use crate::compile::CompiledDag;
 use crate::decide::outcome::stop;
+pub use crate::id::suggestion;
 use crate::id::{DagId, MapIndex, RunId, RunPk, TaskIdx, TiKey};
 use crate::plan::{Planner, RunView};
 use crate::scheduler::Wake;
@@ -463,34 +464,5 @@ fn add_setups(dag: &CompiledDag, tasks: &mut BTreeSet<TaskIdx>) {
                 dag.task(setup).downstream.iter().copied().filter(|down| dag.task(*down).is_teardown()),
             );
         }
-    }
-}
-
-/// What to append to the message about an unknown name: `; did you mean ..?` if a known one is near, else nothing.
-///
-/// ```
-/// let known = ["sales", "stock"].map(str::to_owned);
-/// assert_eq!(airflow_core::app::suggestion("sale", known.into_iter()), "; did you mean `sales`?");
-/// ```
-pub fn suggestion(name: &str, known: impl Iterator<Item = String>) -> String {
-    let distance = |other: &str| {
-        let mut row: Vec<usize> = (0..=other.chars().count()).collect();
-        for (i, a) in name.chars().enumerate() {
-            let mut before = row[0];
-            row[0] = i + 1;
-            for (j, b) in other.chars().enumerate() {
-                let cost = usize::from(a != b);
-                let next = (before + cost).min(row[j] + 1).min(row[j + 1] + 1);
-                before = std::mem::replace(&mut row[j + 1], next);
-            }
-        }
-        row[other.chars().count()]
-    };
-    let near = known.map(|other| (distance(&other), other)).min();
-    match near {
-        Some((distance, other)) if distance <= name.chars().count().div_ceil(3) => {
-            format!("; did you mean `{other}`?")
-        }
-        _ => String::new(),
     }
 }

@@ -138,8 +138,7 @@ fn check_run_id(id: &RunId) -> Result<(), TriggerError> {
     if !text.chars().all(allowed) {
         return refuse("allowed are letters, digits and `_.~:+-`");
     }
-    let other = |kind: &&RunType| **kind != RunType::Manual && text.starts_with(&format!("{kind}__"));
-    if RunType::ALL.iter().any(|kind| other(&kind)) {
+    if RunType::of_run_id(text) != RunType::Manual {
         return refuse("it begins like the id of a run of another type");
     }
     Ok(())
@@ -260,7 +259,7 @@ impl Airflow {
                 outcomes.push(self.reprocess(dag_id, &run, options).await?);
                 continue;
             }
-            let id = run_id(RunType::Backfill, logical_date);
+            let id = run_id(RunType::Backfill, &logical_date);
             if !options.dry_run {
                 let run = NewRun {
                     dag_id: dag_id.clone(),

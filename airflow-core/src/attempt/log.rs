@@ -18,16 +18,18 @@ use tracing_subscriber::layer::{Context, Layer, SubscriberExt as _};
 use tracing_subscriber::registry::LookupSpan;
 
 use crate::id::{DagId, MapIndex, RunId, TaskId};
+use crate::mask::Masker;
 use crate::plan::{Attempt, Outcome};
 use crate::time::Clock;
+
+use super::log_path::safe;
+pub use super::log_path::{LogName, LogTemplate};
 
 /// The name of the span around every attempt.
 const SPAN: &str = "airflow_attempt";
 
 /// Where the log of a try lies below the log folder.
 pub fn relative_path(dag: &DagId, run: &RunId, task: &TaskId, map: MapIndex, try_number: u32) -> PathBuf {
-    // A run id may hold what file systems do not bear.
-    let safe = |text: &str| text.replace(['/', '\\', '\0'], "_");
     let mut path = PathBuf::from(format!("dag_id={}", safe(dag.as_str())));
     path.push(format!("run_id={}", safe(run.as_str())));
     path.push(format!("task_id={}", safe(task.as_str())));
@@ -46,6 +48,7 @@ struct Shared {
     path: Option<PathBuf>,
     file: Option<Mutex<File>>,
     clock: Arc<dyn Clock>,
+    masker: Masker,
 }
 
 /// Attempts that are running, by the number in their span, for the layer to find their files.
@@ -53,8 +56,9 @@ static OPEN: Mutex<Vec<(u64, std::sync::Weak<Shared>)>> = Mutex::new(Vec::new())
 static NEXT: std::sync::atomic::AtomicU64 = std::sync::atomic::AtomicU64::new(1);
 
 impl AttemptLog {
-    /// Opens the file for appending: a try that goes on after a wait continues its log.
-    pub fn open(path: Option<PathBuf>, clock: Arc<dyn Clock>) -> Self {
+    /// Opens the file for appending: a try that goes on after a wait continues its log. Secrets that `masker` knows by
+    /// the time of a line are hidden in it.
+    pub fn open(path: Option<PathBuf>, clock: Arc<dyn Clock>, masker: Masker) -> Self {
         let file = path.as_ref().and_then(|path| {
             let open = || {
                 path.parent().map_or(Ok(()), std::fs::create_dir_all)?;
@@ -71,7 +75,7 @@ impl AttemptLog {
             let _ =
                 tracing::subscriber::set_global_default(tracing_subscriber::registry().with(TaskLogLayer));
         }
-        Self(Arc::new(Shared { path, file: file.map(Mutex::new), clock }))
+        Self(Arc::new(Shared { path, file: file.map(Mutex::new), clock, masker }))
     }
 
     /// The file.
@@ -148,6 +152,7 @@ impl Shared {
     fn write(&self, level: &str, place: &str, text: &str) {
         let Some(file) = &self.file else { return };
         let now: DateTime<Utc> = self.clock.now();
+        let text = self.masker.mask(text);
         let line = format!("[{}] {{{place}}} {level} - {text}\n", now.format("%Y-%m-%dT%H:%M:%S%.3f%z"));
         let mut file = file.lock().unwrap_or_else(PoisonError::into_inner);
         // A log that cannot be written must not stop the task.

@@ -5,6 +5,8 @@
 
 mod inputs;
 pub mod log;
+mod log_path;
+mod names;
 mod services;
 mod waits;
 
@@ -21,17 +23,20 @@ use tracing::Instrument as _;
 use crate::callback::{CallbackContext, panic_text};
 use crate::compile::{CompiledDag, CompiledTask};
 use crate::executor::AttemptRunner;
+use crate::fernet::Fernet;
+use crate::mask::Masker;
 use crate::operator::{
     AnyOperator, BoxError, Cancel, ContextParts, MadeRun, Resources, Returned, RunRequest, TaskContext,
     TaskError,
 };
 use crate::plan::{Attempt, Outcome, Report};
 use crate::registry::Registry;
+use crate::secrets::{Backends, EnvironmentSecrets, Secrets, Vault};
 use crate::store::SharedStore;
 use crate::time::Clock;
 use crate::xcom::DEFAULT_XCOM_LIMIT;
 
-use log::AttemptLog;
+use log::{AttemptLog, LogName, LogTemplate};
 use services::StoreServices;
 
 /// How long `on_kill` may take: whatever holds it up longer must not hold up the executor's slot.
@@ -42,13 +47,15 @@ const ON_KILL_LIMIT: Duration = Duration::from_secs(10);
 pub struct RunnerConfig {
     /// The folder of the log files; `None` writes none.
     pub log_folder: Option<PathBuf>,
+    /// Where in that folder the log of an attempt lies.
+    pub log_template: LogTemplate,
     /// The largest value that is stored, in bytes of JSON.
     pub xcom_limit: usize,
 }
 
 impl Default for RunnerConfig {
     fn default() -> Self {
-        Self { log_folder: None, xcom_limit: DEFAULT_XCOM_LIMIT }
+        Self { log_folder: None, log_template: LogTemplate::default(), xcom_limit: DEFAULT_XCOM_LIMIT }
     }
 }
 
@@ -63,6 +70,7 @@ pub struct Runner {
     sources: Arc<inputs::SourceCache>,
     overrides: Option<Arc<dyn Override>>,
     runs: Option<Arc<dyn RunMaker>>,
+    secrets: Secrets,
 }
 
 /// Makes runs for tasks that ask for them.
@@ -88,7 +96,8 @@ pub trait Override: std::fmt::Debug + Send + Sync + 'static {
 }
 
 impl Runner {
-    /// Runs attempts of `registry`, reading values from `store`.
+    /// Runs attempts of `registry`, reading values from `store`. Variables and connections come from the environment
+    /// and the store, without a key; see [`with_secrets`](Self::with_secrets).
     pub fn new(
         registry: Registry,
         store: SharedStore,
@@ -96,8 +105,18 @@ impl Runner {
         clock: Arc<dyn Clock>,
         config: RunnerConfig,
     ) -> Self {
+        let vault = Vault::new(Arc::clone(&store), Fernet::default());
+        let environment = EnvironmentSecrets::of_process();
+        let secrets = Secrets::new(Backends::default(), environment, vault, Masker::default());
         let sources = Arc::default();
-        Self { registry, store, resources, clock, config, sources, overrides: None, runs: None }
+        Self { registry, store, resources, clock, config, sources, overrides: None, runs: None, secrets }
+    }
+
+    /// The same, with another place for variables and connections, and what hides them in logs.
+    #[must_use]
+    pub fn with_secrets(mut self, secrets: Secrets) -> Self {
+        self.secrets = secrets;
+        self
     }
 
     /// The same, with task bodies replaced.
@@ -112,6 +131,11 @@ impl Runner {
     pub fn with_runs(mut self, runs: Arc<dyn RunMaker>) -> Self {
         self.runs = Some(runs);
         self
+    }
+
+    /// What hides secrets in logs, errors and rendered fields.
+    pub fn masker(&self) -> &Masker {
+        self.secrets.masker()
     }
 
     /// The context of an attempt, with its inputs fetched.
@@ -159,14 +183,21 @@ impl Runner {
     /// Where the log of an attempt goes.
     pub fn log_path(&self, attempt: &Attempt) -> Option<PathBuf> {
         let folder = self.config.log_folder.as_ref()?;
-        let ti = &attempt.ti;
-        Some(folder.join(log::relative_path(
-            &attempt.run.dag_id,
-            &attempt.run.run_id,
-            &ti.task_id,
-            ti.map_index,
-            ti.try_number,
-        )))
+        let (run, ti) = (&attempt.run, &attempt.ti);
+        let name = LogName {
+            dag: &run.dag_id,
+            run: &run.run_id,
+            logical_date: run.logical_date,
+            data_interval: Some((run.data_interval.start, run.data_interval.end)),
+            task: &ti.task_id,
+            map_index: ti.map_index,
+            try_number: ti.try_number,
+        };
+        let path = self.config.log_template.path(&name).unwrap_or_else(|error| {
+            tracing::warn!(%error, "`logging.log_filename_template` cannot be rendered; the default is used");
+            log::relative_path(name.dag, name.run, name.task, name.map_index, name.try_number)
+        });
+        Some(folder.join(path))
     }
 
     async fn run_logged(
@@ -268,14 +299,18 @@ impl Runner {
 #[async_trait]
 impl AttemptRunner for Runner {
     async fn run(&self, attempt: Attempt, cancel: Cancel) -> Report {
-        let log = AttemptLog::open(self.log_path(&attempt), Arc::clone(&self.clock));
+        let log = AttemptLog::open(self.log_path(&attempt), Arc::clone(&self.clock), self.masker().clone());
         log.header(&attempt);
         let work = AssertUnwindSafe(self.run_logged(&attempt, cancel, &log)).catch_unwind();
         let (outcome, cx) = match work.instrument(log.span(&attempt)).await {
             Ok(done) => done,
             Err(panic) => (failed(format!("the attempt panicked: {}", panic_text(&*panic)), true), None),
         };
-        let (pushed, rendered) = cx.map(|cx| cx.take_notes()).unwrap_or_default();
+        let (pushed, mut rendered) = cx.map(|cx| cx.take_notes()).unwrap_or_default();
+        for field in &mut rendered {
+            field.shown = self.masker().mask_json(field.name, &field.shown);
+        }
+        let outcome = masked(self.masker(), outcome);
         log.footer(&attempt, &outcome);
         let pushed =
             if matches!(outcome, Outcome::Failed { .. } | Outcome::Cancelled) { Vec::new() } else { pushed };
@@ -296,6 +331,17 @@ async fn on_kill(task: &CompiledTask, cx: &TaskContext) {
     let on_kill = AssertUnwindSafe(task.operator.killed(cx)).catch_unwind();
     if !matches!(tokio::time::timeout(ON_KILL_LIMIT, on_kill).await, Ok(Ok(()))) {
         tracing::warn!("`on_kill` panicked or took longer than {ON_KILL_LIMIT:?}");
+    }
+}
+
+/// What is told about an attempt outside of it names no secret.
+fn masked(masker: &Masker, outcome: Outcome) -> Outcome {
+    match outcome {
+        Outcome::Failed { error, retryable, after } => {
+            Outcome::Failed { error: masker.mask(&error).into_owned(), retryable, after }
+        }
+        Outcome::Skipped(why) => Outcome::Skipped(masker.mask(&why).into_owned()),
+        other => other,
     }
 }
 

@@ -7,15 +7,19 @@ use async_trait::async_trait;
 use serde_json::{Map, Value};
 
 use crate::compile::CompiledDag;
+use crate::connection::Connection;
 use crate::id::{DagId, MapIndex, RunPk, TaskId};
 use crate::operator::{BoxError, FoundRun, MadeRun, RunInfo, RunRequest, RunsQuery, TaskServices, XComQuery};
 use crate::plan::Attempt;
 use crate::registry::Registry;
+use crate::secret::Secret;
+use crate::secrets::{EnvironmentSecrets, Secrets};
 use crate::state::{RunState, RunType, TaskState};
-use crate::store::{RunFilter, RunRow, SharedStore, VariableRow, XComFilter};
+use crate::store::{RunFilter, RunRow, SharedStore, XComFilter};
 use crate::template::{Lookups, PreviousRun, Renderer, TemplateConnection, TemplateContext};
 use crate::xcom::XComValue;
 
+use super::names::Names;
 use super::{RunMaker, Runner};
 
 /// How many earlier runs are searched for a value (`include_prior_dates`).
@@ -26,12 +30,13 @@ pub(super) struct StoreServices {
     store: SharedStore,
     registry: Registry,
     maker: Option<Arc<dyn RunMaker>>,
+    secrets: Secrets,
 }
 
 impl StoreServices {
     pub(super) fn new(runner: &Runner) -> Self {
         let (store, registry) = (Arc::clone(&runner.store), runner.registry.clone());
-        Self { store, registry, maker: runner.runs.clone() }
+        Self { store, registry, maker: runner.runs.clone(), secrets: runner.secrets.clone() }
     }
 
     async fn runs(&self, run: &RunInfo, query: &XComQuery) -> Result<Vec<RunRow>, BoxError> {
@@ -74,12 +79,24 @@ impl TaskServices for StoreServices {
     }
 
     async fn variable(&self, key: &str) -> Result<Option<String>, BoxError> {
-        Ok(self.store.variable(key).await?.map(|row| row.value))
+        Ok(self.secrets.variable(key).await?)
     }
 
     async fn set_variable(&self, key: &str, value: &str) -> Result<(), BoxError> {
-        let variable = VariableRow { key: key.to_owned(), value: value.to_owned(), description: None };
-        Ok(self.store.set_variable(variable).await?)
+        let outside = EnvironmentSecrets::variable_name(key);
+        if self.secrets.environment().has(&outside) {
+            tracing::warn!("{outside} is set and wins over what is written to the variable `{key}`");
+        }
+        self.secrets.masker().add_named(key, value);
+        Ok(self.secrets.vault().set_variable(key, value, None).await?)
+    }
+
+    async fn connection(&self, conn_id: &str) -> Result<Option<Connection>, BoxError> {
+        Ok(self.secrets.connection(conn_id).await?)
+    }
+
+    fn mask_secret(&self, secret: &str) {
+        self.secrets.masker().add(secret);
     }
 
     async fn find_runs(&self, query: &RunsQuery) -> Result<Vec<FoundRun>, BoxError> {
@@ -144,6 +161,7 @@ type Indexed = (i32, Arc<XComValue>);
 #[derive(Debug, Default)]
 struct Fetched {
     variables: BTreeMap<String, String>,
+    connections: BTreeMap<String, Connection>,
     values: BTreeMap<(TaskId, String), Vec<Indexed>>,
 }
 
@@ -152,8 +170,21 @@ impl Lookups for Fetched {
         self.variables.get(key).cloned()
     }
 
-    fn connection(&self, _: &str) -> Option<TemplateConnection> {
-        None
+    fn connection(&self, id: &str) -> Option<TemplateConnection> {
+        let found = self.connections.get(id)?;
+        let exposed = |secret: &Option<Secret>| secret.as_ref().map(|secret| secret.expose().clone());
+        Some(TemplateConnection {
+            conn_id: found.conn_id.clone(),
+            conn_type: found.conn_type.clone().unwrap_or_default(),
+            description: found.description.clone(),
+            host: found.host.clone(),
+            login: found.login.clone(),
+            password: exposed(&found.password),
+            schema: found.schema.clone(),
+            port: found.port,
+            extra: exposed(&found.extra),
+            uri: Some(found.to_uri()),
+        })
     }
 
     fn xcom(&self, task_id: &str, key: &str, map_index: Option<i32>) -> Option<Value> {
@@ -166,6 +197,32 @@ impl Lookups for Fetched {
             },
         };
         Some(value.value().clone())
+    }
+}
+
+impl Fetched {
+    /// Fetches the variables and connections that templates name; all that there are if a name is computed.
+    async fn look_up(&mut self, secrets: &Secrets, names: Names) -> Result<(), BoxError> {
+        let (mut keys, mut ids) = (names.variables, names.connections);
+        if names.any_variable {
+            keys.extend(secrets.vault().variables().await?.into_iter().map(|variable| variable.key));
+            keys.extend(secrets.environment().variable_keys());
+        }
+        if names.any_connection {
+            ids.extend(secrets.vault().connections().await?.into_iter().map(|found| found.conn_id));
+            ids.extend(secrets.environment().conn_ids());
+        }
+        for key in keys {
+            if let Some(value) = secrets.variable(&key).await? {
+                self.variables.insert(key, value);
+            }
+        }
+        for id in ids {
+            if let Some(found) = secrets.connection(&id).await? {
+                self.connections.insert(id, found);
+            }
+        }
+        Ok(())
     }
 }
 
@@ -199,10 +256,7 @@ pub(super) async fn template_parts(
         let fields = description.templates.iter().flat_map(|field| &field.sources);
         let texts: Vec<&String> = fields.chain(&description.input_templates).collect();
         let names = |word: &str| texts.iter().any(|text| text.contains(word));
-        if names("var.") {
-            lookups.variables =
-                runner.store.variables().await?.into_iter().map(|row| (row.key, row.value)).collect();
-        }
+        lookups.look_up(&runner.secrets, Names::of(texts.iter().copied())).await?;
         if names("xcom_pull") {
             let filter = XComFilter { run: attempt.run.pk, tasks: Vec::new(), map_index: None, key: None };
             for row in runner.store.xcoms(&filter).await? {

@@ -16,7 +16,7 @@ use crate::operator::{BoxError, Cancel, Deferred, POKES, TaskContext, TaskError,
 use crate::plan::{Attempt, Outcome, Report};
 
 use super::log::AttemptLog;
-use super::{Runner, failed, on_kill};
+use super::{Runner, failed, masked, on_kill};
 
 /// How often the context of a wait is asked for before the wait fails: a store may be away for a while.
 const CONTEXT_TRIES: u32 = 10;
@@ -159,14 +159,18 @@ impl Runner {
 #[async_trait]
 impl WaitRunner for Runner {
     async fn wait(&self, attempt: Attempt, cancel: Cancel) -> Report {
-        let log = AttemptLog::open(self.log_path(&attempt), Arc::clone(&self.clock));
+        let log = AttemptLog::open(self.log_path(&attempt), Arc::clone(&self.clock), self.masker().clone());
         let work = AssertUnwindSafe(self.wait_logged(&attempt, cancel, &log)).catch_unwind();
         let (outcome, cx) = match work.instrument(log.span(&attempt)).await {
             Ok(done) => done,
             Err(panic) => (failed(format!("the wait panicked: {}", panic_text(&*panic)), true), None),
         };
+        let (pushed, mut rendered) = cx.map(|cx| cx.take_notes()).unwrap_or_default();
+        for field in &mut rendered {
+            field.shown = self.masker().mask_json(field.name, &field.shown);
+        }
+        let outcome = masked(self.masker(), outcome);
         log.footer(&attempt, &outcome);
-        let (pushed, rendered) = cx.map(|cx| cx.take_notes()).unwrap_or_default();
         let ends = matches!(outcome, Outcome::Success(_) | Outcome::Skipped(_));
         let (key, attempt_id) = (attempt.key(), attempt.ti.attempt_id);
         let pushed = if ends { pushed } else { Vec::new() };

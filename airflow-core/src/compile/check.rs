@@ -30,7 +30,7 @@ pub(super) fn options(
         report(ProblemKind::BadId { what: "dag", error });
     }
     let o = &def.options;
-    let zone = match o.timezone.as_deref().map(parse_zone).transpose() {
+    let zone = match o.timezone.as_deref().or(o.inherited.timezone.as_deref()).map(parse_zone).transpose() {
         Ok(zone) => zone.unwrap_or(Tz::UTC),
         Err(error) => {
             report(ProblemKind::BadTimezone(error.to_string()));
@@ -164,8 +164,11 @@ fn dag_settings(def: &DagDef, timezone: Tz, restriction: TimeRestriction) -> Dag
     DagSettings {
         timezone,
         restriction,
-        max_active_runs: o.max_active_runs.unwrap_or(DEFAULT_MAX_ACTIVE_RUNS),
-        max_active_tasks: o.max_active_tasks.unwrap_or(DEFAULT_MAX_ACTIVE_TASKS),
+        max_active_runs: o.max_active_runs.or(o.inherited.max_active_runs).unwrap_or(DEFAULT_MAX_ACTIVE_RUNS),
+        max_active_tasks: o
+            .max_active_tasks
+            .or(o.inherited.max_active_tasks)
+            .unwrap_or(DEFAULT_MAX_ACTIVE_TASKS),
         dagrun_timeout: o.dagrun_timeout,
         params: o.params.clone(),
         tags: o.tags.clone(),
@@ -195,7 +198,7 @@ pub(super) fn tasks(def: &DagDef, problems: &mut Vec<Problem>) -> Vec<TaskSettin
             options = options.or(&group_def.options.defaults);
             group = group_def.parent;
         }
-        let mut options = options.or(&from_dag);
+        let mut options = options.or(&from_dag).or(&def.options.inherited.task);
         // A teardown waits for its setups, whatever rule was asked for.
         if matches!(task.role, Role::Teardown { .. }) {
             options.trigger_rule = Some(TriggerRule::AllDoneSetupSuccess);

@@ -6,10 +6,12 @@
 mod expand;
 mod ini;
 mod number;
+pub mod options;
 
 use std::collections::BTreeMap;
 use std::fmt;
 use std::path::{Path, PathBuf};
+use std::sync::{Arc, Mutex, PoisonError};
 
 use chrono::TimeDelta;
 use serde_json::Value;
@@ -30,6 +32,11 @@ pub const SENSITIVE: [(&str, &str); 9] = [
     ("webserver", "secret_key"),
     ("celery", "broker_url"),
 ];
+
+/// Where the log of an attempt lies below the log folder, unless `logging.log_filename_template` says otherwise.
+pub const LOG_TEMPLATE: &str = "dag_id={{ ti.dag_id }}/run_id={{ ti.run_id }}/task_id={{ ti.task_id }}/\
+                                {% if ti.map_index >= 0 %}map_index={{ ti.map_index }}/{% endif %}\
+                                attempt={{ try_number }}.log";
 
 /// Names that an option had before: section and option now, then before.
 const RENAMED: [(&str, &str, &str, &str); 6] = [
@@ -171,13 +178,22 @@ pub struct Found<T = String> {
 /// assert_eq!(config.text("core", "logs")?, "/srv/logs");
 /// # Ok::<(), airflow_core::config::ConfigError>(())
 /// ```
-#[derive(Debug, Clone, Default)]
+#[derive(Clone, Default)]
 pub struct Config {
     file: Ini,
     path: Option<PathBuf>,
     env: BTreeMap<String, String>,
     /// What secrets backends answered, by the name that was asked for.
     secrets: BTreeMap<String, String>,
+    /// What commands answered: each is run once. Clones share it.
+    commands: Arc<Mutex<BTreeMap<String, Result<String, String>>>>,
+}
+
+/// Values may be secret.
+impl fmt::Debug for Config {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("Config").field("path", &self.path).finish_non_exhaustive()
+    }
 }
 
 impl Config {
@@ -215,6 +231,7 @@ impl Config {
         mut self,
         env: impl IntoIterator<Item = (K, V)>,
     ) -> Self {
+        self.commands = Arc::default();
         self.env.extend(env.into_iter().map(|(name, value)| (name.into(), value.into())));
         self
     }
@@ -350,7 +367,9 @@ impl Config {
     }
 
     fn command(&self, section: &str, key: &str, command: &str) -> Result<Option<String>, ConfigError> {
-        expand::run(command, &self.env).map(Some).map_err(|why| ConfigError::Command {
+        let mut answers = self.commands.lock().unwrap_or_else(PoisonError::into_inner);
+        let answer = answers.entry(command.to_owned()).or_insert_with(|| expand::run(command, &self.env));
+        answer.clone().map(Some).map_err(|why| ConfigError::Command {
             section: section.to_owned(),
             key: key.to_owned(),
             why,
@@ -472,3 +491,6 @@ pub(crate) fn parse_bool(text: &str) -> Option<bool> {
 pub(crate) fn parse_int(text: &str) -> Option<i128> {
     python_int(text)?.parse().ok()
 }
+
+#[cfg(test)]
+mod tests;

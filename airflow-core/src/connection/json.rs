@@ -42,7 +42,7 @@ impl Connection {
         };
         let extra = fields.shift_remove("extra").filter(is_something);
         let conn_type = fields.shift_remove("conn_type").filter(is_something);
-        let port = fields.shift_remove("port").filter(is_something);
+        let port = fields.shift_remove("port").filter(is_something).as_ref().map(port_of).transpose()?;
         let mut take = |name: &str| match fields.shift_remove(name) {
             None | Some(Value::Null) => Ok(None),
             Some(Value::String(text)) => Ok(Some(text)),
@@ -66,7 +66,7 @@ impl Connection {
             None => None,
             Some(_) => return Err(ConnectionError::NotText("conn_type".to_owned())),
         };
-        connection.port = port.as_ref().map(port_of).transpose()?;
+        connection.port = port;
         let connection = match extra {
             Some(Value::String(text)) => connection.with_extra(text),
             Some(json) => connection.with_extra_json(&json),
@@ -114,7 +114,7 @@ fn port_of(port: &Value) -> Result<u16, ConnectionError> {
     let wrong = || ConnectionError::Port(port.as_str().map_or_else(|| port.to_string(), str::to_owned));
     let number = match port {
         Value::Number(number) => match number.as_f64().map(f64::trunc) {
-            Some(number) if (0.0..=65535.0).contains(&number) => format!("{number}"),
+            Some(number) if (0.0..=65535.0).contains(&number) => format!("{}", number.abs()),
             _ => return Err(wrong()),
         },
         Value::Bool(yes) => u8::from(*yes).to_string(),

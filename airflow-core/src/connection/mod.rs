@@ -1,10 +1,11 @@
 //! Connections: how to reach a system outside, under a name.
 //!
 //! [`Connection`] has Airflow's fields and both of its written forms, with all of their oddities: as a URI
-//! ([`Connection::from_uri`]) and as JSON ([`Connection::from_json`]). Nothing here fetches or stores anything: see
-//! [`crate::secrets`].
+//! ([`Connection::from_uri`]) and as JSON ([`Connection::from_json`]). Nothing here fetches or
+//! stores anything: that is the work of the module `secrets`.
 
 mod json;
+mod kind;
 mod uri;
 
 use std::fmt;
@@ -13,6 +14,8 @@ use serde::de::DeserializeOwned;
 use serde_json::Value;
 
 use crate::secret::{HIDDEN, Secret};
+
+pub use kind::{Conn, ConnectionKind};
 
 /// The longest id of a connection, in characters.
 pub const MAX_CONN_ID: usize = 250;
@@ -57,6 +60,24 @@ pub enum ConnectionError {
          {MAX_CONN_ID} characters"
     )]
     BadId(String),
+    /// A connection of another type than a task needs.
+    #[error("the connection `{conn_id}` is of type `{found}`; a connection of type `{wanted}` is needed")]
+    WrongType {
+        /// Its id.
+        conn_id: String,
+        /// Its type.
+        found: String,
+        /// The types that fit.
+        wanted: String,
+    },
+    /// A field that a task needs is empty.
+    #[error("the connection `{conn_id}` has no {field}")]
+    Lacks {
+        /// Its id.
+        conn_id: String,
+        /// The field.
+        field: &'static str,
+    },
 }
 
 const FIELDS: &str = "conn_type, description, host, login, password, schema, port, extra, uri";
@@ -107,6 +128,28 @@ impl Connection {
     pub fn from_text(conn_id: impl Into<String>, text: &str) -> Result<Self, ConnectionError> {
         let text = text.trim();
         if text.starts_with('{') { Self::from_json(conn_id, text) } else { Self::from_uri(conn_id, text) }
+    }
+
+    /// The host.
+    ///
+    /// # Errors
+    ///
+    /// [`ConnectionError::Lacks`] if it is empty.
+    pub fn need_host(&self) -> Result<&str, ConnectionError> {
+        self.host.as_deref().filter(|host| !host.is_empty()).ok_or_else(|| self.lacks("host"))
+    }
+
+    /// The password.
+    ///
+    /// # Errors
+    ///
+    /// [`ConnectionError::Lacks`] if there is none.
+    pub fn need_password(&self) -> Result<&Secret, ConnectionError> {
+        self.password.as_ref().ok_or_else(|| self.lacks("password"))
+    }
+
+    fn lacks(&self, field: &'static str) -> ConnectionError {
+        ConnectionError::Lacks { conn_id: self.conn_id.clone(), field }
     }
 
     /// The same with a host.

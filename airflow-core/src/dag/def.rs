@@ -102,6 +102,21 @@ pub struct DagOptions {
     pub max_consecutive_failed_dag_runs: u32,
     /// Names that templates may use beside the built-in ones, with their values.
     pub user_defined_macros: Vec<(String, Value)>,
+    /// What holds where the dag says nothing.
+    pub inherited: DagDefaults,
+}
+
+/// What dags of an application have in common, weaker than what they say themselves.
+#[derive(Debug, Clone, Default)]
+pub struct DagDefaults {
+    /// The zone of the schedule and of dates without offset.
+    pub timezone: Option<String>,
+    /// How many runs may be active at once.
+    pub max_active_runs: Option<u32>,
+    /// How many task instances may be active at once over all runs.
+    pub max_active_tasks: Option<u32>,
+    /// Options of tasks.
+    pub task: TaskOptions,
 }
 
 /// A dag: made with [`DagDef::new`], filled with [`define`](Self::define), given to the `Airflow` builder.

@@ -13,7 +13,7 @@ mod problem;
 mod spec;
 
 pub use builder::{Branching, Dag, TaskGroup};
-pub use def::{DagDef, DagOptions, ParamsSpec, When};
+pub use def::{DagDef, DagDefaults, DagOptions, ParamsSpec, When};
 pub use edges::{Chain, Endpoint, Label, Labeled, NodeSet, label};
 pub use handle::{Group, Handle, Mapped, Node, Nodes};
 pub use mapping::{Concat, MapOver, Outside, Product, Zip, concat, product, zip, zip_longest};

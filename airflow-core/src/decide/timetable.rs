@@ -1,6 +1,6 @@
 //! Which run of a dag comes next, and when.
 
-use chrono::{DateTime, Utc};
+use chrono::{DateTime, TimeZone, Utc};
 use serde_json::Value;
 
 use crate::compile::CompiledDag;
@@ -41,7 +41,7 @@ pub fn due_run(
     let logical_date = next.data_interval.start;
     Ok(Some(NewRun {
         dag_id: dag.id.clone(),
-        run_id: run_id(RunType::Scheduled, logical_date),
+        run_id: run_id(RunType::Scheduled, &logical_date),
         run_type: RunType::Scheduled,
         logical_date,
         data_interval: next.data_interval,
@@ -71,7 +71,7 @@ pub fn manual_run(
     let data_interval = dag.timetable.infer_manual_data_interval(logical_date)?;
     Ok(NewRun {
         dag_id: dag.id.clone(),
-        run_id: run_id_given.unwrap_or_else(|| run_id(RunType::Manual, logical_date)),
+        run_id: run_id_given.unwrap_or_else(|| run_id(RunType::Manual, &logical_date)),
         run_type: RunType::Manual,
         logical_date,
         data_interval,
@@ -85,12 +85,12 @@ pub fn manual_run(
     })
 }
 
-/// `<type>__<date>`, with microseconds only if there are any.
-pub fn run_id(run_type: RunType, date: DateTime<Utc>) -> RunId {
-    let format = if date.timestamp_subsec_micros() == 0 {
-        "%Y-%m-%dT%H:%M:%S+00:00"
-    } else {
-        "%Y-%m-%dT%H:%M:%S%.6f+00:00"
-    };
+/// `<type>__<date>`, with microseconds only if there are any, and with the offset that the date carries.
+pub fn run_id<Z: TimeZone>(run_type: RunType, date: &DateTime<Z>) -> RunId
+where
+    Z::Offset: std::fmt::Display,
+{
+    let format =
+        if date.timestamp_subsec_micros() == 0 { "%Y-%m-%dT%H:%M:%S%:z" } else { "%Y-%m-%dT%H:%M:%S%.6f%:z" };
     RunId::new(format!("{run_type}__{}", date.format(format)))
 }

@@ -127,7 +127,7 @@ impl Scheduler {
                 tokio::select! {
                     biased;
                     () = self.clock.sleep(pause) => {}
-                    _ = stop.changed() => {}
+                    () = asked(stop) => {}
                 }
                 pause = (pause * 2).min(RETRY_LAST);
                 continue;
@@ -183,7 +183,7 @@ impl Scheduler {
             () = self.telling.next(), if self.telling.is_busy() => {}
             () = due => {}
             () = clock.sleep(poll) => {}
-            _ = stop.changed() => {}
+            () = asked(stop) => {}
         }
     }
 
@@ -257,7 +257,7 @@ impl Scheduler {
             tokio::select! {
                 biased;
                 () = self.clock.sleep(pause) => {}
-                _ = stop.changed() => {}
+                () = asked(stop) => {}
             }
             pause = (pause * 2).min(RETRY_LAST);
         }
@@ -333,5 +333,12 @@ impl Scheduler {
         if let Err(error) = self.store.end_incarnation(self.process.id).await {
             tracing::warn!(%error, "cannot say goodbye; the lease runs out by itself");
         }
+    }
+}
+
+/// Returns when somebody asks for a stop; never, if nobody is left who could.
+async fn asked(stop: &mut watch::Receiver<Option<Duration>>) {
+    if stop.changed().await.is_err() {
+        std::future::pending::<()>().await;
     }
 }

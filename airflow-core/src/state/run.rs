@@ -53,6 +53,22 @@ words! {
     }
 }
 
+impl RunType {
+    /// Where a run with this id comes from: its prefix says so. Any other id is that of a manual run.
+    ///
+    /// ```
+    /// use airflow_core::state::RunType;
+    ///
+    /// assert_eq!(RunType::of_run_id("scheduled__2026-01-01T00:00:00+00:00"), RunType::Scheduled);
+    /// assert_eq!(RunType::of_run_id("order-17"), RunType::Manual);
+    /// ```
+    pub fn of_run_id(run_id: &str) -> Self {
+        let begins =
+            |kind: &&Self| run_id.strip_prefix(kind.as_str()).is_some_and(|rest| rest.starts_with("__"));
+        Self::ALL.iter().find(begins).copied().unwrap_or(Self::Manual)
+    }
+}
+
 impl RunState {
     /// Whether nothing happens any more unless a user acts.
     pub const fn is_finished(self) -> bool {

@@ -12,10 +12,10 @@ use crate::id::{DagId, IncarnationId, MapIndex, RunPk, TaskId};
 use crate::time::Clock;
 
 use super::{
-    Advance, AttemptRow, AuditEntry, AuditFilter, CreatedRun, DagRecord, DagRow, DagVersion, EventRow,
-    Incarnation, Migrated, NewIncarnation, NewRun, NoticeKey, NoticeRow, PastQuery, PoolRow, PoolSpec,
-    RunFilter, RunRow, RunSnapshot, SchemaStatus, SharedStore, SlotKey, Store, StoreError, StoreResult,
-    TiRow, Unit, UnitResult, VariableRow, XComFilter, XComRow, XComWrite,
+    Advance, AttemptRow, AuditEntry, AuditFilter, ConnectionRow, CreatedRun, DagRecord, DagRow, DagVersion,
+    EventRow, Incarnation, Migrated, NewIncarnation, NewRun, NoticeKey, NoticeRow, PastQuery, PoolRow,
+    PoolSpec, RunFilter, RunRow, RunSnapshot, SchemaStatus, SharedStore, SlotKey, Store, StoreError,
+    StoreResult, TiRow, TokenSwap, Unit, UnitResult, VariableRow, XComFilter, XComRow, XComWrite,
 };
 
 /// What is done around each call of a store.
@@ -29,6 +29,16 @@ pub trait Layer: fmt::Debug + Send + Sync + 'static {
         call: &'static str,
         work: BoxFuture<'a, StoreResult<T>>,
     ) -> BoxFuture<'a, StoreResult<T>>;
+
+    /// The same for [`Store::commit`], with what is to be written.
+    fn commit(&self, units: Vec<Unit>) -> BoxFuture<'_, StoreResult<Vec<UnitResult>>> {
+        self.around("commit", self.below().commit(units))
+    }
+
+    /// The same for [`Store::create_runs`], with what is to be created.
+    fn create_runs(&self, runs: Vec<NewRun>) -> BoxFuture<'_, StoreResult<Vec<CreatedRun>>> {
+        self.around("create_runs", self.below().create_runs(runs))
+    }
 }
 
 /// A store with a layer around it.
@@ -88,6 +98,14 @@ macro_rules! passed_on {
                 self.0.below().longest_wait()
             }
 
+            async fn commit(&self, units: Vec<Unit>) -> StoreResult<Vec<UnitResult>> {
+                self.0.commit(units).await
+            }
+
+            async fn create_runs(&self, runs: Vec<NewRun>) -> StoreResult<Vec<CreatedRun>> {
+                self.0.create_runs(runs).await
+            }
+
             $(async fn $name(&self $(, $arg: $type)*) -> StoreResult<$answer> {
                 self.0.around(stringify!($name), self.0.below().$name($($arg),*)).await
             })*
@@ -118,11 +136,9 @@ passed_on! {
     fn set_paused(dag_id: &DagId, paused: bool) -> bool;
     fn advance_dag(dag_id: &DagId, advance: Advance) -> ();
     fn delete_dag(dag_id: &DagId) -> u64;
-    fn create_runs(runs: Vec<NewRun>) -> Vec<CreatedRun>;
     fn runs(filter: &RunFilter) -> Vec<RunRow>;
     fn load_run(run: RunPk, past: Option<&PastQuery>) -> Option<RunSnapshot>;
     fn delete_run(run: RunPk) -> bool;
-    fn commit(units: Vec<Unit>) -> Vec<UnitResult>;
     fn task_instances(run: RunPk) -> Vec<TiRow>;
     fn attempts(run: RunPk, task: Option<(&TaskId, MapIndex)>) -> Vec<AttemptRow>;
     fn events(run: RunPk, task: Option<(&TaskId, MapIndex)>) -> Vec<EventRow>;
@@ -133,6 +149,11 @@ passed_on! {
     fn variables() -> Vec<VariableRow>;
     fn set_variable(variable: VariableRow) -> ();
     fn delete_variable(key: &str) -> bool;
+    fn connection(conn_id: &str) -> Option<ConnectionRow>;
+    fn connections() -> Vec<ConnectionRow>;
+    fn set_connection(connection: ConnectionRow) -> ();
+    fn delete_connection(conn_id: &str) -> bool;
+    fn swap_tokens(swaps: Vec<TokenSwap>) -> u64;
     fn pools() -> Vec<PoolRow>;
     fn set_pool(pool: PoolSpec) -> ();
     fn delete_pool(name: &str) -> bool;

@@ -16,10 +16,10 @@ use crate::id::{DagId, IncarnationId, MapIndex, RunPk, TaskId};
 use crate::time::{Clock, SystemClock};
 
 use super::{
-    Advance, AttemptRow, AuditEntry, AuditFilter, CreatedRun, DagRecord, DagRow, DagVersion, EventRow,
-    Incarnation, Migrated, NewIncarnation, NewRun, NoticeKey, NoticeRow, PastQuery, PoolRow, PoolSpec,
-    RunFilter, RunRow, RunSnapshot, SchemaStatus, SlotKey, Store, StoreResult, TiRow, Unit, UnitResult,
-    VariableRow, XComFilter, XComRow, XComWrite,
+    Advance, AttemptRow, AuditEntry, AuditFilter, ConnectionRow, CreatedRun, DagRecord, DagRow, DagVersion,
+    EventRow, Incarnation, Migrated, NewIncarnation, NewRun, NoticeKey, NoticeRow, PastQuery, PoolRow,
+    PoolSpec, RunFilter, RunRow, RunSnapshot, SchemaStatus, SlotKey, Store, StoreResult, TiRow, TokenSwap,
+    Unit, UnitResult, VariableRow, XComFilter, XComRow, XComWrite,
 };
 use state::State;
 
@@ -48,12 +48,35 @@ struct Shared {
     observer: Observer,
     /// The time of this database.
     clock: Arc<dyn Clock>,
+    #[cfg(feature = "testing")]
+    blind: Option<Blind>,
+}
+
+/// What a store overlooks, to show that tests would notice.
+#[cfg(feature = "testing")]
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Blind {
+    /// It does not compare the epochs of task instances.
+    Epoch,
+    /// It does not compare the states of task instances.
+    State,
+    /// It does not compare the generation of the run.
+    Generation,
+    /// It does not count the epoch on when a user changes a task instance.
+    ClearedEpoch,
 }
 
 impl Default for Shared {
     fn default() -> Self {
         let (state, writes, observer) = (Mutex::default(), AtomicU64::new(0), Observer::default());
-        Self { state, writes, observer, clock: Arc::new(SystemClock) }
+        Self {
+            state,
+            writes,
+            observer,
+            clock: Arc::new(SystemClock),
+            #[cfg(feature = "testing")]
+            blind: None,
+        }
     }
 }
 
@@ -87,10 +110,23 @@ impl MemoryStore {
         Self { shared: Arc::new(shared), own_writes: AtomicU64::new(0) }
     }
 
-    /// The same, and it shows each unit it has written to `observer`, in order.
-    pub(crate) fn observed(clock: impl Clock, observer: impl Fn(&Unit) + Send + Sync + 'static) -> Self {
+    /// The same, and it shows each unit it has written to `observer`, in order, before anybody else sees what was
+    /// written. The observer must not call the store.
+    pub fn observed(clock: impl Clock, observer: impl Fn(&Unit) + Send + Sync + 'static) -> Self {
         let observer = Observer(Some(Box::new(observer)));
         let shared = Shared { observer, clock: Arc::new(clock), ..Shared::default() };
+        Self { shared: Arc::new(shared), own_writes: AtomicU64::new(0) }
+    }
+
+    /// A broken store, to show that tests notice; see [`observed`](Self::observed).
+    #[cfg(feature = "testing")]
+    pub fn blinded(
+        clock: impl Clock,
+        blind: Option<Blind>,
+        observer: impl Fn(&Unit) + Send + Sync + 'static,
+    ) -> Self {
+        let observer = Observer(Some(Box::new(observer)));
+        let shared = Shared { observer, clock: Arc::new(clock), blind, ..Shared::default() };
         Self { shared: Arc::new(shared), own_writes: AtomicU64::new(0) }
     }
 
@@ -242,7 +278,12 @@ impl Store for MemoryStore {
     }
 
     async fn commit(&self, units: Vec<Unit>) -> StoreResult<Vec<UnitResult>> {
-        let results = self.write().commit(&units);
+        let mut state = self.write();
+        #[cfg(feature = "testing")]
+        let results = state.commit_blind(&units, self.shared.blind);
+        #[cfg(not(feature = "testing"))]
+        let results = state.commit(&units);
+        drop(state);
         if let Some(observer) = &self.shared.observer.0 {
             let written = units.iter().zip(&results).filter(|(_, result)| **result == UnitResult::Committed);
             written.for_each(|(unit, _)| observer(unit));
@@ -289,6 +330,27 @@ impl Store for MemoryStore {
 
     async fn delete_variable(&self, key: &str) -> StoreResult<bool> {
         Ok(self.write().variables.remove(key).is_some())
+    }
+
+    async fn connection(&self, conn_id: &str) -> StoreResult<Option<ConnectionRow>> {
+        Ok(self.read().connections.get(conn_id).cloned())
+    }
+
+    async fn connections(&self) -> StoreResult<Vec<ConnectionRow>> {
+        Ok(self.read().connections.values().cloned().collect())
+    }
+
+    async fn set_connection(&self, connection: ConnectionRow) -> StoreResult<()> {
+        self.write().set_connection(connection);
+        Ok(())
+    }
+
+    async fn delete_connection(&self, conn_id: &str) -> StoreResult<bool> {
+        Ok(self.write().connections.remove(conn_id).is_some())
+    }
+
+    async fn swap_tokens(&self, swaps: Vec<TokenSwap>) -> StoreResult<u64> {
+        Ok(self.write().swap_tokens(swaps))
     }
 
     async fn pools(&self) -> StoreResult<Vec<PoolRow>> {

@@ -3,6 +3,7 @@
 //! A store writes what was decided and refuses what was decided on an old view; it decides nothing itself. Start with
 //! [`Store::commit`]. Rows are described in [`model`]; `testing::store_suite` holds every store to this contract.
 
+mod credentials;
 mod judge;
 mod layer;
 mod memory;
@@ -22,8 +23,11 @@ use chrono::{DateTime, Utc};
 
 use crate::id::{DagId, IncarnationId, MapIndex, RunPk, TaskId};
 
+pub use credentials::{ConnectionRow, EncryptedField, TokenSwap};
 pub(crate) use layer::Deadline;
 pub use layer::{Layer, Layered};
+#[cfg(feature = "testing")]
+pub use memory::Blind;
 pub use memory::MemoryStore;
 pub use model::*;
 pub use notice::*;
@@ -150,6 +154,9 @@ pub trait Store: Send + Sync + fmt::Debug + 'static {
 
     /// Ends a process that was not heard of: only if it has not ended, its lease has run out and it has beaten `beats`
     /// times, all compared in the statement that writes. Says whether this call ended it.
+    ///
+    /// A lease has also run out if it ends later than one that begins now: the store's clock was set back since, and
+    /// without this a dead process would count as alive until the clock has caught up.
     async fn expire(&self, process: IncarnationId, beats: u64) -> StoreResult<bool>;
 
     /// All processes that have not ended, by start and id.
@@ -269,6 +276,22 @@ pub trait Store: Send + Sync + fmt::Debug + 'static {
 
     /// Deletes a variable; `false` if there is none.
     async fn delete_variable(&self, key: &str) -> StoreResult<bool>;
+
+    /// A connection.
+    async fn connection(&self, conn_id: &str) -> StoreResult<Option<ConnectionRow>>;
+
+    /// All connections, by id.
+    async fn connections(&self) -> StoreResult<Vec<ConnectionRow>>;
+
+    /// Creates or replaces a connection; a description of `None` keeps the old one.
+    async fn set_connection(&self, connection: ConnectionRow) -> StoreResult<()>;
+
+    /// Deletes a connection; `false` if there is none.
+    async fn delete_connection(&self, conn_id: &str) -> StoreResult<bool>;
+
+    /// Puts tokens in the place of others, all in one transaction. A field that holds something else by now, or is not
+    /// marked as encrypted, is left alone. Returns how many were changed.
+    async fn swap_tokens(&self, swaps: Vec<TokenSwap>) -> StoreResult<u64>;
 
     /// All pools with what is taken of them, by name. `default_pool` always exists.
     async fn pools(&self) -> StoreResult<Vec<PoolRow>>;

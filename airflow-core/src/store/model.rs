@@ -64,7 +64,7 @@ pub struct Incarnation {
     pub beats: u64,
     /// When it last did.
     pub last_beat: DateTime<Utc>,
-    /// Whether its lease had run out when it was read.
+    /// Whether its lease had run out when it was read; see [`Store::expire`](super::Store::expire).
     pub expired: bool,
 }
 
@@ -497,10 +497,12 @@ pub struct XComFilter {
 pub struct VariableRow {
     /// Its name, at most 250 characters.
     pub key: String,
-    /// Its value.
+    /// Its value, or the token it was encrypted to.
     pub value: String,
     /// What it is for.
     pub description: Option<String>,
+    /// Whether the value is encrypted.
+    pub is_encrypted: bool,
 }
 
 /// A pool as a user describes it.

@@ -146,7 +146,7 @@ fn new_run(dag: &CompiledDag, at: Option<DateTime<Utc>>, conf: Option<Value>) ->
 fn scheduled(dag: &CompiledDag, info: DagRunInfo, conf: Option<Value>) -> NewRun {
     NewRun {
         dag_id: dag.id.clone(),
-        run_id: run_id(RunType::Scheduled, info.logical_date()),
+        run_id: run_id(RunType::Scheduled, &info.logical_date()),
         run_type: RunType::Scheduled,
         logical_date: info.logical_date(),
         data_interval: info.data_interval,

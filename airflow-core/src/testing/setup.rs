@@ -4,6 +4,7 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use crate::app::{Airflow, AirflowBuilder};
+use crate::connection::Connection;
 use crate::dag::DagDef;
 use crate::operator::AnyOperator;
 use crate::store::PoolSpec;
@@ -21,6 +22,7 @@ pub(super) struct Setup {
     pub(super) builder: AirflowBuilder,
     pub(super) mocks: Arc<Mocks>,
     pub(super) variables: Vec<(String, String)>,
+    pub(super) connections: Vec<Connection>,
     pub(super) pools: Vec<PoolSpec>,
     pub(super) slots: usize,
     pub(super) patience: Duration,
@@ -38,6 +40,7 @@ impl Setup {
             builder: Airflow::builder().dags(dags),
             mocks: Arc::default(),
             variables: Vec::new(),
+            connections: Vec::new(),
             pools: Vec::new(),
             slots: SLOTS,
             patience: PATIENCE,
@@ -71,6 +74,12 @@ macro_rules! setup_methods {
         /// Mocked tasks need none.
         pub fn resource<T: Send + Sync + 'static>(mut self, value: T) -> Self {
             self.setup.builder = self.setup.builder.resource(value);
+            self
+        }
+
+        /// Adds a connection.
+        pub fn connection(mut self, connection: $crate::connection::Connection) -> Self {
+            self.setup.connections.push(connection);
             self
         }
 

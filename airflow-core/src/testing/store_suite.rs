@@ -26,8 +26,9 @@ use crate::timetable::DataInterval;
 use crate::xcom::XComValue;
 
 pub use admin::{
-    audit_entries_come_newest_first, ended_processes_are_forgotten, incarnations_beat_until_they_end,
-    leases_run_out, pools_have_a_default_that_stays, runs_have_one_owner, tables_are_made_once,
+    audit_entries_come_newest_first, connections_keep_every_field_and_swap_tokens_only_where_they_stand,
+    ended_processes_are_forgotten, incarnations_beat_until_they_end, leases_run_out,
+    pools_have_a_default_that_stays, runs_have_one_owner, tables_are_made_once,
     variables_keep_their_description,
 };
 pub use attempts::{
@@ -93,6 +94,7 @@ pub async fn run_all(store: SharedStore) -> StoreResult<()> {
         ended_processes_are_forgotten,
         runs_have_one_owner,
         variables_keep_their_description,
+        connections_keep_every_field_and_swap_tokens_only_where_they_stand,
         pools_have_a_default_that_stays,
         audit_entries_come_newest_first,
     );

@@ -23,6 +23,7 @@ use crate::id::{AttemptId, DagId, RunPk};
 use crate::operator::{AnyOperator, Cancel};
 use crate::plan::{Attempt, Outcome, Report};
 use crate::scheduler::Scheduler;
+use crate::secrets::EnvironmentSecrets;
 use crate::store::{MemoryStore, PoolSpec, RunFilter, RunRow, Store as _, StoreResult, VariableRow};
 use crate::time::{SimClock, WAITS};
 
@@ -95,14 +96,27 @@ impl World {
             at_once(store.set_pool(pool.clone()));
         }
         for (key, value) in &setup.variables {
-            let variable = VariableRow { key: key.clone(), value: value.clone(), description: None };
+            let variable = VariableRow {
+                key: key.clone(),
+                value: value.clone(),
+                description: None,
+                is_encrypted: false,
+            };
             at_once(store.set_variable(variable));
         }
         setup.excuse_mocked();
+        // A test sees what it says itself, not what the machine has in its environment.
         let builder = setup.builder.store(store).clock(clock.clone()).without_pool_check();
+        let builder = builder.environment(EnvironmentSecrets::default());
         let built = builder.scheduler(|config| config.use_schedules = use_schedules).build().await;
         let airflow = built.unwrap_or_else(|error| complain(&format!("the dags cannot be tested: {error}")));
         make_pools(&airflow);
+        for connection in &setup.connections {
+            let kept = airflow.secrets().vault().set_connection(connection).now_or_never();
+            if let Some(Err(error)) = kept {
+                complain(&format!("the connection cannot be kept: {error}"));
+            }
+        }
         let tasks = airflow.registry().iter().flat_map(|dag| &dag.tasks);
         let tasks: Vec<(&str, &dyn AnyOperator)> =
             tasks.map(|task| (task.id.as_str(), &*task.operator)).collect();
@@ -165,7 +179,7 @@ impl World {
                 }
                 runner.run(attempt, cancel).await
             };
-            let body = Box::pin(WAITS.scope(Arc::clone(&waits), body));
+            let body = body_of(&waits, body);
             self.flights.push(Flight { id, what, cancel: listens, waits, hangs: false, due: true, body });
         }
         let left = self.executor.take_left();
@@ -176,7 +190,7 @@ impl World {
             let (id, listens) = (attempt.ti.attempt_id, cancel.clone());
             let what = format!("the wait of `{}` of run `{}`", attempt.ti.task_id, attempt.run.run_id);
             let body = async move { runner.wait(attempt, cancel).await };
-            let body = Box::pin(WAITS.scope(Arc::clone(&waits), body));
+            let body = body_of(&waits, body);
             self.flights.push(Flight { id, what, cancel: listens, waits, hangs: false, due: true, body });
         }
     }
@@ -267,6 +281,14 @@ async fn new_process(stage: &Stage, slots: usize) -> (Scheduler, SimExecutor, mp
     airflow.attach(scheduler.handle());
     scheduler.prepare().await.expect("the store in memory does not fail");
     (scheduler, executor, reports)
+}
+
+/// A body that goes on whenever it is polled: one that stood aside for others would look as if it waited for the clock.
+fn body_of(
+    waits: &Arc<AtomicBool>,
+    body: impl Future<Output = Report> + Send + 'static,
+) -> Pin<Box<dyn Future<Output = Report> + Send>> {
+    Box::pin(WAITS.scope(Arc::clone(waits), tokio::task::unconstrained(body)))
 }
 
 /// An attempt that was stopped before it began.

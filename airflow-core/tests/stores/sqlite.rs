@@ -163,6 +163,30 @@ async fn migrators_wait_for_each_other_and_leave_the_tables_of_the_host() {
     assert_eq!(kept, 1);
 }
 
+/// Goal: a database of version 3 keeps its variables, readable. Method: undo the fourth migration by hand.
+#[tokio::test]
+async fn variables_of_an_older_version_are_plain_text_after_the_migration() {
+    let dir = tempfile::tempdir().unwrap();
+    open(&dir).await;
+    let mut old = raw(&dir).await;
+    sqlx::raw_sql(
+        "DROP TABLE af_connection; ALTER TABLE af_variable DROP COLUMN is_encrypted;
+         DELETE FROM airflow_schema WHERE version > 3; INSERT INTO af_variable VALUES ('k', 'v', 'what')",
+    )
+    .execute(&mut old)
+    .await
+    .unwrap();
+    let store = SqliteStore::open(&file(&dir)).await.unwrap();
+    let migrated = store.migrate().await.unwrap();
+    assert_eq!(migrated.from, 3);
+    let row = store.variable("k").await.unwrap().unwrap();
+    assert_eq!(
+        (row.value.as_str(), row.description.as_deref(), row.is_encrypted),
+        ("v", Some("what"), false)
+    );
+    assert!(store.connections().await.unwrap().is_empty());
+}
+
 /// Goal: an interrupted migration or transaction has not happened. Method: leave one open on a connection that is
 /// then dropped, as when its process dies.
 #[tokio::test]
@@ -387,10 +411,10 @@ async fn an_old_database_keeps_its_rows() {
     let before = store.task_instances(row.pk).await.unwrap();
     drop(store);
     let mut conn = raw(&dir).await;
-    let back = "ALTER TABLE af_ti DROP COLUMN wait; DELETE FROM airflow_schema WHERE version >= 4";
+    let back = "ALTER TABLE af_ti DROP COLUMN wait; DELETE FROM airflow_schema WHERE version >= 5";
     sqlx::raw_sql(back).execute(&mut conn).await.unwrap();
     let store = SqliteStore::open(&file(&dir)).await.unwrap();
-    assert!(matches!(store.dags().await, Err(StoreError::NotMigrated { found: 3, .. })));
-    assert_eq!(store.migrate().await.unwrap().from, 3);
+    assert!(matches!(store.dags().await, Err(StoreError::NotMigrated { found: 4, .. })));
+    assert_eq!(store.migrate().await.unwrap().from, 4);
     assert_eq!(store.task_instances(row.pk).await.unwrap(), before);
 }

@@ -9,8 +9,8 @@ use crate::state::{RunState, RunType, TaskState};
 use crate::store::judge::TiId;
 use crate::store::rules::{self, CLEANED, DEFAULT_POOL, interval, keeps_dag, micros, next_run};
 use crate::store::{
-    Advance, AttemptRow, AuditEntry, AuditFilter, CreatedRun, DagRecord, DagRow, DagVersion, EventRow,
-    Expansion, NewRun, Notice, NoticeKey, PastQuery, PastRun, PoolRow, PoolSpec, RunFilter, RunRow,
+    Advance, AttemptRow, AuditEntry, AuditFilter, ConnectionRow, CreatedRun, DagRecord, DagRow, DagVersion,
+    EventRow, Expansion, NewRun, Notice, NoticeKey, PastQuery, PastRun, PoolRow, PoolSpec, RunFilter, RunRow,
     RunSnapshot, SlotKey, StoreResult, TiData, TiRow, VariableRow, XComFilter, XComRow, XComWrite,
 };
 use crate::xcom::SKIP_KEY;
@@ -18,6 +18,7 @@ use crate::xcom::SKIP_KEY;
 use processes::Processes;
 
 mod commit;
+mod credentials;
 mod notices;
 mod processes;
 
@@ -45,6 +46,7 @@ pub(super) struct State {
     notices: BTreeMap<NoticeKey, Notice>,
     audit: Vec<AuditEntry>,
     pub(super) variables: BTreeMap<String, VariableRow>,
+    pub(super) connections: BTreeMap<String, ConnectionRow>,
     pub(super) pools: BTreeMap<String, PoolSpec>,
 }
 
@@ -70,6 +72,7 @@ impl Default for State {
             notices: BTreeMap::new(),
             audit: Vec::new(),
             variables: BTreeMap::new(),
+            connections: BTreeMap::new(),
             pools: BTreeMap::from([(DEFAULT_POOL.to_owned(), rules::default_pool())]),
         }
     }

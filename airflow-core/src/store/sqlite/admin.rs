@@ -1,40 +1,14 @@
-//! Variables, pools, limits and the audit log.
+//! Pools, limits and the audit log.
 
 use sqlx::sqlite::SqliteRow;
 use sqlx::{AssertSqlSafe, Row as _, SqliteConnection, SqlitePool};
 
 use crate::id::{DagId, MapIndex, RunId, TaskId};
-use crate::store::{AuditEntry, AuditFilter, PoolRow, PoolSpec, SlotKey, StoreResult, VariableRow};
+use crate::store::{AuditEntry, AuditFilter, PoolRow, PoolSpec, SlotKey, StoreResult};
 
 use super::errors::{corrupt, failed};
 use super::json::time;
 use super::steps::slot_key;
-
-/// Variables, of one key if given.
-pub(super) async fn variables(pool: &SqlitePool, key: Option<&str>) -> StoreResult<Vec<VariableRow>> {
-    const ALL: &str = "SELECT key, value, description FROM af_variable ORDER BY key";
-    const ONE: &str = "SELECT key, value, description FROM af_variable WHERE key = ?1";
-    let query = key.map_or_else(|| sqlx::query_as(ALL), |key| sqlx::query_as(ONE).bind(key));
-    let rows: Vec<(String, String, Option<String>)> = query.fetch_all(pool).await.map_err(failed)?;
-    let variable = |(key, value, description)| VariableRow { key, value, description };
-    Ok(rows.into_iter().map(variable).collect())
-}
-
-/// Creates or replaces a variable.
-pub(super) async fn set_variable(conn: &mut SqliteConnection, variable: VariableRow) -> StoreResult<()> {
-    const SET: &str = "
-        INSERT INTO af_variable (key, value, description) VALUES (?1, ?2, ?3)
-        ON CONFLICT DO UPDATE SET value = excluded.value,
-            description = coalesce(excluded.description, description)";
-    let query = sqlx::query(SET).bind(variable.key).bind(variable.value).bind(variable.description);
-    query.execute(conn).await.map_err(failed).map(|_| ())
-}
-
-/// Deletes a variable; says whether there was one.
-pub(super) async fn delete_variable(conn: &mut SqliteConnection, key: String) -> StoreResult<bool> {
-    const DELETE: &str = "DELETE FROM af_variable WHERE key = ?1";
-    Ok(sqlx::query(DELETE).bind(key).execute(conn).await.map_err(failed)?.rows_affected() > 0)
-}
 
 /// Pools and what is taken of them.
 pub(super) async fn pools(pool: &SqlitePool) -> StoreResult<Vec<PoolRow>> {

@@ -5,6 +5,7 @@
 
 mod admin;
 mod commit;
+mod credentials;
 mod dags;
 
 mod errors;
@@ -35,10 +36,10 @@ use crate::id::{DagId, IncarnationId, MapIndex, RunPk, TaskId};
 
 use super::rules::{self, CLEANED};
 use super::{
-    Advance, AttemptRow, AuditEntry, AuditFilter, CreatedRun, DagRecord, DagRow, DagVersion, EventRow,
-    Incarnation, Migrated, NewIncarnation, NewRun, NoticeKey, NoticeRow, PastQuery, PoolRow, PoolSpec,
-    RunFilter, RunRow, RunSnapshot, SchemaStatus, SlotKey, Store, StoreError, StoreResult, TiRow, Unit,
-    UnitResult, VariableRow, XComFilter, XComRow, XComWrite,
+    Advance, AttemptRow, AuditEntry, AuditFilter, ConnectionRow, CreatedRun, DagRecord, DagRow, DagVersion,
+    EventRow, Incarnation, Migrated, NewIncarnation, NewRun, NoticeKey, NoticeRow, PastQuery, PoolRow,
+    PoolSpec, RunFilter, RunRow, RunSnapshot, SchemaStatus, SlotKey, Store, StoreError, StoreResult, TiRow,
+    TokenSwap, Unit, UnitResult, VariableRow, XComFilter, XComRow, XComWrite,
 };
 use errors::{failed, unreachable};
 use writer::Writer;
@@ -413,20 +414,41 @@ impl Store for SqliteStore {
     }
 
     async fn variable(&self, key: &str) -> StoreResult<Option<VariableRow>> {
-        Ok(admin::variables(self.readers().await?, Some(key)).await?.pop())
+        Ok(credentials::variables(self.readers().await?, Some(key)).await?.pop())
     }
 
     async fn variables(&self) -> StoreResult<Vec<VariableRow>> {
-        admin::variables(self.readers().await?, None).await
+        credentials::variables(self.readers().await?, None).await
     }
 
     async fn set_variable(&self, variable: VariableRow) -> StoreResult<()> {
-        self.writer().await?.write(|conn| Box::pin(admin::set_variable(conn, variable))).await
+        self.writer().await?.write(|conn| Box::pin(credentials::set_variable(conn, variable))).await
     }
 
     async fn delete_variable(&self, key: &str) -> StoreResult<bool> {
         let key = key.to_owned();
-        self.writer().await?.write(|conn| Box::pin(admin::delete_variable(conn, key))).await
+        self.writer().await?.write(|conn| Box::pin(credentials::delete_variable(conn, key))).await
+    }
+
+    async fn connection(&self, conn_id: &str) -> StoreResult<Option<ConnectionRow>> {
+        Ok(credentials::connections(self.readers().await?, Some(conn_id)).await?.pop())
+    }
+
+    async fn connections(&self) -> StoreResult<Vec<ConnectionRow>> {
+        credentials::connections(self.readers().await?, None).await
+    }
+
+    async fn set_connection(&self, connection: ConnectionRow) -> StoreResult<()> {
+        self.writer().await?.write(|conn| Box::pin(credentials::set_connection(conn, connection))).await
+    }
+
+    async fn delete_connection(&self, conn_id: &str) -> StoreResult<bool> {
+        let id = conn_id.to_owned();
+        self.writer().await?.write(|conn| Box::pin(credentials::delete_connection(conn, id))).await
+    }
+
+    async fn swap_tokens(&self, swaps: Vec<TokenSwap>) -> StoreResult<u64> {
+        self.writer().await?.write(|conn| Box::pin(credentials::swap_tokens(conn, swaps))).await
     }
 
     async fn pools(&self) -> StoreResult<Vec<PoolRow>> {

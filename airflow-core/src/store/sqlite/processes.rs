@@ -63,7 +63,7 @@ pub(super) async fn expire(
     const EXPIRE: &str = "
         UPDATE af_incarnation SET ended_at = CAST(unixepoch('subsec') * 1000000 AS INTEGER)
         WHERE id = ?1 AND beats = ?2 AND ended_at IS NULL
-            AND lease_until < CAST(unixepoch('subsec') * 1000000 AS INTEGER)";
+            AND lease_until - CAST(unixepoch('subsec') * 1000000 AS INTEGER) NOT BETWEEN 0 AND lease";
     let query = sqlx::query(EXPIRE).bind(bytes(process)).bind(i64::try_from(beats).map_err(corrupt)?);
     Ok(query.execute(conn).await.map_err(failed)?.rows_affected() > 0)
 }
@@ -71,7 +71,7 @@ pub(super) async fn expire(
 /// Processes that have not ended.
 pub(super) async fn list(pool: &SqlitePool) -> StoreResult<Vec<Incarnation>> {
     const LIST: &str = "
-        SELECT *, lease_until < CAST(unixepoch('subsec') * 1000000 AS INTEGER) AS expired
+        SELECT *, lease_until - CAST(unixepoch('subsec') * 1000000 AS INTEGER) NOT BETWEEN 0 AND lease AS expired
         FROM af_incarnation WHERE ended_at IS NULL ORDER BY started_at, id";
     let at = |row: &SqliteRow, name: &str| time(row.try_get(name).map_err(failed)?);
     let incarnation = |row: &SqliteRow| {

@@ -12,10 +12,10 @@ use crate::store::{Migrated, SchemaStatus, StoreError, StoreResult};
 use super::errors::{corrupt, failed};
 
 /// The migrations, the first one leads to version 1.
-const MIGRATIONS: [&str; 4] = [V1, V2, V3, V4];
+const MIGRATIONS: [&str; 5] = [V1, V2, V3, V4, V5];
 
 /// The version that this library needs.
-pub(super) const NEEDED: u32 = 4;
+pub(super) const NEEDED: u32 = 5;
 
 const CREATE_VERSIONS: &str =
     "CREATE TABLE IF NOT EXISTS airflow_schema (version INTEGER PRIMARY KEY, at INTEGER NOT NULL) STRICT";
@@ -115,15 +115,24 @@ CREATE TABLE af_run_owner (
     run INTEGER PRIMARY KEY REFERENCES af_run ON DELETE CASCADE, incarnation BLOB NOT NULL
 ) STRICT";
 
+/// Connections, and values of variables that are encrypted.
+const V4: &str = "
+ALTER TABLE af_variable ADD COLUMN is_encrypted INTEGER NOT NULL DEFAULT 0;
+CREATE TABLE af_connection (
+    conn_id TEXT NOT NULL PRIMARY KEY, conn_type TEXT, description TEXT, host TEXT, login TEXT, password TEXT,
+    schema_name TEXT, port INTEGER, extra TEXT, is_encrypted INTEGER NOT NULL, is_extra_encrypted INTEGER NOT NULL
+) STRICT, WITHOUT ROWID";
+
 /// What task instances wait for, as JSON.
-const V4: &str = "ALTER TABLE af_ti ADD COLUMN wait TEXT";
+const V5: &str = "ALTER TABLE af_ti ADD COLUMN wait TEXT";
 
 /// All tables, those that refer to others first.
-const TABLES: [&str; 16] = [
+const TABLES: [&str; 17] = [
     "af_notice",
     "af_audit",
     "af_incarnation",
     "af_variable",
+    "af_connection",
     "af_pool",
     "af_slot",
     "af_expansion",

@@ -7,8 +7,8 @@ use uuid::Uuid;
 use crate::id::{IncarnationId, MapIndex};
 use crate::state::RunType;
 use crate::store::{
-    AttemptState, AuditEntry, AuditFilter, Incarnation, NewIncarnation, PoolSpec, SharedStore, SlotKey,
-    StoreResult, UnitResult, VariableRow,
+    AttemptState, AuditEntry, AuditFilter, ConnectionRow, EncryptedField, Incarnation, NewIncarnation,
+    PoolSpec, SharedStore, SlotKey, StoreResult, TokenSwap, UnitResult, VariableRow,
 };
 
 use super::{assert_refused, at, commit, create, end, fresh, new_run, one_run, slot, start, unit};
@@ -203,6 +203,7 @@ pub async fn variables_keep_their_description(store: SharedStore) -> StoreResult
         key: key.into(),
         value: value.into(),
         description: description.map(Into::into),
+        is_encrypted: value == "3",
     };
     store.set_variable(variable("b", "1", Some("what"))).await?;
     store.set_variable(variable("B", "2", None)).await?;
@@ -212,6 +213,63 @@ pub async fn variables_keep_their_description(store: SharedStore) -> StoreResult
     assert!(store.delete_variable("b").await?);
     assert!(!store.delete_variable("b").await?);
     assert_eq!(store.variable("b").await?, None);
+    Ok(())
+}
+
+/// Connections are replaced by id, in order of bytes; a description stays until a new one comes. A token is replaced
+/// only where it still stands and is marked as one.
+///
+/// # Errors
+///
+/// What the store said when it failed.
+///
+/// # Panics
+///
+/// If the store does not keep this.
+pub async fn connections_keep_every_field_and_swap_tokens_only_where_they_stand(
+    store: SharedStore,
+) -> StoreResult<()> {
+    fresh(&store).await?;
+    let full = ConnectionRow {
+        conn_id: "b".into(),
+        conn_type: Some("postgres".into()),
+        description: Some("what".into()),
+        host: Some("h\u{f6}st".into()),
+        login: Some(String::new()),
+        password: Some("token-1".into()),
+        schema: Some("s".into()),
+        port: Some(65_535),
+        extra: Some("{\"a\": 1}".into()),
+        is_encrypted: true,
+        is_extra_encrypted: false,
+    };
+    let empty = ConnectionRow { conn_id: "B".into(), ..ConnectionRow::default() };
+    store.set_connection(full.clone()).await?;
+    store.set_connection(ConnectionRow { description: None, port: Some(0), ..full.clone() }).await?;
+    store.set_connection(ConnectionRow { description: None, ..full.clone() }).await?;
+    store.set_connection(empty.clone()).await?;
+    assert_eq!(store.connection("b").await?, Some(full.clone()));
+    assert_eq!(store.connections().await?, [empty, full.clone()]);
+    let key = "v".to_owned();
+    let marked =
+        VariableRow { key: key.clone(), value: "token-2".into(), description: None, is_encrypted: true };
+    store.set_variable(marked.clone()).await?;
+    let swap = |field: EncryptedField, from: &str| TokenSwap { field, from: from.into(), to: "new".into() };
+    let swaps = vec![
+        swap(EncryptedField::Password("b".into()), "token-1"),
+        swap(EncryptedField::Extra("b".into()), "{\"a\": 1}"),
+        swap(EncryptedField::Password("B".into()), "token-1"),
+        swap(EncryptedField::Variable(key.clone()), "token-1"),
+        swap(EncryptedField::Variable(key), "token-2"),
+    ];
+    assert_eq!(store.swap_tokens(swaps.clone()).await?, 2, "one is not marked, two are not there");
+    assert_eq!(store.swap_tokens(swaps).await?, 0, "they stand there no more");
+    let new = ConnectionRow { password: Some("new".into()), ..full };
+    assert_eq!(store.connection("b").await?, Some(new));
+    assert_eq!(store.variable("v").await?, Some(VariableRow { value: "new".into(), ..marked }));
+    assert!(store.delete_connection("b").await?);
+    assert!(!store.delete_connection("b").await?);
+    assert_eq!(store.connection("b").await?, None);
     Ok(())
 }
 

@@ -8,8 +8,47 @@ use super::{
 };
 
 impl State {
+    /// As `commit`; what the store is blind for is told as the unit wants it.
+    #[cfg(feature = "testing")]
+    pub(in crate::store::memory) fn commit_blind(
+        &mut self,
+        units: &[Unit],
+        blind: Option<crate::store::memory::Blind>,
+    ) -> Vec<UnitResult> {
+        use crate::store::memory::Blind;
+        let Some(blind) = blind else { return self.commit(units) };
+        let one = |unit: &Unit| {
+            let mut view = self.view(std::slice::from_ref(unit));
+            for change in &unit.tis {
+                let ti = (unit.run, change.task_id.clone(), change.map_index);
+                let stored = view.tis.entry(ti).or_insert((crate::state::TaskState::None, 0));
+                match blind {
+                    Blind::Epoch => stored.1 = change.epoch,
+                    Blind::State => stored.0 = change.transition.from(),
+                    Blind::Generation | Blind::ClearedEpoch => {}
+                }
+            }
+            if let (Blind::Generation, Some(run)) = (blind, view.runs.get_mut(&unit.run)) {
+                run.0 = unit.generation;
+            }
+            let result = self.write(std::slice::from_ref(unit), view).remove(0);
+            if blind == Blind::ClearedEpoch && unit.by_user && result == UnitResult::Committed {
+                for change in &unit.tis {
+                    let ti = (unit.run, change.task_id.clone(), change.map_index);
+                    self.tis.entry(ti).and_modify(|stored| stored.1 = change.epoch);
+                }
+            }
+            result
+        };
+        units.iter().map(one).collect()
+    }
+
     pub(in crate::store::memory) fn commit(&mut self, units: &[Unit]) -> Vec<UnitResult> {
-        let mut view = self.view(units);
+        let view = self.view(units);
+        self.write(units, view)
+    }
+
+    fn write(&mut self, units: &[Unit], mut view: View) -> Vec<UnitResult> {
         units
             .iter()
             .map(|unit| {

@@ -24,6 +24,11 @@ fn end_of(lease: std::time::Duration, now: DateTime<Utc>) -> DateTime<Utc> {
     now.checked_add_signed(lease).unwrap_or(DateTime::<Utc>::MAX_UTC)
 }
 
+/// Also a lease that ends later than one that begins now: the clock was set back since.
+fn has_expired(known: &Incarnation, now: DateTime<Utc>) -> bool {
+    known.lease_until < now || known.lease_until > end_of(known.process.lease, now)
+}
+
 impl Processes {
     fn alive(&mut self, id: IncarnationId) -> Option<&mut (Incarnation, Option<DateTime<Utc>>)> {
         self.known.get_mut(&id).filter(|(_, ended)| ended.is_none())
@@ -67,7 +72,7 @@ impl State {
     ) -> bool {
         let now = micros(now);
         match self.processes.alive(id) {
-            Some((known, ended)) if known.beats == beats && known.lease_until < now => {
+            Some((known, ended)) if known.beats == beats && has_expired(known, now) => {
                 *ended = Some(now);
                 true
             }
@@ -78,7 +83,7 @@ impl State {
     pub(in crate::store::memory) fn incarnations(&self, now: DateTime<Utc>) -> Vec<Incarnation> {
         let alive = self.processes.known.values().filter(|(_, ended)| ended.is_none());
         let mut alive: Vec<Incarnation> = alive
-            .map(|(known, _)| Incarnation { expired: known.lease_until < micros(now), ..known.clone() })
+            .map(|(known, _)| Incarnation { expired: has_expired(known, micros(now)), ..known.clone() })
             .collect();
         alive.sort_by_key(|known| (known.started_at, known.process.id));
         alive

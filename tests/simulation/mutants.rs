@@ -1,0 +1,102 @@
+//! Mistakes that the simulation must notice.
+
+use airflow_core::store::{Blind, NewRun, StoreResult, Unit};
+use airflow_core::time::Clock as _;
+use chrono::{DateTime, Utc};
+
+use super::process::Way;
+
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) enum Mutant {
+    /// The store does not compare epochs.
+    NoEpoch,
+    /// The store does not compare states.
+    NoState,
+    /// The store does not compare the generation of the run: a user's clear does not fence.
+    NoGeneration,
+    /// Attempts are handed out before their commit is written.
+    SubmitBeforeCommit,
+    /// A lease is compared with the observer's clock.
+    ExpireByOwnClock,
+    /// Whoever's lease has run out by the store's clock is dead.
+    NoSecondWitness,
+    /// A commit without an answer is taken for one that failed.
+    UnknownIsFailure,
+    /// What is given back counts twice.
+    ReleaseTwice,
+    /// A user's clear leaves the epoch as it is.
+    ClearWithoutEpoch,
+    /// The run of a schedule point is named by the time at which it is made.
+    RunKeyFromNow,
+    /// Attempts are not stopped when they should be.
+    IgnoreCancel,
+}
+
+pub(crate) const ALL: [Mutant; 11] = [
+    Mutant::NoEpoch,
+    Mutant::NoState,
+    Mutant::NoGeneration,
+    Mutant::SubmitBeforeCommit,
+    Mutant::ExpireByOwnClock,
+    Mutant::NoSecondWitness,
+    Mutant::UnknownIsFailure,
+    Mutant::ReleaseTwice,
+    Mutant::ClearWithoutEpoch,
+    Mutant::RunKeyFromNow,
+    Mutant::IgnoreCancel,
+];
+
+impl Mutant {
+    /// What the store overlooks.
+    pub(crate) fn blind(self) -> Option<Blind> {
+        match self {
+            Self::NoEpoch => Some(Blind::Epoch),
+            Self::NoState => Some(Blind::State),
+            Self::NoGeneration => Some(Blind::Generation),
+            Self::ClearWithoutEpoch => Some(Blind::ClearedEpoch),
+            _ => None,
+        }
+    }
+}
+
+/// The units as the mutant writes them.
+pub(crate) fn changed(mutant: Option<Mutant>, mut units: Vec<Unit>) -> Vec<Unit> {
+    if mutant == Some(Mutant::ReleaseTwice) {
+        for slot in units.iter_mut().flat_map(|unit| &mut unit.slots).filter(|slot| slot.delta < 0) {
+            slot.delta *= 2;
+        }
+    }
+    units
+}
+
+/// The runs as the mutant makes them.
+pub(crate) fn keyed(mutant: Option<Mutant>, mut runs: Vec<NewRun>, now: DateTime<Utc>) -> Vec<NewRun> {
+    if mutant == Some(Mutant::RunKeyFromNow) {
+        for run in &mut runs {
+            run.logical_date = now;
+            run.run_id = format!("scheduled__{now}").into();
+        }
+    }
+    runs
+}
+
+/// Ends processes on one ground only.
+pub(crate) async fn reap_wrongly(way: &Way) -> StoreResult<()> {
+    let wrongly = match way.life.mutant {
+        Some(Mutant::ExpireByOwnClock) => {
+            let now = way.life.clock.now();
+            let all = way.store.incarnations().await?;
+            all.into_iter().filter(|one| one.lease_until < now).collect::<Vec<_>>()
+        }
+        Some(Mutant::NoSecondWitness) => {
+            way.store.incarnations().await?.into_iter().filter(|one| one.expired).collect()
+        }
+        _ => return Ok(()),
+    };
+    for one in wrongly {
+        way.store.end_incarnation(one.process.id).await?;
+        let alive = way.store.incarnations().await?;
+        super::process::lock(&way.life.oracle).lives_are(&alive, "expire", &way.life.gate);
+    }
+    Ok(())
+}

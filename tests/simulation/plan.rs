@@ -1,0 +1,343 @@
+//! What happens in one simulation: made from a seed, and plain data, so that it can be made smaller.
+
+use super::random::Random;
+
+/// How the code of a task ends.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) enum End {
+    Success,
+    Fail,
+    Skip,
+}
+
+#[derive(Debug, Clone)]
+pub(crate) struct TaskPlan {
+    pub(crate) upstream: Vec<usize>,
+    pub(crate) rule: usize,
+    pub(crate) retries: u32,
+    pub(crate) seconds: u64,
+    /// Of the first try, the second, and so on; the last one counts for all further ones.
+    pub(crate) ends: Vec<End>,
+    /// How many instances, if it is mapped.
+    pub(crate) mapped: Option<usize>,
+    pub(crate) pooled: bool,
+    pub(crate) looks_back: bool,
+}
+
+#[derive(Debug, Clone)]
+pub(crate) struct DagPlan {
+    pub(crate) every: u64,
+    pub(crate) max_active_runs: u32,
+    pub(crate) max_active_tasks: u32,
+    pub(crate) tasks: Vec<TaskPlan>,
+}
+
+#[derive(Debug, Clone)]
+pub(crate) struct ProcessPlan {
+    pub(crate) slots: usize,
+    /// By how much its clock is wrong at the start, in milliseconds.
+    pub(crate) offset: i64,
+    /// How much too fast its clocks run, in millionths.
+    pub(crate) drift: i64,
+}
+
+/// Where a process may die.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
+pub(crate) enum Point {
+    BeforeCommit,
+    AfterCommit,
+    InSubmit,
+    AfterBeat,
+    AfterCreate,
+    AfterClaim,
+    AfterRegister,
+    AfterReap,
+    BeforeReport,
+}
+
+pub(crate) const POINTS: [Point; 9] = [
+    Point::BeforeCommit,
+    Point::AfterCommit,
+    Point::InSubmit,
+    Point::AfterBeat,
+    Point::AfterCreate,
+    Point::AfterClaim,
+    Point::AfterRegister,
+    Point::AfterReap,
+    Point::BeforeReport,
+];
+
+/// What becomes of a commit whose answer is lost.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) enum Unknown {
+    Written,
+    NotWritten,
+    /// It is written after so many milliseconds, when its caller has long given up.
+    Late(u64),
+}
+
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) enum What {
+    Kill {
+        process: usize,
+        down: u64,
+    },
+    CrashAt {
+        process: usize,
+        point: Point,
+        nth: u32,
+        down: u64,
+    },
+    Stop {
+        process: usize,
+        down: u64,
+    },
+    Pause {
+        process: usize,
+        seconds: u64,
+    },
+    /// The store cannot be reached: calls fail, or hang until it can again.
+    Cut {
+        process: usize,
+        seconds: u64,
+        hang: bool,
+    },
+    Lost {
+        process: usize,
+        how: Unknown,
+    },
+    Errors {
+        process: usize,
+        seconds: u64,
+        percent: u64,
+    },
+    Slow {
+        process: usize,
+        seconds: u64,
+        millis: u64,
+    },
+    Jump {
+        process: usize,
+        seconds: i64,
+    },
+    /// The clock of the database is set.
+    DatabaseJump {
+        seconds: i64,
+    },
+    LateReports {
+        process: usize,
+        seconds: u64,
+        millis: u64,
+    },
+    DoubleReports {
+        process: usize,
+        seconds: u64,
+    },
+    Wakes {
+        process: usize,
+    },
+    Clear {
+        dag: usize,
+        nth: usize,
+        task: Option<usize>,
+    },
+    Mark {
+        dag: usize,
+        nth: usize,
+        task: usize,
+        success: bool,
+    },
+    MarkRun {
+        dag: usize,
+        nth: usize,
+        success: bool,
+    },
+    Trigger {
+        dag: usize,
+    },
+    PauseDag {
+        dag: usize,
+        seconds: u64,
+    },
+}
+
+#[derive(Debug, Clone, Copy)]
+pub(crate) struct Event {
+    /// Milliseconds after the start.
+    pub(crate) at: u64,
+    pub(crate) what: What,
+}
+
+#[derive(Debug, Clone)]
+pub(crate) struct Plan {
+    pub(crate) seed: u64,
+    pub(crate) minutes: u64,
+    pub(crate) pool: i32,
+    pub(crate) max_lost: u32,
+    pub(crate) processes: Vec<ProcessPlan>,
+    pub(crate) dags: Vec<DagPlan>,
+    pub(crate) events: Vec<Event>,
+}
+
+/// How many trigger rules `TaskPlan::rule` chooses from.
+pub(crate) const RULES: usize = 6;
+
+impl Plan {
+    /// The plan of a seed: ten minutes with some faults.
+    pub(crate) fn of_seed(seed: u64) -> Self {
+        let mut random = Random::new(seed, "plan");
+        let processes = (0..random.between(1, 3)).map(|_| process(&mut random)).collect::<Vec<_>>();
+        let dags = (0..random.between(1, 3)).map(|_| dag(&mut random)).collect::<Vec<_>>();
+        let mut plan = Self {
+            seed,
+            minutes: 10,
+            pool: random.between(1, 4) as i32,
+            max_lost: if random.chance(25) { 3 } else { 1000 },
+            processes,
+            dags,
+            events: Vec::new(),
+        };
+        let mut random = Random::new(seed, "faults");
+        let count = random.between(0, 14);
+        for _ in 0..count {
+            let at = random.between(1_000, plan.minutes * 60_000);
+            let what = fault(&mut random, &plan);
+            plan.events.push(Event { at, what });
+        }
+        let mut random = Random::new(seed, "users");
+        for _ in 0..random.between(0, 8) {
+            let at = random.between(1_000, plan.minutes * 60_000);
+            let what = user(&mut random, &plan);
+            plan.events.push(Event { at, what });
+        }
+        plan.events.sort_by_key(|event| event.at);
+        plan.waits_for_no_failure();
+        plan
+    }
+
+    /// A task that looks back waits for ever after a failure, as it should; so here only those do that cannot fail.
+    fn waits_for_no_failure(&mut self) {
+        let user = |what: &What| {
+            matches!(
+                what,
+                What::Clear { .. } | What::Mark { .. } | What::MarkRun { .. } | What::Trigger { .. }
+            )
+        };
+        let may_fail = self.max_lost < 1000 || self.events.iter().any(|event| user(&event.what));
+        for task in self.dags.iter_mut().flat_map(|dag| &mut dag.tasks) {
+            task.looks_back &= !may_fail;
+            if task.looks_back {
+                task.upstream.clear();
+                task.ends = vec![End::Success];
+            }
+        }
+    }
+
+    /// A day of a larger installation, with a fault now and then.
+    pub(crate) fn long(seed: u64, hours: u64, schedulers: usize, dags: usize) -> Self {
+        let mut random = Random::new(seed, "long");
+        let processes = (0..schedulers).map(|_| process(&mut random)).collect::<Vec<_>>();
+        let mut all = Vec::new();
+        for _ in 0..dags {
+            all.push(DagPlan { every: 30, max_active_runs: 4, max_active_tasks: 16, ..dag(&mut random) });
+        }
+        let minutes = hours * 60;
+        let mut plan =
+            Self { seed, minutes, pool: 8, max_lost: 1000, processes, dags: all, events: Vec::new() };
+        for _ in 0..hours * 3 {
+            let at = random.between(1_000, minutes * 60_000);
+            let what = if random.chance(70) { fault(&mut random, &plan) } else { user(&mut random, &plan) };
+            plan.events.push(Event { at, what });
+        }
+        plan.events.sort_by_key(|event| event.at);
+        plan.waits_for_no_failure();
+        plan
+    }
+}
+
+fn process(random: &mut Random) -> ProcessPlan {
+    ProcessPlan {
+        slots: random.between(1, 6) as usize,
+        offset: if random.chance(30) { random.signed(60_000) } else { random.signed(50) },
+        drift: random.signed(20_000),
+    }
+}
+
+fn dag(random: &mut Random) -> DagPlan {
+    let count = random.between(1, 6) as usize;
+    DagPlan {
+        every: random.between(1, 5),
+        max_active_runs: random.between(1, 4) as u32,
+        max_active_tasks: random.between(1, 8) as u32,
+        tasks: (0..count).map(|number| task(random, number)).collect(),
+    }
+}
+
+fn task(random: &mut Random, number: usize) -> TaskPlan {
+    let mut upstream = Vec::new();
+    for other in 0..number {
+        if random.chance(40) {
+            upstream.push(other);
+        }
+    }
+    let ends = (0..random.between(1, 3)).map(|_| match random.below(10) {
+        0 | 1 => End::Fail,
+        2 => End::Skip,
+        _ => End::Success,
+    });
+    TaskPlan {
+        upstream,
+        ends: ends.collect(),
+        rule: if random.chance(60) { 0 } else { random.below(RULES as u64) as usize },
+        retries: random.between(0, 2) as u32,
+        seconds: if random.chance(20) { random.between(20, 70) } else { random.between(0, 8) },
+        mapped: random.chance(15).then(|| random.between(1, 4) as usize),
+        pooled: random.chance(30),
+        looks_back: random.chance(15),
+    }
+}
+
+fn fault(random: &mut Random, plan: &Plan) -> What {
+    let process = random.below(plan.processes.len() as u64) as usize;
+    let seconds = random.between(1, 60);
+    let down = random.between(0, 40);
+    let millis = random.between(10, 4_000);
+    match random.below(16) {
+        0 | 1 => What::Kill { process, down },
+        2..=4 => {
+            let point = POINTS[random.below(POINTS.len() as u64) as usize];
+            What::CrashAt { process, point, nth: random.between(1, 6) as u32, down }
+        }
+        5 => What::Stop { process, down },
+        6 | 7 => What::Pause { process, seconds },
+        8 | 9 => What::Cut { process, seconds, hang: random.chance(50) },
+        10 => {
+            let how = match random.below(3) {
+                0 => Unknown::Written,
+                1 => Unknown::NotWritten,
+                _ => Unknown::Late(random.between(100, 20_000)),
+            };
+            What::Lost { process, how }
+        }
+        11 => What::Errors { process, seconds, percent: random.between(5, 60) },
+        12 => What::Slow { process, seconds, millis },
+        13 => What::Jump { process, seconds: random.signed(900) },
+        14 if random.chance(50) => What::DatabaseJump { seconds: random.signed(3_600) },
+        14 => What::LateReports { process, seconds, millis },
+        _ if random.chance(50) => What::DoubleReports { process, seconds },
+        _ => What::Wakes { process },
+    }
+}
+
+fn user(random: &mut Random, plan: &Plan) -> What {
+    let dag = random.below(plan.dags.len() as u64) as usize;
+    let nth = random.below(6) as usize;
+    let task = random.below(plan.dags[dag].tasks.len() as u64) as usize;
+    match random.below(8) {
+        0 | 1 => What::Clear { dag, nth, task: random.chance(60).then_some(task) },
+        2 | 3 => What::Mark { dag, nth, task, success: random.chance(50) },
+        4 => What::MarkRun { dag, nth, success: random.chance(50) },
+        5 | 6 => What::Trigger { dag },
+        _ => What::PauseDag { dag, seconds: random.between(1, 60) },
+    }
+}

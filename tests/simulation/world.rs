@@ -1,0 +1,467 @@
+//! Several processes of the real application on one store, in virtual time, on one thread.
+
+use std::sync::atomic::{AtomicI64, AtomicUsize, Ordering};
+use std::sync::{Arc, Mutex};
+use std::time::Duration;
+
+use airflow_core::app::{Airflow, ClearOptions, Mark, Running, Selection};
+use airflow_core::dag::{DagDef, Node, TaskExt, TaskOptions};
+use airflow_core::id::{DagId, RunId};
+use airflow_core::operator::{Description, In, IntoIn, Operator, Result, TaskContext, TaskError};
+use airflow_core::scheduler::{OnLeaseLoss, Wake};
+use airflow_core::store::{Layered, MemoryStore, PoolSpec, RunFilter, RunRow, Store};
+use airflow_core::time::Clock as _;
+use airflow_core::trigger_rule::TriggerRule;
+use airflow_executors::LocalExecutor;
+use chrono::TimeDelta;
+use tokio::time::Instant;
+
+use super::clock::{Gate, ProcessClock, base};
+use super::mutants::Mutant;
+use super::oracle::{Oracle, Violation};
+use super::plan::{DagPlan, End, Plan, RULES, TaskPlan, What};
+use super::process::{Life, Shared, Trouble, USER, Watched, Way, lock};
+use super::random::Random;
+
+/// How long nothing may happen once nothing is broken any more, in virtual time, before everything counts as stuck:
+/// longer than any lease, pause and task.
+const MOST_REST: Duration = Duration::from_secs(7_200);
+
+const RULE: [TriggerRule; RULES] = [
+    TriggerRule::AllSuccess,
+    TriggerRule::AllDone,
+    TriggerRule::OneFailed,
+    TriggerRule::NoneFailed,
+    TriggerRule::OneSuccess,
+    TriggerRule::AllFailed,
+];
+
+/// What came of a simulation.
+#[derive(Debug)]
+pub(crate) struct Outcome {
+    pub(crate) violation: Option<Violation>,
+    pub(crate) hash: u64,
+    pub(crate) lines: Vec<String>,
+    pub(crate) seen: std::collections::BTreeMap<&'static str, u64>,
+    pub(crate) units: u64,
+    pub(crate) attempts: u64,
+}
+
+/// Does what its plan says, on the clock of its process.
+struct Scripted {
+    plan: TaskPlan,
+    element: Option<In<usize>>,
+}
+
+impl Operator for Scripted {
+    type Output = ();
+    const NAME: &'static str = "scripted";
+
+    fn describe(&self, description: &mut Description) {
+        self.element.iter().for_each(|element| description.input(element));
+    }
+
+    async fn execute(&self, cx: &TaskContext) -> Result<()> {
+        let clock = cx.resource::<ProcessClock>()?;
+        clock.sleep(Duration::from_secs(self.plan.seconds)).await;
+        let at = (cx.try_number() as usize).saturating_sub(1).min(self.plan.ends.len() - 1);
+        match self.plan.ends[at] {
+            End::Success => Ok(()),
+            End::Fail => Err(TaskError::msg("as planned")),
+            End::Skip => Err(TaskError::Skip("as planned".into())),
+        }
+    }
+}
+
+pub(crate) fn number_of(dag: &DagId) -> usize {
+    dag.as_str()[1..].parse().expect("dags are numbered")
+}
+
+fn dag_of(plan: &Plan, number: usize) -> DagDef {
+    let dag: &DagPlan = &plan.dags[number];
+    let end = base() + TimeDelta::minutes(i64::try_from(plan.minutes).expect("a short simulation"));
+    let cron = format!("*/{} * * * *", dag.every);
+    let options = TaskOptions::new().retry_delay(Duration::from_secs(15));
+    let def = DagDef::new(format!("d{number}")).schedule(cron.as_str()).start_date(base()).end_date(end);
+    let def = def.catchup(true).max_active_runs(dag.max_active_runs).max_active_tasks(dag.max_active_tasks);
+    def.default_args(options).define(|d| {
+        let mut nodes: Vec<Node<'_>> = Vec::new();
+        for (number, task) in dag.tasks.iter().enumerate() {
+            let spec = |element| {
+                let script = Scripted { plan: task.clone(), element };
+                let spec = script.id(format!("t{number}")).retries(task.retries);
+                let spec = spec.trigger_rule(RULE[task.rule]).depends_on_past(task.looks_back);
+                if task.pooled { spec.pool("small") } else { spec }
+            };
+            let node = match task.mapped {
+                None => d.add(spec(None)).node(),
+                Some(length) => {
+                    let list: Vec<usize> = (0..length).collect();
+                    d.map(list, |element| spec(Some(element.into_in()))).node()
+                }
+            };
+            for up in &task.upstream {
+                d.order(nodes[*up] >> node);
+            }
+            nodes.push(node);
+        }
+    })
+}
+
+/// A process that is restarted whenever it ends.
+struct Process {
+    trouble: Shared<Trouble>,
+    /// Its present life.
+    life: Shared<Option<(Life, Shared<Option<Running>>)>>,
+}
+
+struct World {
+    plan: Arc<Plan>,
+    mutant: Option<Mutant>,
+    start: Instant,
+    store: MemoryStore,
+    database: Arc<AtomicI64>,
+    oracle: Shared<Oracle>,
+    processes: Vec<Process>,
+    user: Airflow,
+}
+
+/// Runs a plan to its end, or to the first law that is broken.
+pub(crate) fn run(plan: &Plan, mutant: Option<Mutant>) -> Outcome {
+    let runtime = tokio::runtime::Builder::new_current_thread().enable_time().start_paused(true).build();
+    let runtime = runtime.expect("a runtime");
+    let outcome = runtime.block_on(async {
+        let world = World::new(plan, mutant).await;
+        world.live().await;
+        let mut oracle = lock(&world.oracle);
+        Outcome {
+            violation: oracle.violation.take(),
+            hash: oracle.hash.0,
+            lines: std::mem::take(&mut oracle.lines),
+            seen: std::mem::take(&mut oracle.seen),
+            units: oracle.units,
+            attempts: oracle.attempts,
+        }
+    });
+    runtime.shutdown_background();
+    outcome
+}
+
+fn trouble(plan: &Plan, number: usize, offset: i64) -> Shared<Trouble> {
+    Arc::new(Mutex::new(Trouble {
+        offset: Arc::new(AtomicI64::new(offset)),
+        cut: None,
+        errors: None,
+        slow: None,
+        late: None,
+        double: None,
+        lost: Vec::new(),
+        crashes: Vec::new(),
+        random: Random::new(plan.seed, &format!("process {number}")),
+    }))
+}
+
+impl World {
+    async fn new(plan: &Plan, mutant: Option<Mutant>) -> Arc<Self> {
+        let plan = Arc::new(plan.clone());
+        let start = Instant::now();
+        let oracle: Shared<Oracle> = Arc::new(Mutex::new(Oracle::new(Arc::clone(&plan))));
+        let database = Arc::new(AtomicI64::new(0));
+        let clock = ProcessClock::new(start, Arc::clone(&database), 0, Arc::default());
+        let watching = Arc::clone(&oracle);
+        let written = move |unit: &airflow_core::store::Unit| lock(&watching).written(unit);
+        let store = MemoryStore::blinded(clock, mutant.and_then(Mutant::blind), written);
+        let pool = PoolSpec {
+            name: "small".into(),
+            slots: plan.pool,
+            description: String::new(),
+            include_deferred: false,
+        };
+        store.set_pool(pool).await.expect("the store in memory does not fail");
+        let processes = plan.processes.iter().enumerate().map(|(number, process)| Process {
+            trouble: trouble(&plan, number, process.offset),
+            life: Arc::default(),
+        });
+        let processes = processes.collect();
+        let life = Life {
+            number: USER,
+            gate: Arc::default(),
+            clock: ProcessClock::new(start, Arc::default(), 0, Arc::default()),
+            trouble: trouble(&plan, USER, 0),
+            oracle: Arc::clone(&oracle),
+            mutant: None,
+            down: Arc::default(),
+        };
+        let user = Way { life: life.clone(), store: Arc::new(store.clone()) };
+        let user = builder(&plan, &life).store(Layered(user)).build().await.expect("the dags are right");
+        Arc::new(Self { plan, mutant, start, store, database, oracle, processes, user })
+    }
+
+    fn is_broken(&self) -> bool {
+        lock(&self.oracle).violation.is_some()
+    }
+
+    async fn live(self: &Arc<Self>) {
+        for number in 0..self.processes.len() {
+            let world = Arc::clone(self);
+            tokio::spawn(async move { world.supervise(number).await });
+        }
+        for event in &self.plan.events {
+            tokio::time::sleep_until(self.start + Duration::from_millis(event.at)).await;
+            if self.is_broken() {
+                return;
+            }
+            self.happens(event.what).await;
+        }
+        tokio::time::sleep_until(self.start + Duration::from_secs(self.plan.minutes * 60)).await;
+        self.heal();
+        let mut last = (0, Instant::now());
+        while last.1.elapsed() < MOST_REST && !self.is_broken() && !self.is_over().await {
+            tokio::time::sleep(Duration::from_secs(5)).await;
+            let units = lock(&self.oracle).units;
+            if units != last.0 {
+                last = (units, Instant::now());
+            }
+        }
+        if !self.is_broken() {
+            let rows = self.rows(RunFilter::default()).await;
+            lock(&self.oracle).everything_is_over(&rows);
+        }
+    }
+
+    async fn rows(&self, filter: RunFilter) -> Vec<RunRow> {
+        self.store.runs(&filter).await.expect("the store in memory does not fail")
+    }
+
+    /// Whether all runs have ended and no further one is due.
+    async fn is_over(&self) -> bool {
+        let dags = self.store.dags().await.expect("the store in memory does not fail");
+        let states = vec![airflow_core::state::RunState::Queued, airflow_core::state::RunState::Running];
+        let active = self.rows(RunFilter { states, ..RunFilter::default() }).await;
+        active.is_empty() && dags.iter().all(|dag| dag.next.is_none()) && !lock(&self.oracle).is_running()
+    }
+
+    /// Nothing is wrong any more; what is down comes back.
+    fn heal(&self) {
+        lock(&self.oracle).line("healed");
+        for process in &self.processes {
+            let mut trouble = lock(&process.trouble);
+            trouble.offset.store(0, Ordering::Relaxed);
+            (trouble.cut, trouble.errors, trouble.slow) = (None, None, None);
+            (trouble.late, trouble.double) = (None, None);
+            trouble.lost.clear();
+            trouble.crashes.clear();
+            drop(trouble);
+            if let Some((life, _)) = lock(&process.life).as_ref() {
+                life.gate.resume();
+            }
+        }
+    }
+
+    /// Starts the process again and again.
+    async fn supervise(self: Arc<Self>, number: usize) {
+        loop {
+            let process = &self.processes[number];
+            let gate = Arc::<Gate>::default();
+            let offset = Arc::clone(&lock(&process.trouble).offset);
+            let drift = self.plan.processes[number].drift;
+            let life = Life {
+                number,
+                clock: ProcessClock::new(self.start, offset, drift, Arc::clone(&gate)),
+                gate,
+                trouble: Arc::clone(&process.trouble),
+                oracle: Arc::clone(&self.oracle),
+                mutant: self.mutant,
+                down: Arc::default(),
+            };
+            lock(&self.oracle).line(&format!("p{number} starts"));
+            let running: Shared<Option<Running>> = Arc::default();
+            *lock(&process.life) = Some((life.clone(), Arc::clone(&running)));
+            let down = self.one_life(&life, &running).await;
+            tokio::time::sleep(Duration::from_secs(down)).await;
+        }
+    }
+
+    /// Returns how long it stays down.
+    async fn one_life(self: &Arc<Self>, life: &Life, running: &Shared<Option<Running>>) -> u64 {
+        let world = Arc::clone(self);
+        let (own, slot) = (life.clone(), Arc::clone(running));
+        let started = tokio::spawn(async move {
+            let plan = &world.plan;
+            let way = Way { life: own.clone(), store: Arc::new(world.store.clone()) };
+            let executor = Watched {
+                inner: LocalExecutor::new(plan.processes[own.number].slots),
+                life: own.clone(),
+                pending: Arc::new(AtomicUsize::new(0)),
+            };
+            let exits = own.clone();
+            let exit = OnLeaseLoss::Call(Arc::new(move |_| exits.die(2, "a process ends itself")));
+            let builder = builder(plan, &own).store(Layered(way)).executor(executor);
+            let builder = builder.scheduler(|config| {
+                config.max_lost_attempts = plan.max_lost;
+                config.on_lease_loss = Some(exit);
+            });
+            let Ok(airflow) = builder.build().await else { return false };
+            *lock(&slot) = Some(airflow.start());
+            true
+        });
+        // A dead process never answers; its death is looked for here, and whether it ended by itself.
+        loop {
+            tokio::time::sleep(Duration::from_millis(500)).await;
+            if life.gate.is_dead() {
+                return lock(&life.down).unwrap_or(1);
+            }
+            if started.is_finished() {
+                match lock(running).as_ref() {
+                    Some(running) if !running.is_finished() => continue,
+                    _ => {}
+                }
+                if lock(&life.down).is_some() {
+                    continue;
+                }
+                let ended = lock(running).take();
+                if let Some(ended) = ended {
+                    let result = ended.wait().await;
+                    if let Err(error) = &result
+                        && error.to_string().contains("panic")
+                    {
+                        lock(&self.oracle).broken("no panic", error.to_string());
+                    }
+                }
+                life.gate.kill();
+                lock(&self.oracle).line(&format!("p{} ended by itself", life.number));
+                return 2;
+            }
+        }
+    }
+
+    fn life(&self, process: usize) -> Option<Life> {
+        let life = lock(&self.processes[process].life).as_ref().map(|(life, _)| life.clone());
+        life.filter(|life| !life.gate.is_dead())
+    }
+
+    async fn happens(self: &Arc<Self>, what: What) {
+        lock(&self.oracle).line(&format!("{what:?}"));
+        let after = |seconds: u64| Instant::now() + Duration::from_secs(seconds);
+        let trouble = |process: usize| lock(&self.processes[process].trouble);
+        match what {
+            What::Kill { process, down } => {
+                if let Some(life) = self.life(process) {
+                    life.die(down, "a process is killed");
+                }
+            }
+            What::CrashAt { process, point, nth, down } => trouble(process).crashes.push((point, nth, down)),
+            What::Stop { process, down } => self.stop(process, down),
+            What::Pause { process, seconds } => self.pause(process, seconds),
+            What::Cut { process, seconds, hang } => trouble(process).cut = Some((after(seconds), hang)),
+            What::Lost { process, how } => trouble(process).lost.push(how),
+            What::Errors { process, seconds, percent } => {
+                trouble(process).errors = Some((after(seconds), percent));
+            }
+            What::Slow { process, seconds, millis } => trouble(process).slow = Some((after(seconds), millis)),
+            What::Jump { process, seconds } => {
+                trouble(process).offset.fetch_add(seconds * 1000, Ordering::Relaxed);
+            }
+            What::DatabaseJump { seconds } => {
+                self.database.fetch_add(seconds * 1000, Ordering::Relaxed);
+            }
+            What::LateReports { process, seconds, millis } => {
+                trouble(process).late = Some((after(seconds), millis));
+            }
+            What::DoubleReports { process, seconds } => trouble(process).double = Some(after(seconds)),
+            What::Wakes { process } => {
+                if let Some((_, running)) = lock(&self.processes[process].life).as_ref()
+                    && let Some(running) = lock(running).as_ref()
+                {
+                    (0..3).for_each(|_| running.scheduler().wake(Wake::Refresh));
+                }
+            }
+            user => self.user_does(user).await,
+        }
+    }
+
+    /// A stop as an operator asks for it.
+    fn stop(self: &Arc<Self>, process: usize, down: u64) {
+        let Some(life) = self.life(process) else { return };
+        let running = lock(&self.processes[process].life).as_ref().map(|(_, running)| Arc::clone(running));
+        let Some(running) = running.and_then(|running| lock(&running).take()) else { return };
+        *lock(&life.down) = Some(down);
+        let oracle = Arc::clone(&self.oracle);
+        tokio::spawn(async move {
+            let ended = running.stop(Duration::from_secs(5)).await;
+            if ended.is_ok() {
+                lock(&oracle).seen("a process is stopped");
+            }
+            life.gate.kill();
+        });
+    }
+
+    fn pause(self: &Arc<Self>, process: usize, seconds: u64) {
+        let Some(life) = self.life(process) else { return };
+        life.gate.pause();
+        let oracle = Arc::clone(&self.oracle);
+        tokio::spawn(async move {
+            tokio::time::sleep(Duration::from_secs(seconds)).await;
+            if seconds > 21 {
+                lock(&oracle).seen("a process stands still for longer than its lease");
+            }
+            life.gate.resume();
+        });
+    }
+
+    async fn user_does(self: &Arc<Self>, what: What) {
+        match what {
+            What::Trigger { dag } => {
+                let triggered = self.user.trigger(format!("d{dag}")).await;
+                if triggered.is_ok() {
+                    lock(&self.oracle).seen("a run is triggered");
+                }
+            }
+            What::PauseDag { dag, seconds } => {
+                let (world, dag) = (Arc::clone(self), DagId::new(format!("d{dag}")));
+                let done = self.user.set_paused(&dag, true, "user").await;
+                done.expect("the store in memory does not fail");
+                tokio::spawn(async move {
+                    tokio::time::sleep(Duration::from_secs(seconds)).await;
+                    let done = world.user.set_paused(&dag, false, "user").await;
+                    done.expect("the store in memory does not fail");
+                });
+            }
+            What::Clear { dag, nth, task } => {
+                let Some(run) = self.nth_run(dag, nth).await else { return };
+                let select = selection(task, true);
+                let options = ClearOptions { select, ..ClearOptions::default() };
+                // Somebody may have changed the run meanwhile; a user would try again.
+                let _ = self.user.clear(&DagId::new(format!("d{dag}")), &run, &options, "user").await;
+            }
+            What::Mark { dag, nth, task, success } => {
+                let Some(run) = self.nth_run(dag, nth).await else { return };
+                let mark = if success { Mark::Success } else { Mark::Failed };
+                let select = selection(Some(task), false);
+                let _ = self.user.mark(&DagId::new(format!("d{dag}")), &run, &select, mark, "user").await;
+            }
+            What::MarkRun { dag, nth, success } => {
+                let Some(run) = self.nth_run(dag, nth).await else { return };
+                let _ = self.user.mark_run(&DagId::new(format!("d{dag}")), &run, success, "user").await;
+            }
+            _ => {}
+        }
+    }
+
+    /// The newest runs first: those that are going on.
+    async fn nth_run(&self, dag: usize, nth: usize) -> Option<RunId> {
+        let dag_id = Some(DagId::new(format!("d{dag}")));
+        let rows = self.rows(RunFilter { dag_id, newest_first: true, ..RunFilter::default() }).await;
+        rows.get(nth).map(|row| row.run_id.clone())
+    }
+}
+
+fn selection(task: Option<usize>, downstream: bool) -> Selection {
+    let tasks = task.map(|task| format!("t{task}")).into_iter().collect();
+    Selection { tasks, downstream, ..Selection::default() }
+}
+
+fn builder(plan: &Plan, life: &Life) -> airflow_core::app::AirflowBuilder {
+    let dags = (0..plan.dags.len()).map(|number| dag_of(plan, number));
+    Airflow::builder().dags(dags).clock(life.clock.clone()).resource(life.clock.clone())
+}
