@@ -10,8 +10,6 @@ use super::process::Way;
 pub(crate) enum Mutant {
     /// The store does not compare epochs.
     NoEpoch,
-    /// The store does not compare states.
-    NoState,
     /// The store does not compare the generation of the run: a user's clear does not fence.
     NoGeneration,
     /// Attempts are handed out before their commit is written.
@@ -32,18 +30,18 @@ pub(crate) enum Mutant {
     IgnoreCancel,
 }
 
-pub(crate) const ALL: [Mutant; 11] = [
-    Mutant::NoEpoch,
-    Mutant::NoState,
-    Mutant::NoGeneration,
-    Mutant::SubmitBeforeCommit,
-    Mutant::ExpireByOwnClock,
-    Mutant::NoSecondWitness,
-    Mutant::UnknownIsFailure,
-    Mutant::ReleaseTwice,
-    Mutant::ClearWithoutEpoch,
-    Mutant::RunKeyFromNow,
-    Mutant::IgnoreCancel,
+/// All of them, each with a seed that notices it; if plans change, others do.
+pub(crate) const ALL: [(Mutant, u64); 10] = [
+    (Mutant::NoEpoch, 0),
+    (Mutant::NoGeneration, 0),
+    (Mutant::SubmitBeforeCommit, 0),
+    (Mutant::ExpireByOwnClock, 0),
+    (Mutant::NoSecondWitness, 0),
+    (Mutant::UnknownIsFailure, 0),
+    (Mutant::ReleaseTwice, 0),
+    (Mutant::ClearWithoutEpoch, 0),
+    (Mutant::RunKeyFromNow, 0),
+    (Mutant::IgnoreCancel, 0),
 ];
 
 impl Mutant {
@@ -51,7 +49,6 @@ impl Mutant {
     pub(crate) fn blind(self) -> Option<Blind> {
         match self {
             Self::NoEpoch => Some(Blind::Epoch),
-            Self::NoState => Some(Blind::State),
             Self::NoGeneration => Some(Blind::Generation),
             Self::ClearWithoutEpoch => Some(Blind::ClearedEpoch),
             _ => None,

@@ -5,6 +5,7 @@
 //! of [`Airflow`].
 
 mod builder;
+mod health;
 mod made_runs;
 mod ops;
 mod results;
@@ -33,6 +34,7 @@ use made_runs::AppRuns;
 use waits::LocalWaiter;
 
 pub use builder::{AirflowBuilder, BuildError};
+pub use health::{DatabaseHealth, Health, HealthStatus, SchedulerHealth};
 pub use ops::{ClearOptions, Cleared, Mark, OpError, Selection, suggestion};
 pub use runs::{BackfillOptions, BackfillOutcome, Reprocess, Trigger, TriggerError};
 
@@ -124,8 +126,8 @@ impl Airflow {
             Arc::clone(&parts.clock),
             parts.runner.clone(),
         )
-        .with_runs(Arc::new(AppRuns::of(self)))
         .with_secrets(parts.secrets.clone())
+        .with_runs(Arc::new(AppRuns::of(self)))
     }
 
     /// Its connections and variables, wherever they come from. Those of the store are written through

@@ -69,8 +69,8 @@ pub struct Runner {
     config: RunnerConfig,
     sources: Arc<inputs::SourceCache>,
     overrides: Option<Arc<dyn Override>>,
-    runs: Option<Arc<dyn RunMaker>>,
     secrets: Secrets,
+    runs: Option<Arc<dyn RunMaker>>,
 }
 
 /// Makes runs for tasks that ask for them.
@@ -109,7 +109,7 @@ impl Runner {
         let environment = EnvironmentSecrets::of_process();
         let secrets = Secrets::new(Backends::default(), environment, vault, Masker::default());
         let sources = Arc::default();
-        Self { registry, store, resources, clock, config, sources, overrides: None, runs: None, secrets }
+        Self { registry, store, resources, clock, config, sources, overrides: None, secrets, runs: None }
     }
 
     /// The same, with another place for variables and connections, and what hides them in logs.
@@ -126,16 +126,16 @@ impl Runner {
         self
     }
 
+    /// What hides secrets in logs, errors and rendered fields.
+    pub fn masker(&self) -> &Masker {
+        self.secrets.masker()
+    }
+
     /// The same, able to make runs for tasks that ask for them.
     #[must_use]
     pub fn with_runs(mut self, runs: Arc<dyn RunMaker>) -> Self {
         self.runs = Some(runs);
         self
-    }
-
-    /// What hides secrets in logs, errors and rendered fields.
-    pub fn masker(&self) -> &Masker {
-        self.secrets.masker()
     }
 
     /// The context of an attempt, with its inputs fetched.
@@ -326,14 +326,6 @@ impl AttemptRunner for Runner {
     }
 }
 
-/// Passes the news that it is being stopped to the operator.
-async fn on_kill(task: &CompiledTask, cx: &TaskContext) {
-    let on_kill = AssertUnwindSafe(task.operator.killed(cx)).catch_unwind();
-    if !matches!(tokio::time::timeout(ON_KILL_LIMIT, on_kill).await, Ok(Ok(()))) {
-        tracing::warn!("`on_kill` panicked or took longer than {ON_KILL_LIMIT:?}");
-    }
-}
-
 /// What is told about an attempt outside of it names no secret.
 fn masked(masker: &Masker, outcome: Outcome) -> Outcome {
     match outcome {
@@ -342,6 +334,14 @@ fn masked(masker: &Masker, outcome: Outcome) -> Outcome {
         }
         Outcome::Skipped(why) => Outcome::Skipped(masker.mask(&why).into_owned()),
         other => other,
+    }
+}
+
+/// Passes the news that it is being stopped to the operator.
+async fn on_kill(task: &CompiledTask, cx: &TaskContext) {
+    let on_kill = AssertUnwindSafe(task.operator.killed(cx)).catch_unwind();
+    if !matches!(tokio::time::timeout(ON_KILL_LIMIT, on_kill).await, Ok(Ok(()))) {
+        tracing::warn!("`on_kill` panicked or took longer than {ON_KILL_LIMIT:?}");
     }
 }
 

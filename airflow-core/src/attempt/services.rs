@@ -28,15 +28,19 @@ const PRIOR_RUNS: u32 = 1000;
 #[derive(Debug)]
 pub(super) struct StoreServices {
     store: SharedStore,
+    secrets: Secrets,
     registry: Registry,
     maker: Option<Arc<dyn RunMaker>>,
-    secrets: Secrets,
 }
 
 impl StoreServices {
     pub(super) fn new(runner: &Runner) -> Self {
-        let (store, registry) = (Arc::clone(&runner.store), runner.registry.clone());
-        Self { store, registry, maker: runner.runs.clone(), secrets: runner.secrets.clone() }
+        Self {
+            store: Arc::clone(&runner.store),
+            secrets: runner.secrets.clone(),
+            registry: runner.registry.clone(),
+            maker: runner.runs.clone(),
+        }
     }
 
     async fn runs(&self, run: &RunInfo, query: &XComQuery) -> Result<Vec<RunRow>, BoxError> {

@@ -165,12 +165,12 @@ impl WaitRunner for Runner {
             Ok(done) => done,
             Err(panic) => (failed(format!("the wait panicked: {}", panic_text(&*panic)), true), None),
         };
+        let outcome = masked(self.masker(), outcome);
+        log.footer(&attempt, &outcome);
         let (pushed, mut rendered) = cx.map(|cx| cx.take_notes()).unwrap_or_default();
         for field in &mut rendered {
             field.shown = self.masker().mask_json(field.name, &field.shown);
         }
-        let outcome = masked(self.masker(), outcome);
-        log.footer(&attempt, &outcome);
         let ends = matches!(outcome, Outcome::Success(_) | Outcome::Skipped(_));
         let (key, attempt_id) = (attempt.key(), attempt.ti.attempt_id);
         let pushed = if ends { pushed } else { Vec::new() };

@@ -171,6 +171,7 @@ async fn variables_of_an_older_version_are_plain_text_after_the_migration() {
     let mut old = raw(&dir).await;
     sqlx::raw_sql(
         "DROP TABLE af_connection; ALTER TABLE af_variable DROP COLUMN is_encrypted;
+         ALTER TABLE af_ti DROP COLUMN wait;
          DELETE FROM airflow_schema WHERE version > 3; INSERT INTO af_variable VALUES ('k', 'v', 'what')",
     )
     .execute(&mut old)
