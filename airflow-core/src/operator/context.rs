@@ -12,7 +12,6 @@ use serde::de::DeserializeOwned;
 use serde_json::Value;
 use tokio::sync::watch;
 
-use crate::connection::Connection;
 use crate::dag::TaskOptions;
 use crate::id::{AttemptId, DagId, MapIndex, RunId, RunPk, TaskId};
 use crate::state::RunType;
