@@ -223,7 +223,7 @@ fn recovery(bodies: &Bodies, kills: &[Kill]) -> (u64, u64, u64) {
     (of(50), of(99), waits.last().copied().unwrap_or(0))
 }
 
-/// Numbers from a seed (SplitMix64).
+/// Numbers from a seed, by the method `SplitMix64`.
 #[derive(Debug)]
 struct Random(u64);
 

@@ -49,17 +49,17 @@ impl Plan {
 
     /// Whether the first try fails.
     fn stumbles(self, run: &str, task: &str, map: i32) -> bool {
-        task != "doomed" && self.draw("stumble", run, task, map) % 50 == 0
+        task != "doomed" && self.draw("stumble", run, task, map).is_multiple_of(50)
     }
 
     /// Whether the task `doomed` of a run fails for good.
     fn is_doomed(self, run: &str) -> bool {
-        self.draw("doom", run, "", 0) % 2 == 0
+        self.draw("doom", run, "", 0).is_multiple_of(2)
     }
 
     fn time(self, run: &str, task: &str, map: i32) -> Duration {
         let draw = self.draw("time", run, task, map);
-        if draw % 100 == 0 { LONG } else { Duration::from_millis(2 + draw % 18) }
+        if draw.is_multiple_of(100) { LONG } else { Duration::from_millis(2 + draw % 18) }
     }
 }
 

@@ -26,7 +26,7 @@ async fn sensors_of_time_are_ready_at_their_moment() {
     let monday = || DayOfWeekSensor::any([Weekday::Mon]).use_logical_date();
     for mode in SensorMode::ALL {
         let mode = *mode;
-        let dags = [
+        let dags = vec![
             (paris(TimeSensor::at(six).mode(mode)), 5 * 60),
             (paris(TimeSensor::at(six).timezone(chrono_tz::Tz::UTC).mode(mode)), 6 * 60),
             (paris(TimeSensor::at(NaiveTime::MIN).mode(mode)), 0),
