@@ -27,6 +27,9 @@ pub struct Schedules;
 #[doc = include_str!("../docs/book/failures.md")]
 pub struct Failures;
 
+#[doc = include_str!("../docs/book/waiting.md")]
+pub struct Waiting;
+
 #[doc = include_str!("../docs/book/limits.md")]
 pub struct Limits;
 

@@ -78,8 +78,8 @@
 
 pub use airflow_core::app::{self, Airflow, AirflowBuilder, Running};
 pub use airflow_core::{
-    attempt, callback, compile, config, connection, dag, decide, discovery, executor, fernet, id, mask,
-    operator, plan, registry, retry, scheduler, secret, secrets, state, store, template, testing, time,
+    attempt, builtin, callback, compile, config, connection, dag, decide, discovery, executor, fernet, id,
+    mask, operator, plan, registry, retry, scheduler, secret, secrets, state, store, template, testing, time,
     timetable, trigger_rule, xcom,
 };
 
@@ -90,20 +90,25 @@ pub use airflow_executors::LocalExecutor;
 pub use airflow_cli::{self as cli, cli, cli_async};
 
 #[cfg(feature = "macros")]
-pub use airflow_macros::{Branch, Operator, dag, task};
+pub use airflow_macros::{Branch, Operator, dag, sensor, task};
 
 /// What a file with dags needs: `use airflow::prelude::*;`.
 pub mod prelude {
     pub use airflow_core::app::{Airflow, AirflowBuilder, Running};
+    pub use airflow_core::builtin::{
+        DateTimeSensor, DayOfWeekSensor, ExternalTaskSensor, FileSensor, TimeDeltaSensor, TimeSensor,
+        TriggerDagRun, WaitSensor,
+    };
     pub use airflow_core::callback::CallbackContext;
     pub use airflow_core::connection::{Conn, Connection, ConnectionKind};
     pub use airflow_core::dag::{
-        Dag, DagDef, Group, Handle, Mapped, Node, Nodes, TaskExt, TaskGroup, TaskOptions, concat, label,
-        product, zip, zip_longest,
+        Dag, DagDef, Group, Handle, Mapped, Node, Nodes, SensorExt, TaskExt, TaskGroup, TaskOptions, concat,
+        label, product, zip, zip_longest,
     };
     // Not the trait `Operator`: beside `Execute`, a call of `execute` would be ambiguous.
     pub use airflow_core::operator::{
-        Branch, Elem, Empty, Execute, In, IntoIn, Params, Result, ResultExt, TaskContext, TaskError, template,
+        Branch, Deferral, Elem, Empty, Execute, In, IntoIn, Params, Poke, Result, ResultExt, Resumed, Sensor,
+        SensorMode, TaskContext, TaskError, Trigger, template,
     };
     pub use airflow_core::secret::Secret;
     pub use airflow_core::state::{RunState, TaskState};
@@ -123,7 +128,7 @@ pub mod prelude {
     pub use airflow_executors::LocalExecutor;
 
     #[cfg(feature = "macros")]
-    pub use airflow_macros::{Branch, Operator, dag, task};
+    pub use airflow_macros::{Branch, Operator, dag, sensor, task};
 
     pub use chrono::{DateTime, NaiveDate, Utc};
     pub use schemars::JsonSchema;

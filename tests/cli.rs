@@ -243,7 +243,7 @@ async fn pools_make_a_round_trip_through_a_file() {
     app.ok(&["pools", "import", file]).await;
     let pools = app.json(&["pools", "get", "warehouse", "-o", "json"]).await;
     let expected = json!([{
-        "pool": "warehouse", "slots": 3, "used": 0, "description": "Few connections", "include_deferred": true,
+        "pool": "warehouse", "slots": 3, "used": 0, "deferred": 0, "description": "Few connections", "include_deferred": true,
     }]);
     assert_eq!(pools, expected);
     let (code, _, err) = app.run(&["pools", "get", "warehouses"]).await;

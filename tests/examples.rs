@@ -122,6 +122,19 @@ fn e11_testing() {
 }
 
 #[test]
+fn e13_sensors() {
+    says(
+        "13_sensors",
+        &[
+            "sales   success from 06:00 to 07:05",
+            "archive success from 07:05 to 07:05",
+            "report  success from 06:00 to 07:10",
+            "job 7 is done with 1200 rows",
+        ],
+    );
+}
+
+#[test]
 fn e12_command_line() {
     let folder = tempfile::tempdir().expect("a folder");
     let args = ["dags", "test", "sales", "2026-03-02", "--conf", r#"{"region": "south"}"#];

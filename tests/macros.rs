@@ -186,16 +186,31 @@ fn options_of_the_use_win_over_those_of_the_attribute() {
     assert_eq!(options(noop::call()).retries, None);
 }
 
+fn check_waits(o: &TaskOptions) {
+    assert_eq!((o.timeout, o.execution_timeout), (Some(days(2)), Some(secs(1))));
+    assert_eq!((o.mode, o.poke_interval), (Some(SensorMode::Deferred), Some(secs(30))));
+    assert_eq!((o.poke_backoff, o.max_wait), (Some(true), Some(mins(9))));
+    assert_eq!((o.soft_fail, o.silent_fail, o.never_fail), (Some(true), Some(true), Some(false)));
+}
+
 /// Goal: every option exists under its name and under Airflow's. Method: give them all, once each, and look at them all.
 #[test]
 fn every_option_has_its_names() {
-    #[task(
+    #[sensor(
         id = "all-of.them",
         retries = RETRIES,
         retry_delay = mins(5),
         retry_exponential_backoff = true,
         max_retry_delay = "1h",
+        timeout = "2d",
         execution_timeout = Duration::from_secs(1),
+        mode = "deferred",
+        poke_every = "30s",
+        poke_backoff,
+        max_wait = mins(9),
+        soft_fail,
+        silent_fail = true,
+        never_fail = false,
         pool = POOL,
         pool_slots = 2,
         priority_weight = -3,
@@ -221,14 +236,17 @@ fn every_option_has_its_names() {
         blocking,
         crate = ::airflow
     )]
-    fn all() {}
+    fn all() -> Result<bool> {
+        Ok(true)
+    }
 
     let o = options(all::call());
     let shown = format!("{o:?}");
     assert!(!shown.contains(": None"), "an option is not set: {shown}");
     assert_eq!((o.retries, o.retry_delay, o.max_retry_delay), (Some(7), Some(mins(5)), Some(hours(1))));
     assert_eq!(o.retry_exponential_backoff, Some(2.0));
-    assert_eq!((o.timeout, o.pool.as_deref(), o.pool_slots), (Some(secs(1)), Some("warehouse"), Some(2)));
+    check_waits(&o);
+    assert_eq!((o.pool.as_deref(), o.pool_slots), (Some("warehouse"), Some(2)));
     assert_eq!((o.priority_weight, o.weight_rule), (Some(-3), Some(WeightRule::Upstream)));
     assert_eq!((o.queue.as_deref(), o.executor.as_deref()), (Some("queue_1"), Some("local")));
     assert_eq!(o.trigger_rule, Some(TriggerRule::AllDone));

@@ -16,6 +16,7 @@ const LAYERS: &[(&str, &[&str])] = &[
             "retry",
             "xcom",
             "operator",
+            "builtin",
             "callback",
             "template",
             "connection",

@@ -80,6 +80,8 @@ fn pretended(dag: &CompiledDag, key: TiKey, run: RunInfo, try_number: u32) -> At
         },
         queue: task.settings.queue.clone(),
         at: Utc::now(),
+        try_started_at: Utc::now(),
+        wait: None,
         source_stamp: 0,
     }
 }
@@ -173,6 +175,8 @@ fn tell(cx: &mut Cx<'_>, report: &Report) -> Result<(), CliError> {
         Outcome::Skipped(why) => format!("skipped: {why}"),
         Outcome::Rescheduled(at) => format!("asks to be run again at {}", at.to_rfc3339()),
         Outcome::Failed { error, .. } => return Err(failed(format!("the task failed: {error}"))),
+        Outcome::Deferred(to) => format!("is deferred until `{}` fires", to.kind()),
+        Outcome::Fired(event) => format!("is resumed with {event}"),
         Outcome::Cancelled | Outcome::Lost | Outcome::HandedBack => "stopped".to_owned(),
     };
     Ok(cx.host.line(&line)?)
@@ -311,6 +315,8 @@ async fn claim(
                 attempt.ti.max_tries = ti.data.max_tries;
                 attempt.ti.epoch = ti.epoch;
                 attempt.at = started.at;
+                attempt.try_started_at = ti.data.started_at.unwrap_or(started.at);
+                attempt.wait.clone_from(&ti.data.wait);
                 return Ok(attempt);
             }
             [UnitResult::Full(slot)] => return Err(failed(format!("the limit `{slot}` is full"))),

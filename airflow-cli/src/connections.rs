@@ -3,14 +3,13 @@
 //! Airflow's `create-default-connections` is missing: it fills the list with samples that nobody reaches. So is `test`:
 //! what a connection means is known to the code of the tasks alone.
 
-use std::collections::BTreeMap;
 use std::path::{Path, PathBuf};
 
 use airflow_core::app::suggestion;
 use airflow_core::connection::Connection;
 use airflow_core::mask::Masker;
 use airflow_core::secret::HIDDEN;
-use airflow_core::secrets::Vault;
+use airflow_core::secrets::{Vault, connections_of_file};
 use clap::{Args, Subcommand, ValueEnum};
 use serde_json::{Map, Value};
 
@@ -283,47 +282,13 @@ fn is_env(file: &Path) -> bool {
     file.extension().is_some_and(|end| end == "env")
 }
 
-fn read(file: &Path) -> Result<Vec<Connection>, CliError> {
-    let place = file.display();
-    let text =
-        std::fs::read_to_string(file).map_err(|error| failed(format!("cannot read {place}: {error}")))?;
-    let wrong = |id: &str, error: String| failed(format!("{place}: connection `{id}`: {error}"));
-    let mut all = BTreeMap::new();
-    if is_env(file) {
-        let lines = text.lines().map(str::trim).filter(|line| !line.is_empty() && !line.starts_with('#'));
-        for (at, line) in lines.enumerate() {
-            let Some((id, value)) = line.split_once('=') else {
-                return Err(failed(format!("{place}: entry {}: write `ID=URI`", at + 1)));
-            };
-            let conn = Connection::from_text(id, value).map_err(|error| wrong(id, error.to_string()))?;
-            if all.insert(id.to_owned(), conn).is_some() {
-                return Err(wrong(id, "it stands there twice".to_owned()));
-            }
-        }
-    } else {
-        let json: Map<String, Value> =
-            serde_json::from_str(&text).map_err(|error| failed(format!("cannot read {place}: {error}")))?;
-        for (id, value) in json {
-            let conn = match value {
-                Value::String(text) => Connection::from_text(&id, &text),
-                other => Connection::from_value(&id, other),
-            };
-            all.insert(id.clone(), conn.map_err(|error| wrong(&id, error.to_string()))?);
-        }
-    }
-    for id in all.keys() {
-        Connection::check_id(id).map_err(|error| wrong(id, error.to_string()))?;
-    }
-    Ok(all.into_values().collect())
-}
-
 async fn import(cx: &mut Cx<'_>, file: &Path, overwrite: bool) -> Result<(), CliError> {
-    let all = read(file)?;
+    let all = connections_of_file(file).map_err(fail)?;
     let vault = cx.vault().await?;
     cx.warn_plain(&vault);
     let known = vault.connections().await.map_err(fail)?;
     let (mut written, mut left) = (0, 0);
-    for conn in all {
+    for (_, conn) in all {
         if !overwrite && known.iter().any(|other| other.conn_id == conn.conn_id) {
             left += 1;
             continue;

@@ -104,11 +104,18 @@ async fn find(store: &SharedStore, name: &str) -> Result<PoolRow, CliError> {
 }
 
 fn table(pools: &[PoolRow]) -> Table {
-    let mut table = Table::new(["pool", "slots", "used", "description", "include_deferred"]);
+    let mut table = Table::new(["pool", "slots", "used", "deferred", "description", "include_deferred"]);
     for pool in pools {
         let spec = &pool.spec;
         let description = spec.description.as_str();
-        table.push(row![spec.name.as_str(), spec.slots, pool.used, description, spec.include_deferred]);
+        table.push(row![
+            spec.name.as_str(),
+            spec.slots,
+            pool.used,
+            pool.deferred,
+            description,
+            spec.include_deferred
+        ]);
     }
     table
 }

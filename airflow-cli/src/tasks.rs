@@ -170,7 +170,8 @@ impl Limits {
             store.slots().await?.into_iter().map(|(key, taken)| (key, (taken, None))).collect();
         used.retain(|key, _| !matches!(key, SlotKey::Pool(_)));
         for pool in store.pools().await? {
-            used.insert(SlotKey::Pool(pool.spec.name), (pool.used, Some(i64::from(pool.spec.slots))));
+            let taken = (pool.occupied(), Some(i64::from(pool.spec.slots)));
+            used.insert(SlotKey::Pool(pool.spec.name), taken);
         }
         let works = !live_schedulers(store).await?.is_empty();
         Ok(Self { paused, works, used })

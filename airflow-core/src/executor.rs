@@ -29,6 +29,37 @@ pub trait AttemptRunner: Send + Sync + 'static {
     async fn run(&self, attempt: Attempt, cancel: Cancel) -> Report;
 }
 
+/// Runs the waits of deferred task instances. Never panics, whatever the user code does.
+#[async_trait]
+pub trait WaitRunner: Send + Sync + 'static {
+    /// Waits for what `attempt.wait` says and tells what became of it: [`Outcome::Fired`](crate::plan::Outcome::Fired),
+    /// or the end of the task. `cancel` asks it to stop for good: a user cleared or marked the instance.
+    async fn wait(&self, attempt: Attempt, cancel: Cancel) -> Report;
+}
+
+/// Keeps the waits of a process going, all beside each other.
+///
+/// # Contract
+///
+/// - [`watch`](Self::watch) returns at once; the end of the wait is reported like that of an attempt.
+/// - A wait that is watched already is not begun again.
+pub trait Waiter: Send + Sync + fmt::Debug + 'static {
+    /// How many waits it keeps going at most.
+    fn capacity(&self) -> usize;
+
+    /// Begins a wait.
+    fn watch(&self, attempt: Attempt);
+
+    /// Stops a wait for good: the instance is not deferred any more. Unknown ones are ignored: they have ended.
+    fn forget(&self, attempt: AttemptId);
+
+    /// Drops a wait, which goes on elsewhere. Unknown ones are ignored.
+    fn leave(&self, attempt: AttemptId);
+
+    /// Drops all waits, for another process to take over.
+    fn stop(&self);
+}
+
 /// What an executor gets when it starts.
 #[derive(Clone)]
 pub struct ExecutorServices {

@@ -17,6 +17,7 @@
 
 pub mod app;
 pub mod attempt;
+pub mod builtin;
 pub mod callback;
 pub mod compile;
 pub mod config;
@@ -53,11 +54,11 @@ pub mod __private {
     pub use inventory;
     pub use serde_json;
 
-    pub use crate::dag::{Dag, DagDef, IntoSpec, Role, Spec, TaskOptions};
+    pub use crate::dag::{Dag, DagDef, IntoSpec, IsSensor, Role, Spec, TaskOptions};
     pub use crate::discovery::DiscoveredDag;
     pub use crate::operator::{
-        Branch, Description, Execute, In, IntoIn, Operator, Params, Result, TaskContext, TaskError,
-        TaskReturn, blocking,
+        Branch, Description, Execute, In, IntoIn, Operator, Params, Poke, PokeReturn, Result, Resumed,
+        Sensor, SensorMode, TaskContext, TaskError, TaskReturn, blocking, watch,
     };
     pub use crate::template::{Renderer, Template, TemplateError};
     pub use crate::time::parse_duration;

@@ -70,7 +70,7 @@ impl RetryPolicy {
 }
 
 /// The SHA-1 of the instance's name as one big number, modulo `base`.
-fn hash_modulo(try_number: u32, seed: RetrySeed<'_>, base: u64) -> u64 {
+pub(crate) fn hash_modulo(try_number: u32, seed: RetrySeed<'_>, base: u64) -> u64 {
     let date = python_date(seed.logical_date);
     let digest = Sha1::digest(format!("{}#{}#{date}#{try_number}", seed.dag_id, seed.task_id));
     let rest = digest.iter().fold(0u128, |rest, byte| (rest * 256 + u128::from(*byte)) % u128::from(base));

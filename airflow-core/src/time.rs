@@ -4,6 +4,7 @@
 
 use std::collections::BTreeMap;
 use std::fmt;
+use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Arc, LazyLock, Mutex};
 use std::time::{Duration, Instant};
 
@@ -32,6 +33,40 @@ pub trait Clock: Send + Sync + fmt::Debug + 'static {
 
     /// Returns after this time, whatever somebody does to the time of day.
     async fn sleep(&self, time: Duration);
+}
+
+tokio::task_local! {
+    /// Of the work that a test runs: whether it waits for the clock, and so for nothing else.
+    pub(crate) static WAITS: Arc<AtomicBool>;
+}
+
+/// While it lives, the work that runs waits for the clock and for nothing else.
+pub(crate) struct Waits(Option<Arc<AtomicBool>>);
+
+impl Waits {
+    pub(crate) fn begin() -> Self {
+        let flag = WAITS.try_with(Arc::clone).ok();
+        flag.iter().for_each(|flag| flag.store(true, Ordering::Relaxed));
+        Self(flag)
+    }
+}
+
+impl Drop for Waits {
+    fn drop(&mut self) {
+        self.0.iter().for_each(|flag| flag.store(false, Ordering::Relaxed));
+    }
+}
+
+/// Waits for this time to pass and for nothing else.
+pub(crate) async fn wait_for(clock: &dyn Clock, time: Duration) {
+    let _waits = Waits::begin();
+    clock.sleep(time).await;
+}
+
+/// Waits for a moment and for nothing else.
+pub(crate) async fn wait_until(clock: &dyn Clock, moment: DateTime<Utc>) {
+    let _waits = Waits::begin();
+    clock.sleep_until(moment).await;
 }
 
 /// The clock of the machine.
@@ -297,6 +332,19 @@ pub fn parse_moment(text: &str, zone: chrono_tz::Tz) -> Result<DateTime<Utc>, In
     zone.from_local_datetime(&naive).latest().map(|local| local.with_timezone(&Utc)).ok_or_else(fail)
 }
 
+/// The moment of a local time: of two the first, of a time that the zone skips the one after the gap by as much.
+pub(crate) fn local_moment(local: chrono::NaiveDateTime, zone: chrono_tz::Tz) -> DateTime<Utc> {
+    use chrono::{Offset as _, TimeZone as _};
+    match zone.from_local_datetime(&local).earliest() {
+        Some(moment) => moment.with_timezone(&Utc),
+        None => {
+            let day_before = local - chrono::TimeDelta::days(1);
+            let offset = zone.offset_from_utc_datetime(&day_before).fix();
+            (local - offset).and_utc()
+        }
+    }
+}
+
 /// Why a text is no moment in time.
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
 #[error(
@@ -336,6 +384,20 @@ mod tests {
             assert_eq!(parse_moment(text, paris).unwrap(), utc.parse::<DateTime<Utc>>().unwrap(), "{text}");
         }
         assert!(parse_moment("2026-13-01", paris).is_err());
+    }
+
+    #[test]
+    fn a_skipped_local_time_is_moved_past_the_gap() {
+        let paris = chrono_tz::Europe::Paris;
+        for (local, utc) in [
+            ("2026-03-29T02:30:00", "2026-03-29T01:30:00Z"),
+            ("2026-03-29T03:30:00", "2026-03-29T01:30:00Z"),
+            ("2026-10-25T02:30:00", "2026-10-25T00:30:00Z"),
+            ("2026-07-01T06:00:00", "2026-07-01T04:00:00Z"),
+        ] {
+            let expected: DateTime<Utc> = utc.parse().unwrap();
+            assert_eq!(local_moment(local.parse().unwrap(), paris), expected, "{local}");
+        }
     }
 
     /// Goal: a wait on the simulated clock ends exactly when the clock gets there.

@@ -195,6 +195,13 @@ impl Args {
         self.get(name).is_some_and(|arg| value::switch(arg, errors))
     }
 
+    /// Complains about every option among `keys` that is given.
+    pub(crate) fn refuse(&self, keys: &[Key], why: &str, errors: &mut Errors) {
+        for arg in self.args.iter().filter(|arg| keys.iter().any(|key| key.name == arg.key.name)) {
+            errors.at(&arg.word, why);
+        }
+    }
+
     /// The types of the option `name`.
     pub(crate) fn types(&self, name: &str, errors: &mut Errors) -> Vec<Type> {
         match self.get(name) {

@@ -27,6 +27,8 @@ pub(crate) enum Kind {
     TriggerRule,
     /// The name of a weight rule, or an expression.
     WeightRule,
+    /// The name of a mode of sensors, or an expression.
+    SensorMode,
     /// A function, or a list of them.
     Callback,
     /// A list of texts.
@@ -64,7 +66,8 @@ pub(crate) const OPTIONS: &[Key] = &[
     key("retry_delay", Kind::Duration, &[]),
     key("retry_exponential_backoff", Kind::Factor, &["exponential_backoff"]),
     key("max_retry_delay", Kind::Duration, &[]),
-    key("timeout", Kind::Duration, &["execution_timeout"]),
+    key("timeout", Kind::Duration, &[]),
+    key("execution_timeout", Kind::Duration, &[]),
     key("pool", Kind::Text, &[]),
     key("pool_slots", Kind::Count(1), &[]),
     key("priority_weight", Kind::Int, &[]),
@@ -94,11 +97,30 @@ pub(crate) const OPTIONS: &[Key] = &[
 ];
 
 /// What only `#[task]` takes.
-pub(crate) const TASK: &[Key] = &[key("blocking", Kind::Switch, &[])];
+pub(crate) const TASK: &[Key] = &[key("blocking", Kind::Switch, &[]), key("triggers", Kind::Types, &[])];
+
+/// What only `#[sensor]` takes, beside the options of sensors.
+pub(crate) const SENSOR_FN: &[Key] = &[key("blocking", Kind::Switch, &[])];
+
+/// Options of sensors: the other setters of `TaskOptions`.
+pub(crate) const SENSOR: &[Key] = &[
+    key("mode", Kind::SensorMode, &[]),
+    key("poke_interval", Kind::Duration, &["poke_every"]),
+    key("poke_backoff", Kind::Bool, &[]),
+    key("max_wait", Kind::Duration, &[]),
+    key("soft_fail", Kind::Bool, &[]),
+    key("silent_fail", Kind::Bool, &[]),
+    key("never_fail", Kind::Bool, &[]),
+];
 
 /// What only `#[operator(..)]` takes.
-pub(crate) const OPERATOR: &[Key] =
-    &[key("name", Kind::Text, &[]), key("color", Kind::Color, &[]), key("needs", Kind::Types, &[])];
+pub(crate) const OPERATOR: &[Key] = &[
+    key("name", Kind::Text, &[]),
+    key("color", Kind::Color, &[]),
+    key("needs", Kind::Types, &[]),
+    key("triggers", Kind::Types, &[]),
+    key("sensor", Kind::Switch, &[]),
+];
 
 /// Options of `#[dag]`: the setters of `DagDef`.
 pub(crate) const DAG: &[Key] = &[
@@ -219,7 +241,13 @@ mod tests {
 
     #[test]
     fn no_word_means_two_options() {
-        for known in [&[OPTIONS, TASK][..], &[OPTIONS, OPERATOR], &[DAG], &[BRANCH]] {
+        for known in [
+            &[OPTIONS, TASK][..],
+            &[OPTIONS, OPERATOR, SENSOR],
+            &[OPTIONS, SENSOR, SENSOR_FN],
+            &[DAG],
+            &[BRANCH],
+        ] {
             let mut words: Vec<_> = all(known)
                 .flat_map(|key| std::iter::once(key.name).chain(key.aliases.iter().copied()))
                 .collect();

@@ -42,15 +42,51 @@ use proc_macro::TokenStream;
 ///   `&TaskContext`, `&Params<T>`, or a resource that the application registered.
 /// - The function stays as it is; `price::call(..)` makes a task of it, `price::ID` is its id.
 /// - An `async fn` runs on the runtime; a plain `fn` runs on a thread that may block, which `blocking` says aloud.
-/// - Options: `id`, `retries`, `retry_delay`, `retry_exponential_backoff`, `max_retry_delay`, `timeout`, `pool`,
+/// - Options: `id`, `retries`, `retry_delay`, `retry_exponential_backoff`, `max_retry_delay`, `timeout`, `execution_timeout`, `pool`,
 ///   `pool_slots`, `priority_weight`, `weight_rule`, `queue`, `executor`, `trigger_rule`, `depends_on_past`,
 ///   `wait_for_downstream`, `max_active_tis_per_dag`, `max_active_tis_per_dagrun`, `start_date`, `end_date`,
 ///   `do_xcom_push`, `owner`, `doc` (default: the doc comment), `display_name`, `on_execute`, `on_success`,
-///   `on_failure`, `on_retry`, `on_skipped`, `setup`, `teardown`, `on_failure_fail_dagrun`, `blocking`, and `crate` if
+///   `on_failure`, `on_retry`, `on_skipped`, `setup`, `teardown`, `on_failure_fail_dagrun`, `blocking`,
+///   `triggers(..)` (what it may defer to: `Deferral`), and `crate` if
 ///   `airflow` has another name. They take literals or any expression; a use may override them: `.retries(2)`.
 #[proc_macro_attribute]
 pub fn task(options: TokenStream, item: TokenStream) -> TokenStream {
-    task::expand(options.into(), &item.into()).into()
+    task::expand(options.into(), &item.into(), task::Flavour::Task).into()
+}
+
+/// Makes a function a sensor: a task that waits until something is so.
+///
+/// ```
+/// use airflow::prelude::*;
+///
+/// /// Returns the size of the file once it is there.
+/// #[sensor(poke_interval = "30s", timeout = "6h", mode = "reschedule")]
+/// async fn arrived(path: String) -> Result<Poke<u64>> {
+///     match std::fs::metadata(path) {
+///         Ok(file) => Ok(Poke::Ready(file.len())),
+///         Err(_) => Ok(Poke::NotYet),
+///     }
+/// }
+///
+/// #[task]
+/// async fn load(bytes: u64) -> Result<()> { Ok(()) }
+///
+/// #[dag]
+/// fn imports(d: &Dag) {
+///     let bytes = d.add(arrived::call("/in/orders.csv".to_owned()).poke_every(mins(1)));
+///     d.add(load::call(bytes));
+/// }
+/// # assert_eq!(imports().id(), "imports");
+/// ```
+///
+/// - The function looks once, and is called again and again. It returns `Result<Poke<T>>`, or `Result<bool>` if there
+///   is nothing to hand on.
+/// - Options: those of [`macro@task`], and `mode` (`"poke"`, `"reschedule"`, `"deferred"`), `poke_interval`,
+///   `poke_backoff`, `max_wait`, `soft_fail`, `silent_fail`, `never_fail`. `timeout` is that of the whole wait,
+///   `execution_timeout` that of one attempt.
+#[proc_macro_attribute]
+pub fn sensor(options: TokenStream, item: TokenStream) -> TokenStream {
+    task::expand(options.into(), &item.into(), task::Flavour::Sensor).into()
 }
 
 /// Makes a function the definition of a dag.
@@ -117,7 +153,10 @@ pub fn dag(options: TokenStream, item: TokenStream) -> TokenStream {
 ///   aloud. All other fields are only cloned.
 /// - `#[operator(..)]` takes the options of [`macro@task`] but `blocking`, and `name` (default: the name of the struct),
 ///   `color`, and `needs(PgPool, Rates)`: the resources that `execute` asks the context for, so that a missing one is
-///   found when the application starts. The default of `id` is the name of the struct in `snake_case`.
+///   found when the application starts. `triggers(JobDone)` names the triggers that it defers to. The default of `id` is
+///   the name of the struct in `snake_case`.
+/// - `#[operator(sensor)]` makes it a sensor, with `impl Sensor` instead of `impl Execute`, and the further options of
+///   [`macro@sensor`].
 #[proc_macro_derive(Operator, attributes(operator, template, input))]
 pub fn operator(item: TokenStream) -> TokenStream {
     operator::expand(item.into()).into()

@@ -1,6 +1,6 @@
 //! `#[derive(Operator)]`: everything about a kind of task but what it does.
 
-use proc_macro2::TokenStream;
+use proc_macro2::{Span, TokenStream};
 use quote::{ToTokens, quote, quote_spanned};
 use syn::ext::IdentExt as _;
 use syn::spanned::Spanned as _;
@@ -17,7 +17,8 @@ pub(crate) fn expand(input: TokenStream) -> TokenStream {
         Err(error) => return error.to_compile_error(),
     };
     let mut errors = Errors::default();
-    let args = args::of_attributes(&input.attrs, "operator", &[keys::OPTIONS, keys::OPERATOR], &mut errors);
+    let known = &[keys::OPTIONS, keys::OPERATOR, keys::SENSOR];
+    let args = args::of_attributes(&input.attrs, "operator", known, &mut errors);
     check_generics(&input, &mut errors);
     let fields = fields(&input, &mut errors).filter(|_| input.generics.lifetimes().next().is_none());
     let code = fields.map(|fields| implementation(&input, &args, &fields, &mut errors));
@@ -121,14 +122,29 @@ fn implementation(
     let defaults = defaults(input, args, errors);
     let describe = describe(args, fields, errors);
     let rendered = rendered(private, fields);
-    let generics = with_bounds(input, private);
+    let is_sensor = args.is_on("sensor", errors);
+    if !is_sensor {
+        args.refuse(
+            keys::SENSOR,
+            "only a sensor has this option; add `sensor`, and write `impl Sensor`",
+            errors,
+        );
+    }
+    let generics = with_bounds(input, private, is_sensor);
+    let work = if is_sensor { sensor_work(private, name.span()) } else { work(private, name.span()) };
+    let marker = is_sensor.then(|| {
+        let (params, names, bounds) = generics.split_for_impl();
+        quote_spanned! {name.span()=>
+            #[automatically_derived]
+            impl #params #private::IsSensor for #name #names #bounds {}
+        }
+    });
     let (params, names, bounds) = generics.split_for_impl();
     // With the name's span, a missing `impl Execute` is reported there, and only once.
     quote_spanned! {name.span()=>
         #[automatically_derived]
         #[allow(clippy::all, clippy::pedantic)]
         impl #params #private::Operator for #name #names #bounds {
-            type Output = <Self as #private::Execute>::Output;
             const NAME: &'static ::core::primitive::str = #kind;
             #color
 
@@ -141,30 +157,83 @@ fn implementation(
             #describe
             #rendered
 
-            fn execute(
-                &self,
-                cx: &#private::TaskContext,
-            ) -> impl ::core::future::Future<Output = #private::Result<Self::Output>> + ::core::marker::Send {
-                <Self as #private::Execute>::execute(self, cx)
-            }
+            #work
+        }
 
-            fn on_kill(
-                &self,
-                cx: &#private::TaskContext,
-            ) -> impl ::core::future::Future<Output = ()> + ::core::marker::Send {
-                <Self as #private::Execute>::on_kill(self, cx)
-            }
+        #marker
+    }
+}
+
+/// What an operator leaves to `Execute`.
+fn work(private: &TokenStream, span: Span) -> TokenStream {
+    quote_spanned! {span=>
+        type Output = <Self as #private::Execute>::Output;
+
+        fn execute(
+            &self,
+            cx: &#private::TaskContext,
+        ) -> impl ::core::future::Future<Output = #private::Result<Self::Output>> + ::core::marker::Send {
+            <Self as #private::Execute>::execute(self, cx)
+        }
+
+        fn resume(
+            &self,
+            cx: &#private::TaskContext,
+            resumed: &#private::Resumed,
+        ) -> impl ::core::future::Future<Output = #private::Result<Self::Output>> + ::core::marker::Send {
+            <Self as #private::Execute>::resume(self, cx, resumed)
+        }
+
+        fn on_kill(
+            &self,
+            cx: &#private::TaskContext,
+        ) -> impl ::core::future::Future<Output = ()> + ::core::marker::Send {
+            <Self as #private::Execute>::on_kill(self, cx)
+        }
+    }
+}
+
+/// What a sensor leaves to `Sensor`.
+fn sensor_work(private: &TokenStream, span: Span) -> TokenStream {
+    quote_spanned! {span=>
+        type Output = <Self as #private::Sensor>::Output;
+        const IS_SENSOR: ::core::primitive::bool = true;
+
+        fn execute(
+            &self,
+            cx: &#private::TaskContext,
+        ) -> impl ::core::future::Future<Output = #private::Result<Self::Output>> + ::core::marker::Send {
+            #private::watch(self, cx)
+        }
+
+        fn poke(
+            &self,
+            cx: &#private::TaskContext,
+        ) -> impl ::core::future::Future<Output = #private::Result<#private::Poke<Self::Output>>>
+        + ::core::marker::Send {
+            <Self as #private::Sensor>::poke(self, cx)
+        }
+
+        fn on_kill(
+            &self,
+            cx: &#private::TaskContext,
+        ) -> impl ::core::future::Future<Output = ()> + ::core::marker::Send {
+            <Self as #private::Sensor>::on_kill(self, cx)
         }
     }
 }
 
 /// With type parameters, what each concrete use must fulfil.
-fn with_bounds(input: &DeriveInput, private: &TokenStream) -> syn::Generics {
+fn with_bounds(input: &DeriveInput, private: &TokenStream, is_sensor: bool) -> syn::Generics {
     let mut generics = input.generics.clone();
     let types: Vec<_> = input.generics.type_params().map(|param| param.ident.clone()).collect();
     if !types.is_empty() {
         let bounds = generics.make_where_clause();
-        bounds.predicates.push(syn::parse_quote!(Self: #private::Execute));
+        bounds.predicates.push(if is_sensor {
+            syn::parse_quote!(Self: #private::Sensor)
+        } else {
+            syn::parse_quote!(Self: #private::Execute)
+        });
         for ty in types {
             bounds.predicates.push(syn::parse_quote!(#ty: 'static));
         }
@@ -174,7 +243,8 @@ fn with_bounds(input: &DeriveInput, private: &TokenStream) -> syn::Generics {
 
 fn defaults(input: &DeriveInput, args: &Args, errors: &mut Errors) -> TokenStream {
     let private = &args.private;
-    let other = ["id", "name", "color", "needs", "setup", "teardown", "on_failure_fail_dagrun"];
+    let other =
+        ["id", "name", "color", "needs", "triggers", "sensor", "setup", "teardown", "on_failure_fail_dagrun"];
     let setters = args.setters(&other, errors);
     let docs = args::docs(&input.attrs).filter(|_| args.get("doc").is_none());
     let docs = docs.iter();
@@ -200,11 +270,13 @@ fn describe(args: &Args, fields: &[(&Field, Part)], errors: &mut Errors) -> Toke
         }
     });
     let needs = args.types("needs", errors);
+    let triggers = args.types("triggers", errors);
     quote! {
         fn describe(&self, description: &mut #private::Description) {
             let _ = &description;
             #(#lines)*
             #(description.resource::<#needs>();)*
+            #(description.trigger::<#triggers>();)*
         }
     }
 }

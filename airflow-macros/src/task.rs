@@ -12,10 +12,26 @@ use crate::item::{self, FnItem, Found};
 use crate::keys;
 use crate::params::{self, Param, Source};
 
+/// Which attribute it is.
+#[derive(Clone, Copy, PartialEq, Eq)]
+pub(crate) enum Flavour {
+    Task,
+    Sensor,
+}
+
 /// Writes the operator beside the function.
-pub(crate) fn expand(options: TokenStream, item: &TokenStream) -> TokenStream {
-    let wanted = "for a struct, derive `Operator`";
-    let function = match item::read_fn(item, "task", wanted) {
+pub(crate) fn expand(options: TokenStream, item: &TokenStream, flavour: Flavour) -> TokenStream {
+    let (attribute, place, known, wanted) = match flavour {
+        Flavour::Task => {
+            let known: &[&'static [keys::Key]] = &[keys::OPTIONS, keys::TASK];
+            ("task", "#[task]", known, "for a struct, derive `Operator`")
+        }
+        Flavour::Sensor => {
+            let known: &[&'static [keys::Key]] = &[keys::OPTIONS, keys::SENSOR, keys::SENSOR_FN];
+            ("sensor", "#[sensor]", known, "for a struct, derive `Operator` with `#[operator(sensor)]`")
+        }
+    };
+    let function = match item::read_fn(item, attribute, wanted) {
         Ok(function) => function,
         Err(error) => {
             let error = error.to_compile_error();
@@ -23,8 +39,8 @@ pub(crate) fn expand(options: TokenStream, item: &TokenStream) -> TokenStream {
         }
     };
     let mut errors = Errors::default();
-    let args = args::read([options], &[keys::OPTIONS, keys::TASK], "#[task]", &mut errors);
-    let code = Task::read(&function, &args, &mut errors).map(|task| task.code(&mut errors));
+    let args = args::read([options], known, place, &mut errors);
+    let code = Task::read(&function, &args, flavour, &mut errors).map(|task| task.code(&mut errors));
     let errors = errors.into_tokens();
     quote! {
         // The form of a task is given: it may be async, take its input by value and return a `Result` without need.
@@ -43,6 +59,7 @@ pub(crate) fn expand(options: TokenStream, item: &TokenStream) -> TokenStream {
 struct Task<'a> {
     function: &'a FnItem,
     args: &'a Args,
+    flavour: Flavour,
     params: Vec<Param>,
     /// The return type.
     output: Type,
@@ -51,7 +68,7 @@ struct Task<'a> {
 
 impl<'a> Task<'a> {
     /// Checks the function; `None` if nothing useful can be generated.
-    fn read(function: &'a FnItem, args: &'a Args, errors: &mut Errors) -> Option<Self> {
+    fn read(function: &'a FnItem, args: &'a Args, flavour: Flavour, errors: &mut Errors) -> Option<Self> {
         let sig = &function.sig;
         let usable = check_signature(sig, errors);
         check_blocking(sig, args, errors);
@@ -76,7 +93,7 @@ impl<'a> Task<'a> {
             );
         }
         let cfgs = args::cfgs(&function.attrs);
-        usable.then_some(Self { function, args, params, output, cfgs })
+        usable.then_some(Self { function, args, flavour, params, output, cfgs })
     }
 
     fn code(&self, errors: &mut Errors) -> TokenStream {
@@ -152,8 +169,10 @@ impl<'a> Task<'a> {
         let (private, cfgs) = (&self.args.private, &self.cfgs);
         let name = &self.function.sig.ident;
         let text = name.unraw().to_string();
-        let setters =
-            self.args.setters(&["id", "setup", "teardown", "on_failure_fail_dagrun", "blocking"], errors);
+        let setters = self
+            .args
+            .setters(&["id", "setup", "teardown", "on_failure_fail_dagrun", "blocking", "triggers"], errors);
+        let triggers = self.args.types("triggers", errors);
         let docs = args::docs(&self.function.attrs).filter(|_| self.args.get("doc").is_none());
         let docs = docs.iter();
         let role =
@@ -165,6 +184,12 @@ impl<'a> Task<'a> {
         });
         let execute = self.execute(errors);
         let output = self.output();
+        let marker = (self.flavour == Flavour::Sensor).then(|| {
+            quote! {
+                #(#cfgs)*
+                impl #private::IsSensor for #name {}
+            }
+        });
         quote! {
             #(#cfgs)*
             #[allow(clippy::all, clippy::pedantic, unused_variables, deprecated)]
@@ -184,10 +209,13 @@ impl<'a> Task<'a> {
 
                 fn describe(&self, description: &mut #private::Description) {
                     #(#described)*
+                    #(description.trigger::<#triggers>();)*
                 }
 
                 #execute
             }
+
+            #marker
         }
     }
 
@@ -195,8 +223,14 @@ impl<'a> Task<'a> {
     fn output(&self) -> TokenStream {
         let ty = &self.output;
         let private = self.args.private_at(ty.span());
-        quote_spanned! {ty.span()=>
-            type Output = <<#ty as #private::TaskReturn>::Output as #private::Stored>::Type;
+        match self.flavour {
+            Flavour::Task => quote_spanned! {ty.span()=>
+                type Output = <<#ty as #private::TaskReturn>::Output as #private::Stored>::Type;
+            },
+            Flavour::Sensor => quote_spanned! {ty.span()=>
+                type Output = <<#ty as #private::TaskReturn>::Output as #private::PokeReturn>::Ready;
+                const IS_SENSOR: ::core::primitive::bool = true;
+            },
         }
     }
 
@@ -233,16 +267,38 @@ impl<'a> Task<'a> {
         };
         // The same span as that of `type Output`, and no `async fn`, which would be another place to the compiler: the
         // same mistake at the same place is shown once.
-        quote_spanned! {ty.span()=>
-            fn execute(
-                &self,
-                __airflow_cx: &#at_output::TaskContext,
-            ) -> impl ::core::future::Future<Output = #at_output::Result<Self::Output>> + ::core::marker::Send {
-                async move {
-                    #(#fetches)*
-                    #body
+        match self.flavour {
+            Flavour::Task => quote_spanned! {ty.span()=>
+                fn execute(
+                    &self,
+                    __airflow_cx: &#at_output::TaskContext,
+                ) -> impl ::core::future::Future<Output = #at_output::Result<Self::Output>> + ::core::marker::Send {
+                    async move {
+                        #(#fetches)*
+                        #body
+                    }
                 }
-            }
+            },
+            Flavour::Sensor => quote_spanned! {ty.span()=>
+                fn execute(
+                    &self,
+                    __airflow_cx: &#at_output::TaskContext,
+                ) -> impl ::core::future::Future<Output = #at_output::Result<Self::Output>> + ::core::marker::Send {
+                    #at_output::watch(self, __airflow_cx)
+                }
+
+                fn poke(
+                    &self,
+                    __airflow_cx: &#at_output::TaskContext,
+                ) -> impl ::core::future::Future<Output = #at_output::Result<#at_output::Poke<Self::Output>>>
+                + ::core::marker::Send {
+                    async move {
+                        #(#fetches)*
+                        let __airflow_found = async { #body }.await?;
+                        ::core::result::Result::Ok(#at_output::PokeReturn::into_poke(__airflow_found))
+                    }
+                }
+            },
         }
     }
 }

@@ -33,6 +33,9 @@ const TRIGGER_RULES: &[(&str, &str)] = &[
 const WEIGHT_RULES: &[(&str, &str)] =
     &[("downstream", "Downstream"), ("upstream", "Upstream"), ("absolute", "Absolute")];
 
+const SENSOR_MODES: &[(&str, &str)] =
+    &[("poke", "Poke"), ("reschedule", "Reschedule"), ("deferred", "Deferred")];
+
 /// The value of an option as expressions for its setter: one, several for a list of callbacks, none after a mistake.
 pub(crate) fn check(arg: &Arg, private: &TokenStream, errors: &mut Errors) -> Vec<TokenStream> {
     match check_value(arg, private, errors) {
@@ -118,6 +121,10 @@ fn check_literal(
             let variant = variant("weight rule", &text.value(), WEIGHT_RULES, text.span())?;
             Ok(quote!(#private::WeightRule::#variant))
         }
+        (Kind::SensorMode, Lit::Str(text)) => {
+            let variant = variant("mode", &text.value(), SENSOR_MODES, text.span())?;
+            Ok(quote!(#private::SensorMode::#variant))
+        }
         (Kind::Text | Kind::Color | Kind::Schedule | Kind::When, Lit::Str(_))
         | (Kind::Int, Lit::Int(_))
         | (Kind::Factor, Lit::Float(_))
@@ -139,6 +146,7 @@ fn wanted(arg: &Arg, at: impl ToTokens) -> syn::Error {
         Kind::Bool | Kind::Switch => format!("a bool: `{name} = true`"),
         Kind::TriggerRule => format!("a rule: `{name} = \"all_done\"`"),
         Kind::WeightRule => format!("a rule: `{name} = \"upstream\"`"),
+        Kind::SensorMode => format!("a mode: `{name} = \"reschedule\"`"),
         Kind::Callback => format!("a function: `{name} = notify`"),
         Kind::Texts => format!("a list of texts: `{name} = [\"..\"]`"),
         Kind::When => format!("a date: `{name} = \"2026-01-31\"`"),

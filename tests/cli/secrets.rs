@@ -56,6 +56,7 @@ async fn bad_connections_are_refused_without_repeating_their_secrets() {
     let app = App::migrated().await;
     for (args, why) in [
         (&["c", "--conn-uri", "x://u:p4ss@h:port"][..], "the port must be a number from 0 to 65535"),
+        (&["c", "--conn-uri", "x://u:p4/ss@h"], "if the password holds `/`"),
         (&["c", "--conn-uri", "a://b://u:p4ss@c://d"], "`://` stands where it cannot"),
         (&["c", "--conn-json", "{\"password\": \"p4ss\", \"hots\": 1}"], "a connection has no field `hots`"),
         (&["a b", "--conn-uri", "x://u:p4ss@h"], "`a b` is no id of a connection"),
@@ -90,7 +91,7 @@ async fn connections_travel_as_files() {
     assert_eq!(app.json(&["connections", "export", "-"]).await["a"], before["a"]);
     std::fs::write(&env, "a=x://h\na=x://i\n").expect("a file");
     let (code, _, err) = app.run(&["connections", "import", &env]).await;
-    assert!(code == 1 && err.contains("connection `a`: it stands there twice"), "{err}");
+    assert!(code == 1 && err.contains("line 2: `a` stands there twice"), "{err}");
 }
 
 #[tokio::test]

@@ -54,7 +54,7 @@ fn parsed(expected: &Value, result: Result<Connection, ConnectionError>) -> Resu
 fn raised(expected: &Value, error: &ConnectionError) -> Result<(), String> {
     let class = match error {
         ConnectionError::Protocols | ConnectionError::UriAndFields => "AirflowException",
-        ConnectionError::Host(_) | ConnectionError::Port(_) => "ValueError",
+        ConnectionError::Host(_) | ConnectionError::Port => "ValueError",
         ConnectionError::Json(_) => "JSONDecodeError",
         ConnectionError::NotAnObject("a list")
         | ConnectionError::UnknownField(_)
@@ -78,7 +78,7 @@ fn of_fields(fields: &Value) -> Result<Connection, ConnectionError> {
     }
     .with_password(text("password").unwrap_or_default());
     if let Some(port) = fields["port"].as_u64() {
-        conn.port = Some(u16::try_from(port).map_err(|_| ConnectionError::Port(port.to_string()))?);
+        conn.port = Some(u16::try_from(port).map_err(|_| ConnectionError::Port)?);
     }
     Ok(match &fields["extra"] {
         Value::Null => conn,

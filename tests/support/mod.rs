@@ -8,6 +8,7 @@ use airflow::operator::{
     BoxError, Cancel, ContextParts, Inputs, Resources, RunInfo, TaskContext, TaskServices, TiInfo, XComQuery,
 };
 use airflow::state::RunType;
+use airflow::time::SystemClock;
 use airflow::timetable::DataInterval;
 use airflow::xcom::{DEFAULT_XCOM_LIMIT, XComValue};
 use chrono::{DateTime, Utc};
@@ -79,6 +80,12 @@ pub(crate) fn context_with(resources: Resources, params: Value) -> TaskContext {
         xcom_limit: DEFAULT_XCOM_LIMIT,
         log_path: None,
         cancel: Cancel::never(),
+        wait: None,
+        sensor: None,
+        started_at: at,
+        clock: Arc::new(SystemClock),
+        timezone: chrono_tz::Tz::UTC,
+        retries: 0,
     })
 }
 

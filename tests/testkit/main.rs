@@ -2,8 +2,10 @@
 
 #![expect(clippy::unwrap_used, reason = "a test that cannot go on may panic")]
 
+mod builtins;
 mod chaos;
 mod flow;
 mod one_run;
 mod schedule;
 mod tasks;
+mod waiting;

@@ -5,10 +5,13 @@
 //! of [`Airflow`].
 
 mod builder;
+mod health;
+mod made_runs;
 mod ops;
 mod results;
 mod runs;
 mod settings;
+mod waits;
 
 use std::sync::Arc;
 use std::time::Duration;
@@ -27,7 +30,11 @@ use crate::secrets::Secrets;
 use crate::store::{DagRecord, DagRow, SharedStore, StoreError, StoreResult};
 use crate::time::Clock;
 
+use made_runs::AppRuns;
+use waits::LocalWaiter;
+
 pub use builder::{AirflowBuilder, BuildError};
+pub use health::{DatabaseHealth, Health, HealthStatus, SchedulerHealth};
 pub use ops::{ClearOptions, Cleared, Mark, OpError, Selection, suggestion};
 pub use runs::{BackfillOptions, BackfillOutcome, Reprocess, Trigger, TriggerError};
 
@@ -120,6 +127,7 @@ impl Airflow {
             parts.runner.clone(),
         )
         .with_secrets(parts.secrets.clone())
+        .with_runs(Arc::new(AppRuns::of(self)))
     }
 
     /// Its connections and variables, wherever they come from. Those of the store are written through
@@ -172,7 +180,10 @@ impl Airflow {
             Arc::clone(&parts.clock),
             parts.scheduler.clone(),
         );
-        executor.start(ExecutorServices { runner: Arc::new(self.runner()), reports });
+        let runner = Arc::new(self.runner());
+        let waiter = LocalWaiter::new(runner.clone(), reports.clone(), parts.scheduler.max_waits);
+        let scheduler = scheduler.with_waiter(Arc::new(waiter));
+        executor.start(ExecutorServices { runner, reports });
         let handle = scheduler.handle();
         self.attach(handle.clone());
         let (stop, stopped) = watch::channel(None);

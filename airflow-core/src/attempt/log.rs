@@ -111,10 +111,16 @@ impl AttemptLog {
         );
     }
 
+    pub(super) fn waits(&self, what: &str) {
+        self.line("INFO", &format!("Waiting without a slot: {what}"));
+    }
+
     pub(super) fn footer(&self, attempt: &Attempt, outcome: &Outcome) {
         let (level, what) = match outcome {
             Outcome::Success(_) => ("INFO", "SUCCESS".to_owned()),
             Outcome::Skipped(why) => ("INFO", format!("SKIPPED: {why}")),
+            Outcome::Deferred(to) => ("INFO", format!("DEFERRED until `{}` fires", to.kind)),
+            Outcome::Fired(_) => ("INFO", "SCHEDULED: what it waited for has happened".to_owned()),
             Outcome::Rescheduled(at) => ("INFO", format!("UP_FOR_RESCHEDULE at {at}")),
             Outcome::Failed { error, retryable: true, .. }
                 if attempt.ti.try_number < attempt.ti.max_tries =>

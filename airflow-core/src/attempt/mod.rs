@@ -8,6 +8,7 @@ pub mod log;
 mod log_path;
 mod names;
 mod services;
+mod waits;
 
 use std::panic::AssertUnwindSafe;
 use std::path::PathBuf;
@@ -15,6 +16,7 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use async_trait::async_trait;
+use chrono::{DateTime, Utc};
 use futures_util::FutureExt as _;
 use tracing::Instrument as _;
 
@@ -24,7 +26,8 @@ use crate::executor::AttemptRunner;
 use crate::fernet::Fernet;
 use crate::mask::Masker;
 use crate::operator::{
-    AnyOperator, BoxError, Cancel, ContextParts, Resources, Returned, TaskContext, TaskError,
+    AnyOperator, BoxError, Cancel, ContextParts, MadeRun, Resources, Returned, RunRequest, TaskContext,
+    TaskError,
 };
 use crate::plan::{Attempt, Outcome, Report};
 use crate::registry::Registry;
@@ -67,6 +70,18 @@ pub struct Runner {
     sources: Arc<inputs::SourceCache>,
     overrides: Option<Arc<dyn Override>>,
     secrets: Secrets,
+    runs: Option<Arc<dyn RunMaker>>,
+}
+
+/// Makes runs for tasks that ask for them.
+#[async_trait]
+pub trait RunMaker: std::fmt::Debug + Send + Sync + 'static {
+    /// As [`TaskServices::make_run`](crate::operator::TaskServices::make_run).
+    ///
+    /// # Errors
+    ///
+    /// As there.
+    async fn make_run(&self, request: &RunRequest) -> Result<MadeRun, BoxError>;
 }
 
 /// Stands in for task bodies, for tests.
@@ -94,7 +109,7 @@ impl Runner {
         let environment = EnvironmentSecrets::of_process();
         let secrets = Secrets::new(Backends::default(), environment, vault, Masker::default());
         let sources = Arc::default();
-        Self { registry, store, resources, clock, config, sources, overrides: None, secrets }
+        Self { registry, store, resources, clock, config, sources, overrides: None, secrets, runs: None }
     }
 
     /// The same, with another place for variables and connections, and what hides them in logs.
@@ -114,6 +129,13 @@ impl Runner {
     /// What hides secrets in logs, errors and rendered fields.
     pub fn masker(&self) -> &Masker {
         self.secrets.masker()
+    }
+
+    /// The same, able to make runs for tasks that ask for them.
+    #[must_use]
+    pub fn with_runs(mut self, runs: Arc<dyn RunMaker>) -> Self {
+        self.runs = Some(runs);
+        self
     }
 
     /// The context of an attempt, with its inputs fetched.
@@ -142,13 +164,19 @@ impl Runner {
             params,
             inputs,
             resources: self.resources.clone(),
-            services: Arc::new(StoreServices::new(Arc::clone(&self.store), self.secrets.clone())),
+            services: Arc::new(StoreServices::new(self)),
             renderer: Box::new(move || templates.renderer()),
             has_templates: task.has_templates,
             pushes_result: task.settings.do_xcom_push,
             xcom_limit: self.config.xcom_limit,
             log_path: log,
             cancel,
+            wait: attempt.wait.clone(),
+            sensor: task.settings.sensor.clone(),
+            started_at: attempt.at,
+            clock: Arc::clone(&self.clock),
+            timezone: dag.settings.timezone,
+            retries: task.settings.retry.retries,
         }))
     }
 
@@ -178,27 +206,42 @@ impl Runner {
         cancel: Cancel,
         log: &AttemptLog,
     ) -> (Outcome, Option<TaskContext>) {
-        let Some(dag) = self.registry.get(&attempt.run.dag_id) else {
-            let error = format!("code_missing: this process carries no dag `{}`", attempt.run.dag_id);
-            return (failed(error, false), None);
+        let dag = match self.dag_of(attempt) {
+            Ok(dag) => dag,
+            Err(error) => return (failed(error, false), None),
         };
-        let dag = Arc::clone(dag);
-        let Some(task) = dag.tasks.get(attempt.task.index()).filter(|task| task.id == attempt.ti.task_id)
-        else {
-            let error = format!("code_missing: dag `{}` has no task `{}` here", dag.id, attempt.ti.task_id);
-            return (failed(error, false), None);
-        };
+        let task = dag.task(attempt.task);
         let context = self.context(&dag, attempt, cancel.clone(), log.path().cloned()).await;
         let cx = match context {
             Ok(cx) => cx,
             Err(error) => return (failed(format!("cannot prepare the attempt: {error}"), true), None),
         };
         self.on_execute(task, attempt).await;
-        let outcome = self.body(task, &cx, &cancel).await;
+        // A task that goes on after a deferral is in the same stretch of work as before.
+        let start = if cx.resumed().is_some() { attempt.try_started_at } else { self.clock.now() };
+        let outcome = self.body(task, &cx, &cancel, start).await;
         (outcome, Some(cx))
     }
 
-    async fn body(&self, task: &CompiledTask, cx: &TaskContext, cancel: &Cancel) -> Outcome {
+    /// The dag of an attempt, which has its task.
+    fn dag_of(&self, attempt: &Attempt) -> Result<Arc<CompiledDag>, String> {
+        let Some(dag) = self.registry.get(&attempt.run.dag_id) else {
+            return Err(format!("code_missing: this process carries no dag `{}`", attempt.run.dag_id));
+        };
+        let task = dag.tasks.get(attempt.task.index()).filter(|task| task.id == attempt.ti.task_id);
+        if task.is_none() {
+            return Err(format!("code_missing: dag `{}` has no task `{}` here", dag.id, attempt.ti.task_id));
+        }
+        Ok(Arc::clone(dag))
+    }
+
+    async fn body(
+        &self,
+        task: &CompiledTask,
+        cx: &TaskContext,
+        cancel: &Cancel,
+        start: DateTime<Utc>,
+    ) -> Outcome {
         let work = async {
             if let Some(overrides) = &self.overrides
                 && let Some(result) = overrides.instead(&*task.operator, cx).await
@@ -208,9 +251,11 @@ impl Runner {
             task.operator.run(cx).await
         };
         // Time that passes, not the time of day: nobody ends an attempt by setting a clock.
+        let used = (self.clock.now() - start).to_std().unwrap_or_default();
+        let left = task.settings.timeout.map(|timeout| timeout.saturating_sub(used));
         let time_is_up = async {
-            match task.settings.timeout {
-                Some(timeout) => self.clock.sleep(timeout).await,
+            match left {
+                Some(left) => self.clock.sleep(left).await,
                 None => std::future::pending().await,
             }
         };
@@ -218,19 +263,16 @@ impl Runner {
             biased;
             result = AssertUnwindSafe(work).catch_unwind() => match result {
                 Ok(Ok(returned)) => return Outcome::Success(returned.value),
-                Ok(Err(error)) => return Outcome::from(error),
+                Ok(Err(error)) => return waits::checked(task, error),
                 Err(panic) => return failed(format!("the task panicked: {}", panic_text(&*panic)), true),
             },
             () = cancel.cancelled() => Outcome::Cancelled,
             () = time_is_up => {
                 let limit = task.settings.timeout.unwrap_or_default();
-                failed(format!("the attempt took longer than its timeout of {limit:?}"), true)
+                waits::took_too_long(task, format!("the attempt took longer than its timeout of {limit:?}"))
             }
         };
-        let on_kill = AssertUnwindSafe(task.operator.killed(cx)).catch_unwind();
-        if !matches!(tokio::time::timeout(ON_KILL_LIMIT, on_kill).await, Ok(Ok(()))) {
-            tracing::warn!("`on_kill` panicked or took longer than {ON_KILL_LIMIT:?}");
-        }
+        on_kill(task, cx).await;
         outcome
     }
 
@@ -271,7 +313,7 @@ impl AttemptRunner for Runner {
         let outcome = masked(self.masker(), outcome);
         log.footer(&attempt, &outcome);
         let pushed =
-            if matches!(outcome, Outcome::Success(_) | Outcome::Skipped(_)) { pushed } else { Vec::new() };
+            if matches!(outcome, Outcome::Failed { .. } | Outcome::Cancelled) { Vec::new() } else { pushed };
         Report {
             run: attempt.run.pk,
             key: attempt.key(),
@@ -292,6 +334,14 @@ fn masked(masker: &Masker, outcome: Outcome) -> Outcome {
         }
         Outcome::Skipped(why) => Outcome::Skipped(masker.mask(&why).into_owned()),
         other => other,
+    }
+}
+
+/// Passes the news that it is being stopped to the operator.
+async fn on_kill(task: &CompiledTask, cx: &TaskContext) {
+    let on_kill = AssertUnwindSafe(task.operator.killed(cx)).catch_unwind();
+    if !matches!(tokio::time::timeout(ON_KILL_LIMIT, on_kill).await, Ok(Ok(()))) {
+        tracing::warn!("`on_kill` panicked or took longer than {ON_KILL_LIMIT:?}");
     }
 }
 

@@ -8,18 +8,19 @@ use serde_json::{Map, Value};
 
 use crate::compile::CompiledDag;
 use crate::connection::Connection;
-use crate::id::TaskId;
-use crate::operator::{BoxError, RunInfo, TaskServices, XComQuery};
+use crate::id::{DagId, MapIndex, RunPk, TaskId};
+use crate::operator::{BoxError, FoundRun, MadeRun, RunInfo, RunRequest, RunsQuery, TaskServices, XComQuery};
 use crate::plan::Attempt;
+use crate::registry::Registry;
 use crate::secret::Secret;
 use crate::secrets::{EnvironmentSecrets, Secrets};
-use crate::state::{RunState, RunType};
+use crate::state::{RunState, RunType, TaskState};
 use crate::store::{RunFilter, RunRow, SharedStore, XComFilter};
 use crate::template::{Lookups, PreviousRun, Renderer, TemplateConnection, TemplateContext};
 use crate::xcom::XComValue;
 
-use super::Runner;
 use super::names::Names;
+use super::{RunMaker, Runner};
 
 /// How many earlier runs are searched for a value (`include_prior_dates`).
 const PRIOR_RUNS: u32 = 1000;
@@ -28,11 +29,18 @@ const PRIOR_RUNS: u32 = 1000;
 pub(super) struct StoreServices {
     store: SharedStore,
     secrets: Secrets,
+    registry: Registry,
+    maker: Option<Arc<dyn RunMaker>>,
 }
 
 impl StoreServices {
-    pub(super) fn new(store: SharedStore, secrets: Secrets) -> Self {
-        Self { store, secrets }
+    pub(super) fn new(runner: &Runner) -> Self {
+        Self {
+            store: Arc::clone(&runner.store),
+            secrets: runner.secrets.clone(),
+            registry: runner.registry.clone(),
+            maker: runner.runs.clone(),
+        }
     }
 
     async fn runs(&self, run: &RunInfo, query: &XComQuery) -> Result<Vec<RunRow>, BoxError> {
@@ -93,6 +101,60 @@ impl TaskServices for StoreServices {
 
     fn mask_secret(&self, secret: &str) {
         self.secrets.masker().add(secret);
+    }
+
+    async fn find_runs(&self, query: &RunsQuery) -> Result<Vec<FoundRun>, BoxError> {
+        let filter = RunFilter {
+            dag_id: Some(query.dag_id.clone()),
+            run_id: query.run_id.clone(),
+            from: query.logical_date,
+            to: query.logical_date,
+            ..RunFilter::default()
+        };
+        let found = |run: RunRow| FoundRun {
+            pk: run.pk,
+            run_id: run.run_id,
+            state: run.state,
+            logical_date: run.logical_date,
+        };
+        Ok(self.store.runs(&filter).await?.into_iter().map(found).collect())
+    }
+
+    async fn task_states(&self, run: RunPk) -> Result<Vec<(TaskId, MapIndex, TaskState)>, BoxError> {
+        let rows = self.store.task_instances(run).await?;
+        Ok(rows.into_iter().map(|ti| (ti.task_id, ti.map_index, ti.state)).collect())
+    }
+
+    async fn dag_tasks(
+        &self,
+        dag_id: &DagId,
+        names: &[String],
+    ) -> Result<Option<Vec<Vec<TaskId>>>, BoxError> {
+        if let Some(dag) = self.registry.get(dag_id) {
+            let tasks = |name: &String| match dag.find(name) {
+                Some(task) => vec![dag.task(task).id.clone()],
+                None => dag.group_tasks(name).iter().map(|task| dag.task(*task).id.clone()).collect(),
+            };
+            return Ok(Some(names.iter().map(tasks).collect()));
+        }
+        // Another program carries it: its structure is in the store.
+        let Some(version) = self.store.dag_versions(dag_id).await?.into_iter().next() else {
+            return Ok(None);
+        };
+        let listed = version.structure["tasks"].as_array().cloned().unwrap_or_default();
+        let tasks = |name: &String| -> Vec<TaskId> {
+            let below = format!("{name}.");
+            let ids = listed.iter().filter_map(|task| task["id"].as_str());
+            ids.filter(|id| *id == name || id.starts_with(&below)).map(TaskId::new).collect()
+        };
+        Ok(Some(names.iter().map(tasks).collect()))
+    }
+
+    async fn make_run(&self, request: &RunRequest) -> Result<MadeRun, BoxError> {
+        match &self.maker {
+            Some(maker) => maker.make_run(request).await,
+            None => Err("this process cannot make runs".into()),
+        }
     }
 }
 

@@ -214,7 +214,8 @@ pub(super) fn tasks(def: &DagDef, problems: &mut Vec<Problem>) -> Vec<TaskSettin
                 problems.push(Problem { kind, place: task.place });
             }
         }
-        all.push(TaskSettings::from(options));
+        let is_sensor = task.operator.is_sensor();
+        all.push(if is_sensor { TaskSettings::of_sensor(options) } else { TaskSettings::from(options) });
     }
     all
 }
@@ -226,6 +227,21 @@ fn wrong_options(o: &TaskOptions) -> Vec<(&'static str, &'static str)> {
     }
     if o.timeout.is_some_and(|timeout| timeout.is_zero()) {
         found.push(("timeout", "zero would fail every attempt at once; leave it out for no limit"));
+    }
+    if o.execution_timeout.is_some_and(|timeout| timeout.is_zero()) {
+        found.push(("execution_timeout", "zero would fail every attempt at once; leave it out for no limit"));
+    }
+    if o.poke_interval.is_some_and(|pause| pause.is_zero()) {
+        found.push((
+            "poke_interval",
+            "without a pause the sensor would poke all the time; write at least `1s`",
+        ));
+    }
+    if o.max_wait.is_some_and(|pause| pause.is_zero()) {
+        found.push(("max_wait", "zero would leave no pause between two pokes; leave it out for no limit"));
+    }
+    if o.soft_fail == Some(true) && o.never_fail == Some(true) {
+        found.push(("soft_fail", "`soft_fail` and `never_fail` exclude each other; choose one"));
     }
     if o.retry_exponential_backoff.is_some_and(|factor| !factor.is_finite() || factor < 0.0) {
         found.push(("retry_exponential_backoff", "the factor must be a number of at least 0"));

@@ -53,6 +53,9 @@ pub(super) fn of(dag: &CompiledDag) -> String {
             task.branching,
             t.executor,
         ));
+        if let Some(sensor) = &t.sensor {
+            add(&format!("{sensor:?}"));
+        }
         for up in &task.upstream {
             add(dag.task(*up).id.as_str());
         }

@@ -111,17 +111,16 @@ fn from_uri_field(fields: Connection, uri: &str) -> Result<Connection, Connectio
 
 /// A port as a number or a text, the way Python's `int` reads it: fractions are cut off.
 fn port_of(port: &Value) -> Result<u16, ConnectionError> {
-    let wrong = || ConnectionError::Port(port.as_str().map_or_else(|| port.to_string(), str::to_owned));
     let number = match port {
         Value::Number(number) => match number.as_f64().map(f64::trunc) {
             Some(number) if (0.0..=65535.0).contains(&number) => format!("{}", number.abs()),
-            _ => return Err(wrong()),
+            _ => return Err(ConnectionError::Port),
         },
         Value::Bool(yes) => u8::from(*yes).to_string(),
-        Value::String(text) => crate::config::python_int(text).ok_or_else(wrong)?,
+        Value::String(text) => crate::config::python_int(text).ok_or(ConnectionError::Port)?,
         _ => return Err(ConnectionError::NotText("port".to_owned())),
     };
-    number.parse().map_err(|_| wrong())
+    number.parse().map_err(|_| ConnectionError::Port)
 }
 
 /// Whether Python takes a value for true.

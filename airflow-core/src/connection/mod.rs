@@ -37,8 +37,11 @@ pub enum ConnectionError {
     #[error("the host part is wrong: {0}")]
     Host(&'static str),
     /// The port is no number, or too large.
-    #[error("the port must be a number from 0 to 65535, not `{0}`")]
-    Port(String),
+    #[error(
+        "the port must be a number from 0 to 65535; if the password holds `/`, `?`, `#` or `:`, write `%2F`, `%3F`, \
+         `%23` or `%3A`"
+    )]
+    Port,
     /// The text begins with `{` but is no JSON.
     #[error("the JSON cannot be read: {0}")]
     Json(String),

@@ -206,7 +206,7 @@ impl<'a> Url<'a> {
             let digits = port.bytes().all(|b| b.is_ascii_digit());
             let number = port.trim_start_matches('0');
             let number = if number.is_empty() { "0" } else { number };
-            number.parse().ok().filter(|_| digits).ok_or_else(|| ConnectionError::Port(port.to_owned()))
+            number.parse().ok().filter(|_| digits).ok_or(ConnectionError::Port)
         };
         let port = if port.is_empty() { None } else { Some(number()?) };
         Ok(Authority { login, password, host, port })

@@ -21,6 +21,6 @@ pub use options::{
     DEFAULT_POOL, DEFAULT_POOL_SLOTS, DEFAULT_QUEUE, DEFAULT_RETRY_DELAY, TaskOptions, TaskSettings,
 };
 pub use problem::{Place, Problem, ProblemKind};
-pub use spec::{IntoSpec, Role, Spec, TaskExt};
+pub use spec::{IntoSpec, IsSensor, Role, SensorExt, Spec, TaskExt};
 
 pub(crate) use builder::{Definition, EdgeDef, ScopeOwner};

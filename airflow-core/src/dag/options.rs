@@ -11,6 +11,7 @@ use chrono::{DateTime, Utc};
 use serde::Deserialize;
 
 use crate::callback::{Callbacks, IntoCallback};
+use crate::operator::{DEFAULT_POKE_INTERVAL, DEFAULT_SENSOR_TIMEOUT, SensorMode, SensorSettings};
 use crate::retry::RetryPolicy;
 use crate::trigger_rule::{TriggerRule, WeightRule};
 
@@ -76,9 +77,28 @@ task_options! {
     /// The longest wait before a retry; applies with back-off only.
     #[serde(deserialize_with = "crate::time::optional_duration")]
     max_retry_delay: Duration,
-    /// How long one attempt may take. Default: no limit.
-    #[serde(alias = "execution_timeout", deserialize_with = "crate::time::optional_duration")]
+    /// How long one attempt may take; of a sensor: how long it waits in all. Default: no limit; a week.
+    #[serde(deserialize_with = "crate::time::optional_duration")]
     timeout: Duration,
+    /// How long one attempt may take, also of a sensor. Default: `timeout`, but for sensors; no limit.
+    #[serde(deserialize_with = "crate::time::optional_duration")]
+    execution_timeout: Duration,
+    /// Where a sensor waits. Default `poke`.
+    mode: SensorMode,
+    /// The pause between two pokes of a sensor. Default 1 minute.
+    #[serde(deserialize_with = "crate::time::optional_duration")]
+    poke_interval: Duration,
+    /// Whether the pauses of a sensor grow. Default false.
+    poke_backoff: bool,
+    /// The longest pause of a sensor.
+    #[serde(deserialize_with = "crate::time::optional_duration")]
+    max_wait: Duration,
+    /// A sensor whose time is over, or that fails for good, is skipped. Default false.
+    soft_fail: bool,
+    /// Errors of pokes count as "not yet". Default false.
+    silent_fail: bool,
+    /// A sensor whose poke fails is skipped. Default false.
+    never_fail: bool,
     /// The pool whose slots the task takes. Default `default_pool`.
     pool: String,
     /// How many slots of the pool it takes. Default 1.
@@ -122,6 +142,8 @@ pub struct TaskSettings {
     pub retry: RetryPolicy,
     /// How long one attempt may take.
     pub timeout: Option<Duration>,
+    /// How it waits, if it is a sensor.
+    pub sensor: Option<SensorSettings>,
     /// The pool.
     pub pool: String,
     /// Slots taken in the pool.
@@ -160,6 +182,29 @@ pub struct TaskSettings {
     pub callbacks: Callbacks,
 }
 
+impl From<&TaskOptions> for SensorSettings {
+    fn from(o: &TaskOptions) -> Self {
+        Self {
+            mode: o.mode.unwrap_or(SensorMode::Poke),
+            poke_interval: o.poke_interval.unwrap_or(DEFAULT_POKE_INTERVAL),
+            timeout: o.timeout.unwrap_or(DEFAULT_SENSOR_TIMEOUT),
+            soft_fail: o.soft_fail.unwrap_or(false),
+            silent_fail: o.silent_fail.unwrap_or(false),
+            never_fail: o.never_fail.unwrap_or(false),
+            exponential_backoff: o.poke_backoff.unwrap_or(false),
+            max_wait: o.max_wait,
+        }
+    }
+}
+
+impl TaskSettings {
+    /// The settings of a sensor: its `timeout` is that of the whole wait.
+    pub fn of_sensor(options: TaskOptions) -> Self {
+        let (sensor, timeout) = (SensorSettings::from(&options), options.execution_timeout);
+        Self { sensor: Some(sensor), timeout, ..Self::from(options) }
+    }
+}
+
 impl From<TaskOptions> for TaskSettings {
     fn from(o: TaskOptions) -> Self {
         let wait_for_downstream = o.wait_for_downstream.unwrap_or(false);
@@ -170,7 +215,8 @@ impl From<TaskOptions> for TaskSettings {
                 backoff: o.retry_exponential_backoff.filter(|factor| *factor > 0.0),
                 max_delay: o.max_retry_delay,
             },
-            timeout: o.timeout,
+            timeout: o.execution_timeout.or(o.timeout),
+            sensor: None,
             pool: o.pool.unwrap_or_else(|| DEFAULT_POOL.into()),
             pool_slots: o.pool_slots.unwrap_or(1),
             priority_weight: o.priority_weight.unwrap_or(1),
@@ -226,7 +272,13 @@ macro_rules! task_option_setters {
             self.$opts(|o| o.max_retry_delay = Some(delay))
         }
 
-        /// How long one attempt may take.
+        /// How long one attempt may take, also of a sensor.
+        #[must_use]
+        $vis fn execution_timeout(self, timeout: Duration) -> $out {
+            self.$opts(|o| o.execution_timeout = Some(timeout))
+        }
+
+        /// How long one attempt may take; of a sensor: how long it waits in all, from its first attempt on.
         #[must_use]
         $vis fn timeout(self, timeout: Duration) -> $out {
             self.$opts(|o| o.timeout = Some(timeout))
@@ -384,6 +436,72 @@ macro_rules! task_option_setters {
 }
 pub(crate) use task_option_setters;
 
+/// As [`task_option_setters`], for what only sensors have.
+macro_rules! sensor_option_setters {
+    ($vis:vis, $out:ty, $opts:ident) => {
+        /// Where the sensor waits between two pokes.
+        #[must_use]
+        $vis fn mode(self, mode: SensorMode) -> $out {
+            self.$opts(|o| o.mode = Some(mode))
+        }
+
+        /// Short for the mode `reschedule`: the slot is given back between two pokes.
+        #[must_use]
+        $vis fn reschedule(self) -> $out {
+            self.$opts(|o| o.mode = Some(SensorMode::Reschedule))
+        }
+
+        /// Short for the mode `deferred`: the wait holds no slot and survives a restart.
+        #[must_use]
+        $vis fn deferred(self) -> $out {
+            self.$opts(|o| o.mode = Some(SensorMode::Deferred))
+        }
+
+        /// The pause between two pokes.
+        #[must_use]
+        $vis fn poke_interval(self, pause: Duration) -> $out {
+            self.$opts(|o| o.poke_interval = Some(pause))
+        }
+
+        /// Short for [`poke_interval`](Self::poke_interval).
+        #[must_use]
+        $vis fn poke_every(self, pause: Duration) -> $out {
+            self.$opts(|o| o.poke_interval = Some(pause))
+        }
+
+        /// Lets the pauses grow: about doubled with each poke, and spread so that sensors do not poke together.
+        #[must_use]
+        $vis fn poke_backoff(self, yes: bool) -> $out {
+            self.$opts(|o| o.poke_backoff = Some(yes))
+        }
+
+        /// The longest pause between two pokes.
+        #[must_use]
+        $vis fn max_wait(self, pause: Duration) -> $out {
+            self.$opts(|o| o.max_wait = Some(pause))
+        }
+
+        /// Skips the sensor if its time is over or it fails for good, instead of failing it.
+        #[must_use]
+        $vis fn soft_fail(self, yes: bool) -> $out {
+            self.$opts(|o| o.soft_fail = Some(yes))
+        }
+
+        /// Logs errors of pokes and counts them as "not yet".
+        #[must_use]
+        $vis fn silent_fail(self, yes: bool) -> $out {
+            self.$opts(|o| o.silent_fail = Some(yes))
+        }
+
+        /// Skips the sensor if a poke fails.
+        #[must_use]
+        $vis fn never_fail(self, yes: bool) -> $out {
+            self.$opts(|o| o.never_fail = Some(yes))
+        }
+    };
+}
+pub(crate) use sensor_option_setters;
+
 impl TaskOptions {
     /// No options: everything comes from a weaker place.
     pub fn new() -> Self {
@@ -396,4 +514,5 @@ impl TaskOptions {
     }
 
     task_option_setters!(pub, Self, set);
+    sensor_option_setters!(pub, Self, set);
 }

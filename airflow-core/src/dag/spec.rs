@@ -6,11 +6,11 @@ use std::time::Duration;
 use chrono::{DateTime, Utc};
 
 use crate::callback::IntoCallback;
-use crate::operator::Operator;
+use crate::operator::{Operator, SensorMode};
 use crate::trigger_rule::{TriggerRule, WeightRule};
 
 use super::edges::{Endpoint, NodeSet};
-use super::options::{TaskOptions, task_option_setters};
+use super::options::{TaskOptions, sensor_option_setters, task_option_setters};
 
 /// What part a task plays beside its work.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
@@ -154,3 +154,26 @@ pub trait TaskExt: IntoSpec + Sized {
 }
 
 impl<S: IntoSpec> TaskExt for S {}
+
+/// What is a sensor: made by `#[sensor]` or `#[operator(sensor)]`.
+#[diagnostic::on_unimplemented(
+    message = "`{Self}` is no sensor",
+    label = "only sensors have this option",
+    note = "write `#[sensor]` instead of `#[task]`, or `#[operator(sensor)]` and `impl Sensor`"
+)]
+pub trait IsSensor: Operator {}
+
+/// The options of a sensor as methods: `FileSensor::new("/in/{{ ds }}.csv").poke_every(mins(1)).reschedule()`.
+pub trait SensorExt: IntoSpec<Op: IsSensor> + Sized {
+    sensor_option_setters!(, Spec<Self::Op>, sensor_options);
+
+    #[doc(hidden)]
+    #[must_use]
+    fn sensor_options(self, change: impl FnOnce(&mut TaskOptions)) -> Spec<Self::Op> {
+        let mut spec = self.into_spec();
+        change(&mut spec.options);
+        spec
+    }
+}
+
+impl<S: IntoSpec<Op: IsSensor>> SensorExt for S {}

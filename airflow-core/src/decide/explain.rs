@@ -3,6 +3,7 @@
 use chrono::{DateTime, Utc};
 
 use crate::id::TiKey;
+use crate::operator::{POKES, Wait};
 use crate::plan::RunView;
 use crate::state::{RunState, TaskState};
 use crate::store::SlotKey;
@@ -40,7 +41,7 @@ pub fn reasons(view: &RunView, key: TiKey, paused: bool, used: Used<'_>, now: Da
             "it is queued for a worker that listens to `{}`",
             view.dag.task(key.task).settings.queue
         )),
-        TaskState::Deferred => reasons.push("it waits for its trigger".into()),
+        TaskState::Deferred => reasons.push(deferred(ti.data.wait.as_deref())),
         TaskState::Restarting => reasons.push("its cleared attempt is being stopped".into()),
         state if state.is_finished() => {
             let why = ti.data.reason.as_deref().map(|why| format!(": {why}")).unwrap_or_default();
@@ -60,6 +61,24 @@ fn queued_run(view: &RunView, used: Used<'_>) -> String {
     } else {
         "the run is queued: a scheduler starts it with its next step".to_owned()
     }
+}
+
+/// What a deferred instance waits for.
+fn deferred(wait: Option<&Wait>) -> String {
+    let Some(deferred) = wait.and_then(|wait| wait.deferred.as_ref()) else {
+        return "it is deferred".to_owned();
+    };
+    let what = if deferred.kind == POKES {
+        "it is deferred: its sensor pokes until it is ready".to_owned()
+    } else {
+        format!("it is deferred until `{}` fires", deferred.kind)
+    };
+    let until = deferred.until.map(|at| format!(", until {} at most", shown(at))).unwrap_or_default();
+    format!("{what}, since {}{until}", shown(deferred.at))
+}
+
+fn shown(at: DateTime<Utc>) -> impl std::fmt::Display {
+    at.format("%Y-%m-%d %H:%M:%S UTC")
 }
 
 fn waiting(view: &RunView, key: TiKey, now: DateTime<Utc>) -> Vec<String> {
@@ -96,7 +115,11 @@ fn waiting(view: &RunView, key: TiKey, now: DateTime<Utc>) -> Vec<String> {
         }
         Readiness::Waits(WaitsFor::Time(at)) => {
             let why = ti.data.reason.as_deref().map(|why| format!(" after: {why}")).unwrap_or_default();
-            vec![format!("its next try is at {}{why}", at.format("%Y-%m-%d %H:%M:%S UTC"))]
+            let what = match ti.state {
+                TaskState::UpForReschedule => "its reschedule date is not reached: it is run again",
+                _ => "its next try is",
+            };
+            vec![format!("{what} at {}{why}", shown(at))]
         }
         Readiness::Waits(WaitsFor::Mapping) => vec!["what it is mapped over is not finished".into()],
     }

@@ -2,12 +2,14 @@
 
 use std::collections::BTreeSet;
 use std::sync::Arc;
+use std::time::Duration;
 
-use chrono::TimeDelta;
+use chrono::{DateTime, TimeDelta, Utc};
 use serde_json::{Map, Value};
 
 use crate::compile::{CompiledBranching, CompiledDag};
 use crate::id::{TaskId, TaskIdx, TiKey};
+use crate::operator::{Deferral, Deferred, Resumed};
 use crate::plan::{Outcome, Planner, Report};
 use crate::retry::RetrySeed;
 use crate::state::{TaskEvent, TaskState};
@@ -55,7 +57,14 @@ pub fn accept(plan: &mut Planner<'_>, report: &Report, bounds: Bounds) -> Accept
         end_attempt(plan, report, AttemptState::Cancelled, None);
         return legal(plan.change(report.key, TaskEvent::Ended, forget_attempt));
     }
-    if !matches!(state, TaskState::Running | TaskState::Queued) {
+    // Of a deferred instance only the end of its wait counts, of any other only the end of its attempt.
+    let counts = match (state, &report.outcome) {
+        (TaskState::Deferred, Outcome::Fired(_) | Outcome::Success(_) | Outcome::Skipped(_)) => true,
+        (TaskState::Deferred, Outcome::Failed { .. }) => true,
+        (TaskState::Running | TaskState::Queued, Outcome::Fired(_)) => false,
+        (state, _) => matches!(state, TaskState::Running | TaskState::Queued),
+    };
+    if !counts {
         return Accepted::Stale;
     }
     let outcome = checked(&dag, report, bounds.max_map_length);
@@ -85,11 +94,13 @@ pub fn accept(plan: &mut Planner<'_>, report: &Report, bounds: Bounds) -> Accept
             push_values(plan, report, None);
             legal(plan.change(report.key, TaskEvent::Skipped, |data| data.reason = Some(reason)))
         }
-        Outcome::Rescheduled(at) => {
-            end_attempt(plan, report, AttemptState::Rescheduled, None);
-            push_values(plan, report, None);
-            legal(plan.change(report.key, TaskEvent::Rescheduled, |data| data.next_try_at = Some(at)))
-        }
+        Outcome::Rescheduled(at) => reschedule(plan, report, at),
+        Outcome::Deferred(deferral) => defer(plan, report, *deferral),
+        Outcome::Fired(event) => legal(plan.change(report.key, TaskEvent::Ready, |data| {
+            if let Some(wait) = &mut data.wait {
+                wait.resumed = wait.deferred.take().map(|deferred| Resumed::new(&deferred, event));
+            }
+        })),
         Outcome::Cancelled => fail(plan, report, "the attempt was stopped", true, None),
         Outcome::HandedBack => {
             end_attempt(plan, report, AttemptState::HandedBack, None);
@@ -183,6 +194,43 @@ fn fail(
         stop_others(plan);
     }
     accepted
+}
+
+/// The instance is run again later, in the same try.
+fn reschedule(plan: &mut Planner<'_>, report: &Report, at: DateTime<Utc>) -> Accepted {
+    end_attempt(plan, report, AttemptState::Rescheduled, None);
+    push_values(plan, report, None);
+    legal(plan.change(report.key, TaskEvent::Rescheduled, |data| {
+        data.next_try_at = Some(at);
+        let wait = data.wait.get_or_insert_default();
+        wait.pokes = wait.pokes.saturating_add(1);
+        wait.resumed = None;
+    }))
+}
+
+/// The instance waits for something without a slot. Its whole try counts for `execution_timeout`.
+fn defer(plan: &mut Planner<'_>, report: &Report, deferral: Deferral) -> Accepted {
+    let task = plan.view.dag.task(report.key.task);
+    let limit = task.settings.timeout.filter(|_| !task.operator.is_sensor());
+    let after = |start: DateTime<Utc>, time: Option<Duration>| {
+        start.checked_add_signed(TimeDelta::from_std(time?).ok()?)
+    };
+    end_attempt(plan, report, AttemptState::Deferred, None);
+    push_values(plan, report, None);
+    legal(plan.change(report.key, TaskEvent::Deferred, |data| {
+        let of_try = after(data.started_at.unwrap_or(report.at), limit);
+        let until = after(report.at, deferral.timeout).into_iter().chain(of_try).min();
+        let wait = data.wait.get_or_insert_default();
+        wait.resumed = None;
+        wait.deferred = Some(Deferred {
+            kind: deferral.kind,
+            args: deferral.args,
+            method: deferral.method,
+            kwargs: deferral.kwargs,
+            at: report.at,
+            until,
+        });
+    }))
 }
 
 /// The first failure stops the run: running attempts fail, the rest is skipped, teardowns still run.

@@ -6,6 +6,7 @@ use std::sync::Arc;
 use chrono::{DateTime, Utc};
 
 use crate::id::{AttemptId, IncarnationId, MapIndex, TaskIdx, TiKey};
+use crate::operator::Wait;
 use crate::plan::{Planner, RunView, Ti};
 use crate::state::{IllegalTransition, RunEvent, TaskEvent, TaskState};
 use crate::store::{AttemptStart, AttemptState, TiData};
@@ -244,6 +245,9 @@ fn next_try(data: &mut TiData, from: TaskState, max_tries: u32) {
         data.started_at = None;
         data.has_result = false;
         data.map_length = None;
+        // Retries do not start the time of a sensor anew.
+        let since = data.wait.as_ref().and_then(|wait| wait.since);
+        data.wait = since.map(|since| Box::new(Wait { since: Some(since), ..Wait::default() }));
     }
 }
 
@@ -276,16 +280,21 @@ pub fn launch(
         None => (TaskEvent::Enqueued, AttemptState::Queued),
     };
     let now = plan.now;
-    let mut try_number = 0;
+    let (mut try_number, mut goes_on) = (0, false);
+    let is_sensor = plan.view.dag.task(key.task).settings.sensor.is_some();
     plan.change(key, event, |data| {
         next_try(data, from, max_tries);
         data.attempt_id = Some(attempt_id);
         data.started_at = data.started_at.or(Some(now));
+        if is_sensor {
+            data.wait.get_or_insert_default().since.get_or_insert(now);
+        }
+        goes_on = data.wait.as_ref().is_some_and(|wait| wait.goes_on());
         try_number = data.try_number;
     })?;
     let task = plan.view.dag.task(key.task);
     let (task_id, queue) = (task.id.clone(), task.settings.queue.clone());
-    if epoch > 0 && from != TaskState::UpForReschedule {
+    if epoch > 0 && !goes_on {
         // Values of an earlier try would look like those of this one.
         plan.unit.xcom_clears.push((task_id.clone(), key.map));
         plan.view.set_skip(key, None);

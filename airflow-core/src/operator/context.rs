@@ -1,27 +1,31 @@
 //! What the code of a task gets to know and use.
 
-use std::any::TypeId;
 use std::fmt;
 use std::path::PathBuf;
 use std::sync::{Arc, Mutex, OnceLock, PoisonError};
+use std::time::Duration;
 
-use async_trait::async_trait;
 use chrono::{DateTime, Utc};
+use chrono_tz::Tz;
 use serde::Serialize;
 use serde::de::DeserializeOwned;
 use serde_json::Value;
 use tokio::sync::watch;
 
-use crate::connection::{Conn, Connection, ConnectionKind};
+use crate::dag::TaskOptions;
 use crate::id::{AttemptId, DagId, MapIndex, RunId, RunPk, TaskId};
 use crate::state::RunType;
 use crate::template::Renderer;
+use crate::time::Clock;
 use crate::timetable::DataInterval;
 use crate::xcom::{Data, RETURN_VALUE, XComValue};
 
-use super::error::{BoxError, TaskError};
+use super::error::TaskError;
 use super::input::Inputs;
 use super::resources::Resources;
+use super::sensor::SensorSettings;
+use super::services::{TaskServices, XComQuery};
+use super::wait::{Resumed, Wait};
 use super::{Result, TemplateField};
 
 /// The run an attempt belongs to.
@@ -64,58 +68,6 @@ pub struct TiInfo {
     pub attempt_id: AttemptId,
     /// Grows with every change of the task instance. With the attempt id it fences writes to outside systems.
     pub epoch: u32,
-}
-
-/// Which stored values to read. Fields that are `None` do not restrict.
-#[derive(Debug, Clone, Default, PartialEq, Eq)]
-pub struct XComQuery {
-    /// The tasks, in the order of the answer.
-    pub task_ids: Vec<TaskId>,
-    /// The key.
-    pub key: String,
-    /// One instance of a mapped task.
-    pub map_index: Option<MapIndex>,
-    /// Another dag than the own.
-    pub dag_id: Option<DagId>,
-    /// Another run than the own.
-    pub run_id: Option<RunId>,
-    /// Look into earlier runs if this one has none.
-    pub include_prior_dates: bool,
-}
-
-/// What a task can ask the outside world for while it runs.
-#[async_trait]
-pub trait TaskServices: Send + Sync + 'static {
-    /// Reads stored values: one list for each task of the query, by map index.
-    ///
-    /// # Errors
-    ///
-    /// If the store cannot be read.
-    async fn xcoms(&self, run: &RunInfo, query: XComQuery) -> Result<Vec<Vec<Arc<XComValue>>>, BoxError>;
-
-    /// Reads a variable.
-    ///
-    /// # Errors
-    ///
-    /// If the store cannot be read.
-    async fn variable(&self, key: &str) -> Result<Option<String>, BoxError>;
-
-    /// Writes a variable.
-    ///
-    /// # Errors
-    ///
-    /// If the store cannot be written.
-    async fn set_variable(&self, key: &str, value: &str) -> Result<(), BoxError>;
-
-    /// Reads a connection; its secrets are hidden in logs from now on.
-    ///
-    /// # Errors
-    ///
-    /// If no place that may have it can be asked.
-    async fn connection(&self, conn_id: &str) -> Result<Option<Connection>, BoxError>;
-
-    /// Hides a text in logs and rendered fields from now on.
-    fn mask_secret(&self, secret: &str);
 }
 
 /// Tells an attempt to stop. Cheap to clone.
@@ -175,6 +127,18 @@ pub struct ContextParts {
     pub log_path: Option<PathBuf>,
     /// Asks it to stop.
     pub cancel: Cancel,
+    /// What it waits for, if it waits without a slot or goes on after that.
+    pub wait: Option<Box<Wait>>,
+    /// How it waits, if it is a sensor.
+    pub sensor: Option<SensorSettings>,
+    /// When the attempt started.
+    pub started_at: DateTime<Utc>,
+    /// The time.
+    pub clock: Arc<dyn Clock>,
+    /// The zone of the dag.
+    pub timezone: Tz,
+    /// How many retries the task has.
+    pub retries: u32,
 }
 
 #[derive(Debug, Default)]
@@ -344,93 +308,6 @@ impl TaskContext {
         self.0.parts.services.xcoms(self.run(), query).await.map_err(TaskError::Error)
     }
 
-    /// Reads a variable; `None` if there is none.
-    ///
-    /// # Errors
-    ///
-    /// If the store cannot be read.
-    pub async fn variable(&self, key: &str) -> Result<Option<String>> {
-        self.0.parts.services.variable(key).await.map_err(TaskError::Error)
-    }
-
-    /// Reads a variable as a type: text as it is, everything else as JSON.
-    ///
-    /// ```
-    /// use airflow_core::operator::{Result, TaskContext};
-    ///
-    /// async fn notify(cx: &TaskContext) -> Result<()> {
-    ///     let limit: u32 = cx.var("order_limit").await?;
-    ///     let on_call: Vec<String> = cx.var("on_call").await?; // ["ada", "bob"]
-    ///     # let _ = (limit, on_call);
-    ///     Ok(())
-    /// }
-    /// # let _ = notify;
-    /// ```
-    ///
-    /// # Errors
-    ///
-    /// If there is no such variable, it is no `T`, or it cannot be read.
-    pub async fn var<T: DeserializeOwned + 'static>(&self, key: &str) -> Result<T> {
-        let text = self.variable(key).await?.ok_or_else(|| {
-            let name = key.to_uppercase();
-            failure(format!(
-                "there is no variable `{key}`; create it with `variables set {key} ..`, or set AIRFLOW_VAR_{name}"
-            ))
-        })?;
-        decode_variable(&text).map_err(|error| {
-            let wanted = std::any::type_name::<T>();
-            failure(format!("the variable `{key}` cannot be read as `{wanted}`: {error}"))
-        })
-    }
-
-    /// Reads a connection. Its password and what its extra holds under sensitive names are hidden in logs.
-    ///
-    /// ```
-    /// use airflow_core::operator::{Result, TaskContext};
-    ///
-    /// async fn load(cx: &TaskContext) -> Result<String> {
-    ///     let warehouse = cx.connection("warehouse").await?;
-    ///     Ok(warehouse.host.clone().unwrap_or_default())
-    /// }
-    /// # let _ = load;
-    /// ```
-    ///
-    /// # Errors
-    ///
-    /// If there is no such connection, or it cannot be read.
-    pub async fn connection(&self, conn_id: &str) -> Result<Connection> {
-        let found = self.0.parts.services.connection(conn_id).await.map_err(TaskError::Error)?;
-        found.ok_or_else(|| {
-            let name = Connection::env_name(conn_id);
-            failure(format!(
-                "there is no connection `{conn_id}`; create it with `connections add {conn_id} ..`, or set {name}"
-            ))
-        })
-    }
-
-    /// Reads a connection as a kind of your own. See [`ConnectionKind`].
-    ///
-    /// # Errors
-    ///
-    /// As [`connection`](Self::connection); if the connection is of another type or lacks something.
-    pub async fn conn<T: ConnectionKind>(&self, conn_id: &str) -> Result<Conn<T>> {
-        Conn::new(self.connection(conn_id).await?).map_err(|error| TaskError::Error(Box::new(error)))
-    }
-
-    /// Hides a text in logs, errors and rendered fields from now on, in all the forms it may have there.
-    pub fn mask_secret(&self, secret: &str) {
-        self.0.parts.services.mask_secret(secret);
-    }
-
-    /// Writes a variable.
-    ///
-    /// # Errors
-    ///
-    /// If the store cannot be written.
-    pub async fn set_variable(&self, key: &str, value: &str) -> Result<()> {
-        self.0.parts.services.set_variable(key, value).await.map_err(TaskError::Error)
-    }
-
     /// Whether the attempt is asked to stop: it was cleared, marked, or took too long.
     pub fn is_cancelled(&self) -> bool {
         self.0.parts.cancel.is_cancelled()
@@ -440,6 +317,57 @@ impl TaskContext {
     /// should look at [`is_cancelled`](Self::is_cancelled) now and then.
     pub async fn cancelled(&self) {
         self.0.parts.cancel.cancelled().await;
+    }
+
+    /// The time, which a test may move.
+    pub fn now(&self) -> DateTime<Utc> {
+        self.0.parts.clock.now()
+    }
+
+    /// Waits this long, on the clock that a test may move.
+    pub async fn sleep(&self, time: Duration) {
+        crate::time::wait_for(&*self.0.parts.clock, time).await;
+    }
+
+    /// Waits until this moment, on the clock that a test may move.
+    pub async fn sleep_until(&self, moment: DateTime<Utc>) {
+        crate::time::wait_until(&*self.0.parts.clock, moment).await;
+    }
+
+    /// The zone of the dag.
+    pub fn timezone(&self) -> Tz {
+        self.0.parts.timezone
+    }
+
+    /// What the task can ask the outside world for.
+    pub fn services(&self) -> &dyn TaskServices {
+        &*self.0.parts.services
+    }
+
+    pub(crate) fn retries(&self) -> u32 {
+        self.0.parts.retries
+    }
+
+    /// With what the task goes on, if it was deferred before in this try.
+    pub fn resumed(&self) -> Option<&Resumed> {
+        self.0.parts.wait.as_ref()?.resumed.as_ref()
+    }
+
+    /// The options of the sensor; of the defaults if the task is none.
+    pub(crate) fn sensor(&self) -> &SensorSettings {
+        static DEFAULTS: OnceLock<SensorSettings> = OnceLock::new();
+        let defaults = || SensorSettings::from(&TaskOptions::default());
+        self.0.parts.sensor.as_ref().unwrap_or_else(|| DEFAULTS.get_or_init(defaults))
+    }
+
+    /// Since when a sensor waits.
+    pub(crate) fn waits_since(&self) -> DateTime<Utc> {
+        self.0.parts.wait.as_ref().and_then(|wait| wait.since).unwrap_or(self.0.parts.started_at)
+    }
+
+    /// How often a sensor has poked before this attempt.
+    pub(crate) fn pokes(&self) -> u32 {
+        self.0.parts.wait.as_ref().map_or(0, |wait| wait.pokes)
     }
 
     /// Where the log of the attempt goes, if it goes to a file.
@@ -491,20 +419,6 @@ impl TaskContext {
     fn notes(&self) -> std::sync::MutexGuard<'_, Notes> {
         self.0.notes.lock().unwrap_or_else(PoisonError::into_inner)
     }
-}
-
-/// An error that a later try may not see any more.
-fn failure(text: String) -> TaskError {
-    TaskError::Error(text.into())
-}
-
-/// Text stays text; everything else is JSON, or else a text that serde reads, such as a date.
-fn decode_variable<T: DeserializeOwned + 'static>(text: &str) -> Result<T, serde_json::Error> {
-    let as_text = || T::deserialize(Value::from(text));
-    if TypeId::of::<T>() == TypeId::of::<String>() {
-        return as_text();
-    }
-    serde_json::from_str(text).or_else(|error| as_text().map_err(|_| error))
 }
 
 fn missing_resource<T>() -> TaskError {

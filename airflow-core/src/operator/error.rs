@@ -9,6 +9,7 @@ use crate::template::TemplateError;
 use crate::xcom::XComError;
 
 use super::input::InputError;
+use super::wait::Deferral;
 
 /// Any error.
 pub type BoxError = Box<dyn std::error::Error + Send + Sync + 'static>;
@@ -47,12 +48,22 @@ pub enum TaskError {
     },
     /// Not done yet: run again at this time, without using a retry.
     Reschedule(DateTime<Utc>),
+    /// Waits for something without a slot, then goes on. Made from a [`Deferral`].
+    Defer(Box<Deferral>),
 }
 
 impl TaskError {
     /// An ordinary error with this message.
     pub fn msg(message: impl fmt::Display) -> Self {
         Self::Error(message.to_string().into())
+    }
+
+    /// What a boxed error stands for: a task error that was boxed, or an ordinary one.
+    pub fn from_boxed(error: BoxError) -> Self {
+        match error.downcast::<Carried>() {
+            Ok(carried) => carried.0,
+            Err(error) => Self::Error(error),
+        }
     }
 
     /// Fails for good.
@@ -85,6 +96,7 @@ impl fmt::Display for TaskError {
             }
             Self::Fail(reason) | Self::Skip(reason) | Self::Retry { reason, .. } => f.write_str(reason),
             Self::Reschedule(at) => write!(f, "rescheduled to {at}"),
+            Self::Defer(deferral) => write!(f, "deferred until `{}` fires", deferral.kind),
         }
     }
 }
@@ -156,13 +168,7 @@ impl<T, E: Into<BoxError>> TaskReturn for Result<T, E> {
     type Output = T;
 
     fn into_result(self) -> Result<T, TaskError> {
-        self.map_err(|error| {
-            let error: BoxError = error.into();
-            match error.downcast::<Carried>() {
-                Ok(carried) => carried.0,
-                Err(error) => TaskError::Error(error),
-            }
-        })
+        self.map_err(|error| TaskError::from_boxed(error.into()))
     }
 }
 

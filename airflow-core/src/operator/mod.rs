@@ -10,17 +10,28 @@ mod branch;
 mod context;
 mod error;
 mod input;
+mod lookups;
 mod params;
 mod resources;
+mod sensor;
+mod services;
+mod wait;
 
 pub use branch::Branch;
-pub use context::{Cancel, ContextParts, RunInfo, TaskContext, TaskServices, TiInfo, XComQuery};
+pub use context::{Cancel, ContextParts, RunInfo, TaskContext, TiInfo};
 pub use error::{BoxError, ResultExt, TaskError, TaskReturn};
 pub use input::{
     Elem, Expand, ExpandSource, In, InputError, InputRef, Inputs, IntoIn, ScopeId, TemplateText, template,
 };
 pub use params::Params;
 pub use resources::{ResourceNeed, Resources};
+pub use sensor::{
+    DEFAULT_POKE_INTERVAL, DEFAULT_SENSOR_TIMEOUT, Poke, PokeReturn, Sensor, SensorMode, SensorSettings,
+    watch,
+};
+pub use services::{FoundRun, MadeRun, RunRequest, RunsQuery, TaskServices, XComQuery};
+pub(crate) use wait::POKES;
+pub use wait::{DEFAULT_METHOD, Deferral, Deferred, Resumed, Trigger, TriggerKind, Wait};
 
 use std::any::TypeId;
 use std::future::Future;
@@ -55,6 +66,9 @@ pub trait Operator: Sized + Send + Sync + 'static {
     /// The colour of its box in pictures of the dag, such as `#4a154b`.
     const COLOR: Option<&'static str> = None;
 
+    /// Whether it is a sensor, which has options of its own and waits in one of its modes.
+    const IS_SENSOR: bool = false;
+
     /// The id of a task of this kind, if the user gives none.
     fn default_id(&self) -> String {
         Self::NAME.to_owned()
@@ -86,7 +100,24 @@ pub trait Operator: Sized + Send + Sync + 'static {
     /// Does the work of one attempt.
     fn execute(&self, cx: &TaskContext) -> impl Future<Output = Result<Self::Output>> + Send;
 
-    /// Called when a running attempt is cancelled or timed out, to stop what it started elsewhere.
+    /// Goes on after a deferral. A task function is called again; it sees [`TaskContext::resumed`].
+    fn resume(
+        &self,
+        cx: &TaskContext,
+        resumed: &Resumed,
+    ) -> impl Future<Output = Result<Self::Output>> + Send {
+        let _ = resumed;
+        self.execute(cx)
+    }
+
+    /// Looks once, if it is a sensor.
+    fn poke(&self, cx: &TaskContext) -> impl Future<Output = Result<Poke<Self::Output>>> + Send {
+        let _ = cx;
+        async { Err(TaskError::fail(format_args!("`{}` is no sensor", Self::NAME))) }
+    }
+
+    /// Called when a running attempt is cancelled or timed out, to stop what it started elsewhere; also when a deferred
+    /// task is cleared or marked.
     fn on_kill(&self, cx: &TaskContext) -> impl Future<Output = ()> + Send {
         let _ = cx;
         async {}
@@ -106,7 +137,22 @@ pub trait Execute: Send + Sync + 'static {
     /// Does the work of one attempt.
     fn execute(&self, cx: &TaskContext) -> impl Future<Output = Result<Self::Output>> + Send;
 
-    /// Called when a running attempt is cancelled or timed out, to stop what it started elsewhere.
+    /// Goes on after a [`Deferral`] that `execute` or `resume` returned.
+    fn resume(
+        &self,
+        cx: &TaskContext,
+        resumed: &Resumed,
+    ) -> impl Future<Output = Result<Self::Output>> + Send {
+        let error = format!(
+            "task `{}` was deferred, but its operator has no `resume` to go on at `{}`",
+            cx.task_id(),
+            resumed.method()
+        );
+        async { Err(TaskError::Fail(error)) }
+    }
+
+    /// Called when a running attempt is cancelled or timed out, to stop what it started elsewhere; also when a deferred
+    /// task is cleared or marked.
     fn on_kill(&self, cx: &TaskContext) -> impl Future<Output = ()> + Send {
         let _ = cx;
         async {}
@@ -122,6 +168,8 @@ pub struct Description {
     pub templates: Vec<TemplateField>,
     /// What must be injected.
     pub resources: Vec<ResourceNeed>,
+    /// What it may defer to.
+    pub triggers: Vec<TriggerKind>,
     /// Templates among the inputs.
     pub input_templates: Vec<String>,
     /// The definitions that the handles among its inputs belong to.
@@ -150,6 +198,11 @@ impl Description {
     /// Adds a template field.
     pub fn template<T: crate::template::Template>(&mut self, name: &'static str, field: &T) {
         self.templates.push(TemplateField { name, sources: field.sources(), shown: field.shown() });
+    }
+
+    /// Adds a kind of trigger that the task may defer to: a process that is started later has to know it.
+    pub fn trigger<T: Trigger>(&mut self) {
+        self.triggers.push(TriggerKind::of::<T>());
     }
 
     /// Adds an injected resource of type `T`.
@@ -217,6 +270,16 @@ pub trait AnyOperator: Send + Sync {
 
     /// Whether the operator does nothing, so that it needs no executor.
     fn is_empty(&self) -> bool;
+
+    /// Whether the operator is a sensor.
+    fn is_sensor(&self) -> bool;
+
+    /// The wait of a sensor that is deferred: pokes until it is ready.
+    ///
+    /// # Errors
+    ///
+    /// [`TaskError`] as the sensor says.
+    async fn watch(&self, cx: &TaskContext) -> Result<Returned>;
 }
 
 /// Wraps an operator so that its type disappears.
@@ -260,13 +323,12 @@ impl<O: Operator> AnyOperator for Erased<O> {
     }
 
     async fn run(&self, cx: &TaskContext) -> Result<Returned> {
-        let rendered = if cx.has_templates() { self.0.rendered(cx.renderer())? } else { None };
-        if let Some(rendered) = &rendered {
-            let mut description = Description::default();
-            rendered.describe(&mut description);
-            cx.note_rendered(&description.templates);
-        }
-        let output = rendered.as_ref().unwrap_or(&self.0).execute(cx).await?;
+        let rendered = self.rendered(cx)?;
+        let operator = rendered.as_ref().unwrap_or(&self.0);
+        let output = match cx.resumed() {
+            Some(resumed) => operator.resume(cx, resumed).await?,
+            None => operator.execute(cx).await?,
+        };
         Returned::encode(cx, &output)
     }
 
@@ -276,6 +338,29 @@ impl<O: Operator> AnyOperator for Erased<O> {
 
     fn is_empty(&self) -> bool {
         TypeId::of::<O>() == TypeId::of::<Empty>()
+    }
+
+    fn is_sensor(&self) -> bool {
+        O::IS_SENSOR
+    }
+
+    async fn watch(&self, cx: &TaskContext) -> Result<Returned> {
+        let rendered = self.rendered(cx)?;
+        let output = sensor::watch_deferred(rendered.as_ref().unwrap_or(&self.0), cx).await?;
+        Returned::encode(cx, &output)
+    }
+}
+
+impl<O: Operator> Erased<O> {
+    /// A copy with its template fields rendered, if it has any.
+    fn rendered(&self, cx: &TaskContext) -> Result<Option<O>> {
+        let rendered = if cx.has_templates() { self.0.rendered(cx.renderer())? } else { None };
+        if let Some(rendered) = &rendered {
+            let mut description = Description::default();
+            rendered.describe(&mut description);
+            cx.note_rendered(&description.templates);
+        }
+        Ok(rendered)
     }
 }
 
@@ -299,6 +384,11 @@ impl Operator for Empty {
     async fn execute(&self, _: &TaskContext) -> Result<()> {
         Ok(())
     }
+}
+
+/// The triggers that every task knows.
+pub(crate) fn builtin_triggers() -> Vec<TriggerKind> {
+    vec![TriggerKind::of::<crate::builtin::RunEnds>()]
 }
 
 /// Runs blocking code on a thread of its own, so that it does not hold up others.

@@ -4,9 +4,10 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use chrono::{DateTime, Utc};
+use serde_json::Value;
 
 use crate::id::{AttemptId, RunPk, TaskIdx, TiKey};
-use crate::operator::{RunInfo, TaskError, TemplateField, TiInfo};
+use crate::operator::{Deferral, RunInfo, TaskError, TemplateField, TiInfo, Wait};
 use crate::xcom::XComValue;
 
 /// An attempt to be made. The database knows of it already.
@@ -24,6 +25,10 @@ pub struct Attempt {
     pub queue: String,
     /// When it was dispatched.
     pub at: DateTime<Utc>,
+    /// When the first attempt of this try was.
+    pub try_started_at: DateTime<Utc>,
+    /// What the instance waits for, or goes on with.
+    pub wait: Option<Box<Wait>>,
     /// Changes whenever a value that something is mapped over may have changed: values read under one stamp of this
     /// process may be kept.
     pub source_stamp: u64,
@@ -54,6 +59,10 @@ pub enum Outcome {
     Skipped(String),
     /// It asked to be run again at this time.
     Rescheduled(DateTime<Utc>),
+    /// It waits for this without a slot.
+    Deferred(Box<Deferral>),
+    /// What it waited for has happened: it goes on with this event.
+    Fired(Value),
     /// It was asked to stop, and did.
     Cancelled,
     /// Its process died.
@@ -70,12 +79,13 @@ impl From<TaskError> for Outcome {
             TaskError::Fail(reason) => failed(reason, false, None),
             TaskError::Retry { after, reason } => failed(reason, true, Some(after)),
             TaskError::Reschedule(at) => Self::Rescheduled(at),
+            TaskError::Defer(deferral) => Self::Deferred(deferral),
             error @ TaskError::Error(_) => failed(error.to_string(), true, None),
         }
     }
 }
 
-/// What an executor says at the end of an attempt.
+/// What an executor says at the end of an attempt, or who waits at the end of a wait.
 #[derive(Debug, Clone)]
 pub struct Report {
     /// The run.

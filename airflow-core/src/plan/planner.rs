@@ -76,6 +76,9 @@ impl<'v> Planner<'v> {
         } else if transition.from().is_finished() {
             data.ended_at = None;
         }
+        if transition.to().is_finished() || event == TaskEvent::Cleared {
+            data.wait = None;
+        }
         edit(&mut data);
         self.give_slots(key, transition.from(), transition.to());
         self.unit.tis.push(TiChange {
@@ -90,13 +93,23 @@ impl<'v> Planner<'v> {
         Ok(())
     }
 
-    /// Takes or gives back what an instance holds while it is queued or running.
+    /// Takes or gives back what an instance holds while it is queued, running or deferred.
     fn give_slots(&mut self, key: TiKey, from: TaskState, to: TaskState) {
-        let delta = i64::from(to.is_executing()) - i64::from(from.is_executing());
-        if delta != 0 {
-            for (slot, count, limit) in slots_of(self.view, key.task) {
+        let runs = i64::from(to.is_executing()) - i64::from(from.is_executing());
+        let waits = i64::from(to == TaskState::Deferred) - i64::from(from == TaskState::Deferred);
+        if runs == 0 && waits == 0 {
+            return;
+        }
+        for (slot, count, limit) in slots_of(self.view, key.task) {
+            let delta = if matches!(slot, SlotKey::Task(..)) { runs + waits } else { runs };
+            if delta != 0 {
                 self.slot(slot, delta * count, limit);
             }
+        }
+        if waits != 0 {
+            let settings = &self.view.dag.task(key.task).settings;
+            let (pool, count) = (settings.pool.clone(), i64::from(settings.pool_slots));
+            self.slot(SlotKey::Deferred(pool), waits * count, None);
         }
     }
 

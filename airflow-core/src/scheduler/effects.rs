@@ -41,6 +41,8 @@ pub(super) fn attempt_of(view: &RunView, key: TiKey, id: AttemptId, at: DateTime
         },
         queue: task.settings.queue.clone(),
         at,
+        try_started_at: ti.data.started_at.unwrap_or(at),
+        wait: ti.data.wait.clone(),
         source_stamp: view.source_stamp(),
     }
 }

@@ -179,13 +179,19 @@ impl Lease {
         }
     }
 
-    /// Renews it again and again. Ends never.
-    pub(super) async fn keep(self, store: SharedStore, every: Duration) {
+    /// Renews it again and again, as long as the loop gets on: one that stands still has no right to its lease, and is
+    /// begun anew when it has lost it. Ends never.
+    pub(super) async fn keep(self, store: SharedStore, every: Duration, is_stuck: impl Fn() -> bool + Send) {
         loop {
             self.clock.sleep(every).await;
-            if !self.lock().refused {
-                self.renew(&store).await;
+            if self.lock().refused {
+                continue;
             }
+            if is_stuck() {
+                tracing::error!("the scheduler does not get on; its lease is not renewed");
+                continue;
+            }
+            self.renew(&store).await;
         }
     }
 }

@@ -3,6 +3,7 @@
 use std::collections::HashMap;
 
 use crate::plan::RunView;
+use crate::state::TaskState;
 use crate::store::{PoolRow, SlotChange, SlotKey};
 
 use super::backlog::{Candidate, Lane};
@@ -10,12 +11,16 @@ use super::backlog::{Candidate, Lane};
 #[derive(Debug, Default)]
 pub(super) struct Limits {
     used: HashMap<SlotKey, i64>,
-    pools: HashMap<String, i64>,
+    /// The size of each pool, and whether deferred instances count.
+    pools: HashMap<String, (i64, bool)>,
 }
 
 impl Limits {
     pub(super) fn load(&mut self, pools: Vec<PoolRow>, slots: Vec<(SlotKey, i64)>) {
-        self.pools = pools.into_iter().map(|pool| (pool.spec.name, i64::from(pool.spec.slots))).collect();
+        self.pools = pools
+            .into_iter()
+            .map(|pool| (pool.spec.name, (i64::from(pool.spec.slots), pool.spec.include_deferred)))
+            .collect();
         self.used = slots.into_iter().collect();
     }
 
@@ -43,9 +48,12 @@ impl Limits {
 
     /// Whether the first of a lane may start now.
     pub(super) fn admit(&self, lane: &Lane, candidate: Candidate, view: &RunView) -> bool {
-        let Some(size) = self.pools.get(&lane.pool) else { return false };
-        let pool = SlotKey::Pool(lane.pool.clone());
-        if *size >= 0 && self.used(&pool) + i64::from(lane.pool_slots) > *size {
+        let Some((size, with_deferred)) = self.pools.get(&lane.pool) else { return false };
+        let mut taken = self.used(&SlotKey::Pool(lane.pool.clone()));
+        if *with_deferred {
+            taken += self.used(&SlotKey::Deferred(lane.pool.clone()));
+        }
+        if *size >= 0 && taken + i64::from(lane.pool_slots) > *size {
             return false;
         }
         let settings = &view.dag.task(candidate.key().task).settings;
@@ -61,7 +69,7 @@ impl Limits {
         match settings.max_active_tis_per_dagrun {
             Some(limit) => {
                 let own = view.task(candidate.key().task).own();
-                own.sum(crate::state::TaskState::is_executing) < limit
+                own.sum(|state| state.is_executing() || state == TaskState::Deferred) < limit
             }
             None => true,
         }

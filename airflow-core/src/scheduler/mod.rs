@@ -24,7 +24,7 @@ use uuid::Uuid;
 
 use crate::compile::CompiledDag;
 use crate::decide::outcome::{DEFAULT_MAX_MAP_LENGTH, MAX_LOST_ATTEMPTS};
-use crate::executor::Executor;
+use crate::executor::{Executor, Waiter};
 use crate::id::{AttemptId, DagId, IncarnationId, RunId};
 use crate::plan::Report;
 use crate::registry::Registry;
@@ -50,6 +50,9 @@ const ENDED_BUFFER: usize = 1024;
 /// answer must not hold up the loop, and half of this is slow already.
 const STORE_DEADLINE: Duration = Duration::from_secs(10);
 
+/// How many waits of deferred task instances a process runs: each costs a few kilobytes.
+const DEFAULT_MAX_WAITS: usize = 10_000;
+
 /// How a scheduler works.
 #[derive(Debug, Clone)]
 pub struct SchedulerConfig {
@@ -66,6 +69,8 @@ pub struct SchedulerConfig {
     pub use_schedules: bool,
     /// Whether dags that say nothing about it begin paused.
     pub paused_at_creation: bool,
+    /// How many waits of deferred task instances this process runs at most.
+    pub max_waits: usize,
     /// After how many lost attempts of one try a task is given up: it may be what kills its processes.
     pub max_lost_attempts: u32,
     /// What is done if attempts still run when the lease of this process ends. `None` leaves it to the role: those of
@@ -91,6 +96,7 @@ impl Default for SchedulerConfig {
             max_map_length: DEFAULT_MAX_MAP_LENGTH,
             use_schedules: true,
             paused_at_creation: false,
+            max_waits: DEFAULT_MAX_WAITS,
             max_lost_attempts: MAX_LOST_ATTEMPTS,
             on_lease_loss: None,
         }
@@ -147,6 +153,7 @@ impl SchedulerHandle {
 pub struct Scheduler {
     store: SharedStore,
     executor: Arc<dyn Executor>,
+    waiter: Option<Arc<dyn Waiter>>,
     registry: Registry,
     clock: Arc<dyn Clock>,
     config: SchedulerConfig,
@@ -189,6 +196,7 @@ impl Scheduler {
         let scheduler = Self {
             store,
             executor,
+            waiter: None,
             registry,
             clock,
             config,
@@ -207,6 +215,24 @@ impl Scheduler {
             telling: Telling::default(),
         };
         (scheduler, report_to)
+    }
+
+    /// The same, running the waits of deferred task instances too.
+    #[must_use]
+    pub fn with_waiter(mut self, waiter: Arc<dyn Waiter>) -> Self {
+        self.core.set_wait_capacity(waiter.capacity());
+        self.waiter = Some(waiter);
+        self
+    }
+
+    /// Begins and stops waits.
+    fn tend_waits(&mut self) {
+        let orders = self.core.take_waits();
+        if let Some(waiter) = &self.waiter {
+            orders.stop.into_iter().for_each(|id| waiter.forget(id));
+            orders.leave.into_iter().for_each(|id| waiter.leave(id));
+            orders.begin.into_iter().for_each(|attempt| waiter.watch(attempt));
+        }
     }
 
     /// Wakes it from elsewhere.
@@ -248,6 +274,7 @@ impl Scheduler {
                     }
                 }
             }
+            self.tend_waits();
             if !fetched && !wrote && self.reports.is_empty() && self.wakes.is_empty() {
                 return Ok(());
             }

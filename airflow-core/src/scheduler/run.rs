@@ -23,6 +23,10 @@ const RETRY_LAST: Duration = Duration::from_secs(10);
 /// How long a stop waits for callbacks: what tells somebody of a failure should get out.
 const LAST_CALLBACKS: Duration = Duration::from_secs(5);
 
+/// For how many leases the loop may be without a full turn before it counts as stuck: longer than any call of the store
+/// may take.
+const STUCK_LEASES: u32 = 3;
+
 /// How often processes that ended long ago are deleted.
 const SWEEP: Duration = Duration::from_secs(3600);
 
@@ -96,7 +100,10 @@ impl Scheduler {
         self.prepare().await?;
         self.lease.begin(self.process.id, begun);
         self.warn_of_missing_pools();
-        let beat = tokio::spawn(self.lease.clone().keep(Arc::clone(&self.store), self.config.beat));
+        let (progress, most) = (self.progress.clone(), self.lease.length() * STUCK_LEASES);
+        let is_stuck = move || progress.progress().loop_age.is_some_and(|age| age > most);
+        let keep = self.lease.clone().keep(Arc::clone(&self.store), self.config.beat, is_stuck);
+        let beat = tokio::spawn(keep);
         let lease = self.lease.clone();
         while stop.borrow_and_update().is_none() {
             let lost = tokio::select! {
@@ -212,6 +219,7 @@ impl Scheduler {
     async fn stop_attempts(&mut self) {
         // The step that was dropped may have been in the middle of a commit.
         self.core.commit_unknown();
+        self.look_again();
         self.progress.fenced();
         let out = self.core.attempts_out();
         if !out.is_empty() {
@@ -280,6 +288,11 @@ impl Scheduler {
             self.process = process;
             self.core = Core::new(core_config(&self.config, &self.process, self.executor.slots()));
             self.core.keep_strays(strays);
+            if let Some(waiter) = &self.waiter {
+                // They begin again with their runs.
+                waiter.stop();
+                self.core.set_wait_capacity(waiter.capacity());
+            }
             self.lease.begin(self.process.id, begun);
         }
         self.next_reap = self.clock.elapsed();
@@ -288,6 +301,10 @@ impl Scheduler {
     }
 
     async fn shut_down(&mut self, grace: Duration) {
+        if let Some(waiter) = &self.waiter {
+            waiter.stop();
+            self.core.set_wait_capacity(0);
+        }
         let executor = Arc::clone(&self.executor);
         let mut stopping = tokio::spawn(async move { executor.stop(grace).await });
         let mut stopped = false;

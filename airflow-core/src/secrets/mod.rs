@@ -5,6 +5,7 @@
 //! encrypted and decrypted.
 
 mod environment;
+mod files;
 mod vault;
 
 use std::fmt;
@@ -18,6 +19,7 @@ use crate::operator::BoxError;
 use crate::secret::Secret;
 
 pub use environment::EnvironmentSecrets;
+pub use files::{FileError, FileSecrets, connections_of_file};
 pub use vault::{Rotated, Variable, Vault, VaultError};
 
 /// Another place for connections, variables and settings: a vault, a cloud service, files.

@@ -136,3 +136,24 @@ async fn what_was_found_is_hidden() {
     let shown = secrets.masker().mask("p@ssword p%40ssword k3y-k3y t0ken-2 require eu-west-1").into_owned();
     assert_eq!(shown, "*** *** *** *** require eu-west-1");
 }
+
+/// Goal: a file that is wrong is refused with its place, and nothing of what it holds.
+#[test]
+fn files_that_are_wrong_say_where_and_repeat_no_secret() {
+    let folder = tempfile::tempdir().expect("a folder");
+    for (name, text, why) in [
+        ("a.json", "\"p4ss\"", "is no JSON object"),
+        ("a.json", "{\"db\": p4ss", "is no JSON: expected value"),
+        ("b.json", "{\"db\": \"x://u:p4ss@h:port\"}", "connection `db`: the port must be a number"),
+        ("c.json", "{\"a b\": \"x://u:p4ss@h\"}", "connection `a b`: `a b` is no id"),
+        ("d.env", "\n# p4ss\ndb p4ss", "line 3: write `NAME=VALUE`"),
+        ("e.env", "db=x://u:p4ss@h\ndb=x://i", "line 2: `db` stands there twice"),
+    ] {
+        let path = folder.path().join(name);
+        std::fs::write(&path, text).expect("written");
+        let error = FileSecrets::default().with_connections(&path).expect_err(name).to_string();
+        assert!(error.contains(name) && error.contains(why) && !error.contains("p4ss"), "{error}");
+    }
+    let missing = FileSecrets::default().with_variables(folder.path().join("none.json"));
+    assert!(missing.expect_err("no file").to_string().contains("cannot be read"));
+}

@@ -132,10 +132,11 @@ impl TaskState {
             (S::None | S::UpForRetry | S::UpForReschedule | S::Scheduled, E::Enqueued) => S::Queued,
             (S::None | S::UpForRetry | S::Scheduled, E::Elided) => S::Success,
             (S::Queued, E::Claimed) => S::Running,
-            (S::Running, E::Succeeded) => S::Success,
-            (S::Running | S::Queued, E::Failed) => S::Failed,
-            (S::Running | S::Queued, E::Retried) => S::UpForRetry,
-            (S::Running, E::Skipped) => S::Skipped,
+            // What a deferred instance waits for may end it without another attempt.
+            (S::Running | S::Deferred, E::Succeeded) => S::Success,
+            (S::Running | S::Queued | S::Deferred, E::Failed) => S::Failed,
+            (S::Running | S::Queued | S::Deferred, E::Retried) => S::UpForRetry,
+            (S::Running | S::Deferred, E::Skipped) => S::Skipped,
             (S::Running, E::Rescheduled) => S::UpForReschedule,
             (S::Running, E::Deferred) => S::Deferred,
             // A lost or handed-back attempt costs no retry: its instance stands where it stood before the start.

@@ -28,6 +28,8 @@ pub(crate) struct View {
     pub(crate) used: BTreeMap<SlotKey, i64>,
     /// The sizes of pools.
     pub(crate) pools: BTreeMap<String, i32>,
+    /// Pools in which deferred instances count.
+    pub(crate) with_deferred: BTreeSet<String>,
 }
 
 /// What one unit takes of one limit in all.
@@ -104,7 +106,7 @@ impl View {
     /// The first limit that has no room for the unit.
     fn full(&self, unit: &Unit) -> Option<SlotKey> {
         let no_room = |net: &Net| {
-            let after = self.used.get(&net.key).copied().unwrap_or(0).saturating_add(net.delta);
+            let after = self.taken(unit, &net.key).saturating_add(net.delta);
             let limit = match &net.key {
                 // A pool that nobody knows has no slots.
                 SlotKey::Pool(name) => Some(self.pools.get(name).map_or(0, |slots| i64::from(*slots))),
@@ -113,6 +115,20 @@ impl View {
             net.delta > 0 && limit.is_some_and(|limit| limit >= 0 && after > limit)
         };
         net_slots(unit).into_iter().find(no_room).map(|net| net.key)
+    }
+
+    /// What is taken of a limit before the unit; of a pool in which deferred instances count, with those as they are
+    /// after it.
+    fn taken(&self, unit: &Unit, key: &SlotKey) -> i64 {
+        let used = |key: &SlotKey| self.used.get(key).copied().unwrap_or(0);
+        match key {
+            SlotKey::Pool(name) if self.with_deferred.contains(name) => {
+                let deferred = SlotKey::Deferred(name.clone());
+                let change: i64 = unit.slots.iter().filter(|s| s.key == deferred).map(|s| s.delta).sum();
+                used(key) + (used(&deferred) + change).max(0)
+            }
+            _ => used(key),
+        }
     }
 
     fn note(&mut self, unit: &Unit) {

@@ -162,3 +162,45 @@ passed_on! {
     fn audit_log(filter: &AuditFilter) -> Vec<AuditEntry>;
     fn clean(before: DateTime<Utc>, dry_run: bool) -> Vec<(String, u64)>;
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::store::MemoryStore;
+    use crate::time::SimClock;
+
+    /// Never answers.
+    #[derive(Debug)]
+    struct Silent(SharedStore);
+
+    impl Layer for Silent {
+        fn below(&self) -> &SharedStore {
+            &self.0
+        }
+
+        fn around<'a, T: Send + 'a>(
+            &'a self,
+            _: &'static str,
+            _: BoxFuture<'a, StoreResult<T>>,
+        ) -> BoxFuture<'a, StoreResult<T>> {
+            Box::pin(std::future::pending())
+        }
+    }
+
+    /// Goal: a database that does not answer holds nobody up. Method: a store that never does.
+    #[tokio::test]
+    async fn a_call_without_an_answer_is_given_up() {
+        let clock = SimClock::new("2026-01-01T00:00:00Z".parse().unwrap());
+        let silent: SharedStore = Arc::new(Layered(Silent(Arc::new(MemoryStore::new()))));
+        let store = Deadline::around(silent, Arc::new(clock.clone()), Duration::from_secs(10));
+        let asked = tokio::spawn(async move { store.dags().await });
+        tokio::task::yield_now().await;
+        assert!(!asked.is_finished());
+        clock.set(clock.next_awaited().expect("it waits for its deadline"));
+        let error = asked.await.unwrap().unwrap_err();
+        assert_eq!(
+            error.to_string(),
+            "the database did not answer `dags` within 10s; it is looked for again"
+        );
+    }
+}

@@ -241,7 +241,7 @@ pub trait Store: Send + Sync + fmt::Debug + 'static {
     ///
     /// # Errors
     ///
-    /// [`StoreError::Refused`] while an attempt of it may be executing ([`TaskState::is_executing`]);
+    /// [`StoreError::Refused`] while an attempt of it may be executing ([`TaskState::is_executing`]) or is deferred;
     /// [`StoreError::NotFound`].
     ///
     /// [`TaskState::is_executing`]: crate::state::TaskState::is_executing

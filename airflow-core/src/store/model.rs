@@ -8,6 +8,7 @@ use serde::{Deserialize, Serialize};
 use serde_json::Value;
 
 use crate::id::{AttemptId, DagId, IncarnationId, MapIndex, RunId, RunPk, TaskId};
+use crate::operator::Wait;
 use crate::state::task::words;
 use crate::state::{RunState, RunType, TaskEvent, TaskState};
 use crate::timetable::DataInterval;
@@ -293,6 +294,8 @@ pub struct TiData {
     pub map_length: Option<u32>,
     /// Why it is in this state: the error, the reason of a skip.
     pub reason: Option<String>,
+    /// What it waits for, and goes on with.
+    pub wait: Option<Box<Wait>>,
 }
 
 words! {
@@ -520,8 +523,17 @@ pub struct PoolSpec {
 pub struct PoolRow {
     /// The pool.
     pub spec: PoolSpec,
-    /// The slots that are taken.
+    /// The slots that are taken by instances that are queued or running.
     pub used: i64,
+    /// The slots of deferred instances; taken as well if the pool says `include_deferred`.
+    pub deferred: i64,
+}
+
+impl PoolRow {
+    /// The slots that count against its size.
+    pub fn occupied(&self) -> i64 {
+        self.used + if self.spec.include_deferred { self.deferred } else { 0 }
+    }
 }
 
 /// Who did what to what.

@@ -6,6 +6,7 @@ use chrono::{DateTime, SubsecRound as _, Utc};
 use serde_json::Value;
 
 use crate::id::DagId;
+use crate::operator::Wait;
 use crate::state::TaskState;
 use crate::timetable::DataInterval;
 
@@ -42,7 +43,9 @@ pub(crate) fn may_delete_pool(name: &str) -> StoreResult<()> {
 
 /// Why a dag cannot be deleted now.
 pub(crate) fn still_running(dag: &DagId) -> StoreError {
-    StoreError::Refused(format!("dag `{dag}` has running task instances; end its runs before you delete it"))
+    StoreError::Refused(format!(
+        "dag `{dag}` has running or deferred task instances; end its runs before you delete it"
+    ))
 }
 
 /// What is said of a dag that is not stored.
@@ -55,9 +58,10 @@ pub(crate) fn no_run(run: crate::id::RunPk) -> StoreError {
     StoreError::NotFound(format!("run {run}"))
 }
 
-/// The states in which a task instance keeps its dag from being deleted: an attempt may be executing.
+/// The states in which a task instance keeps its dag from being deleted: an attempt may be executing, or it waits and
+/// counts against limits.
 pub(crate) fn keeps_dag(state: TaskState) -> bool {
-    state.is_executing()
+    state.is_executing() || state == TaskState::Deferred
 }
 
 /// A text as it is stored: PostgreSQL has no NUL in texts, and what one store cannot keep, none keeps.
@@ -78,6 +82,17 @@ pub(crate) fn interval(interval: DataInterval) -> DataInterval {
 /// Cuts the times of a next run to what is stored.
 pub(crate) fn next_run(next: NextRun) -> NextRun {
     NextRun { data_interval: interval(next.data_interval), run_after: micros(next.run_after) }
+}
+
+/// What an instance waits for, as it is stored.
+pub(crate) fn wait_text(wait: &Wait) -> String {
+    serde_json::to_string(wait).expect("names, times and JSON can be written as JSON")
+}
+
+/// Reads what an instance waits for.
+pub(crate) fn wait_of(text: Option<&str>) -> StoreResult<Option<Box<Wait>>> {
+    let read = |text| serde_json::from_str(text).map_err(|error| StoreError::Corrupt(error.to_string()));
+    text.map(read).transpose()
 }
 
 /// Reads what a branch decided. A user may store anything under any key, so what is no record is none.

@@ -154,6 +154,9 @@ pub enum SlotKey {
     Task(DagId, TaskId),
     /// The running runs of a dag.
     Runs(DagId),
+    /// The slots that deferred instances would take of a pool: never full by itself, but part of what is taken of the
+    /// pool if that says `include_deferred`.
+    Deferred(String),
 }
 
 impl fmt::Display for SlotKey {
@@ -163,6 +166,7 @@ impl fmt::Display for SlotKey {
             Self::Dag(dag) => write!(f, "dag:{dag}"),
             Self::Task(dag, task) => write!(f, "task:{dag}:{task}"),
             Self::Runs(dag) => write!(f, "runs:{dag}"),
+            Self::Deferred(pool) => write!(f, "deferred:{pool}"),
         }
     }
 }

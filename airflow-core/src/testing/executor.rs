@@ -1,4 +1,4 @@
-//! An executor that only takes attempts down; the world around it runs them, one after the other.
+//! An executor that only takes attempts and waits down; the world around it runs them, one after the other.
 
 use std::collections::HashMap;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
@@ -7,16 +7,22 @@ use std::time::Duration;
 use async_trait::async_trait;
 use tokio::sync::watch;
 
-use crate::executor::{Executor, ExecutorServices, SubmitError};
+use crate::executor::{Executor, ExecutorServices, SubmitError, Waiter};
 use crate::id::AttemptId;
 use crate::operator::Cancel;
 use crate::plan::Attempt;
+
+/// How many waits a test may have going.
+const MOST_WAITS: usize = 100_000;
 
 /// Attempts that were taken and not begun, and what stops those that are out.
 #[derive(Debug, Default)]
 struct Desk {
     new: Vec<(Attempt, Cancel)>,
     out: HashMap<AttemptId, watch::Sender<bool>>,
+    new_waits: Vec<(Attempt, Cancel)>,
+    left: Vec<AttemptId>,
+    waits: HashMap<AttemptId, watch::Sender<bool>>,
 }
 
 #[derive(Debug, Clone)]
@@ -39,10 +45,53 @@ impl SimExecutor {
         std::mem::take(&mut self.lock().new)
     }
 
-    /// An attempt has ended.
-    pub(super) fn ended(&self, id: AttemptId) {
-        self.lock().out.remove(&id);
+    /// What is to be waited for since the last call, in order.
+    pub(super) fn take_new_waits(&self) -> Vec<(Attempt, Cancel)> {
+        std::mem::take(&mut self.lock().new_waits)
     }
+
+    /// Waits that go on elsewhere.
+    pub(super) fn take_left(&self) -> Vec<AttemptId> {
+        std::mem::take(&mut self.lock().left)
+    }
+
+    /// An attempt or a wait has ended.
+    pub(super) fn ended(&self, id: AttemptId) {
+        let mut desk = self.lock();
+        desk.out.remove(&id);
+        desk.waits.remove(&id);
+    }
+}
+
+impl Waiter for SimExecutor {
+    fn capacity(&self) -> usize {
+        MOST_WAITS
+    }
+
+    fn watch(&self, attempt: Attempt) {
+        let mut desk = self.lock();
+        if desk.waits.contains_key(&attempt.ti.attempt_id) {
+            return;
+        }
+        let (stop, cancel) = Cancel::pair();
+        desk.waits.insert(attempt.ti.attempt_id, stop);
+        desk.new_waits.push((attempt, cancel));
+    }
+
+    fn forget(&self, attempt: AttemptId) {
+        if let Some(stop) = self.lock().waits.get(&attempt) {
+            stop.send_replace(true);
+        }
+    }
+
+    fn leave(&self, attempt: AttemptId) {
+        let mut desk = self.lock();
+        desk.waits.remove(&attempt);
+        desk.new_waits.retain(|(new, _)| new.ti.attempt_id != attempt);
+        desk.left.push(attempt);
+    }
+
+    fn stop(&self) {}
 }
 
 #[async_trait]

@@ -2,7 +2,6 @@
 
 use std::any::TypeId;
 use std::collections::{HashMap, VecDeque};
-use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
 
@@ -11,15 +10,10 @@ use chrono::TimeDelta;
 
 use crate::attempt::Override;
 use crate::operator::{AnyOperator, Operator, Result, Returned, TaskContext, TaskError};
-use crate::time::{Clock as _, SimClock};
+use crate::time::{Clock as _, SimClock, wait_until};
 use crate::xcom::Data;
 
 use super::setup::complain;
-
-tokio::task_local! {
-    /// Of the attempt that is being run: whether it waits for the simulated clock, and so for nothing else.
-    pub(super) static WAITS: Arc<AtomicBool>;
-}
 
 type Answer = Arc<dyn Fn(&TaskContext) -> Result<Returned> + Send + Sync>;
 
@@ -167,8 +161,7 @@ impl Override for MockedBodies {
     async fn instead(&self, operator: &dyn AnyOperator, cx: &TaskContext) -> Option<Result<Returned>> {
         let plan = self.mocks.plan(cx, operator);
         if let Some(takes) = plan.takes.and_then(|takes| TimeDelta::from_std(takes).ok()) {
-            let _waits = Waits::begin();
-            self.clock.sleep_until(self.clock.now() + takes).await;
+            wait_until(&self.clock, self.clock.now() + takes).await;
         }
         if let Some(error) = plan.error {
             return Some(Err(error));
@@ -182,22 +175,5 @@ impl Override for MockedBodies {
             }
         }
         Some(answer(cx))
-    }
-}
-
-/// While it lives, the attempt waits for the simulated clock.
-struct Waits(Option<Arc<AtomicBool>>);
-
-impl Waits {
-    fn begin() -> Self {
-        let flag = WAITS.try_with(Arc::clone).ok();
-        flag.iter().for_each(|flag| flag.store(true, Ordering::Relaxed));
-        Self(flag)
-    }
-}
-
-impl Drop for Waits {
-    fn drop(&mut self) {
-        self.0.iter().for_each(|flag| flag.store(false, Ordering::Relaxed));
     }
 }

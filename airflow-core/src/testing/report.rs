@@ -86,7 +86,7 @@ impl TestRun {
             match slot {
                 SlotKey::Pool(name) => {
                     let pool = pools.iter().find(|pool| pool.spec.name == *name)?;
-                    Some((count, Some(i64::from(pool.spec.slots))))
+                    Some((pool.occupied(), Some(i64::from(pool.spec.slots))))
                 }
                 _ => Some((count, None)),
             }
@@ -249,6 +249,16 @@ impl TestRun {
     #[track_caller]
     pub fn tries_of_id(&self, task_id: &str) -> u32 {
         self.one(task_id).tries
+    }
+
+    /// The error of the task of this id, or of an instance, why it was skipped, or why it does not start.
+    ///
+    /// # Panics
+    ///
+    /// As [`state_of_id`](Self::state_of_id).
+    #[track_caller]
+    pub fn reason_of_id(&self, task_id: &str) -> Option<&str> {
+        self.one(task_id).reason.as_deref()
     }
 
     /// The template fields of the task made from `O` as its last attempt rendered them: an object.

@@ -8,6 +8,7 @@ mod attempts;
 mod notices;
 mod runs;
 mod units;
+mod waits;
 
 use std::sync::Arc;
 
@@ -46,6 +47,7 @@ pub use units::{
     rows_appear_with_their_first_change, run_changes_need_the_state_they_start_from,
     units_are_written_whole_or_not_at_all,
 };
+pub use waits::{deferred_slots_count_where_the_pool_says_so, waits_are_kept_as_given};
 
 /// Runs every check of the suite. Everything in the store is deleted, many times.
 ///
@@ -76,6 +78,8 @@ pub async fn run_all(store: SharedStore) -> StoreResult<()> {
         queued_attempts_are_claimed_once,
         attempts_never_change_after_their_end,
         lost_attempts_are_found,
+        waits_are_kept_as_given,
+        deferred_slots_count_where_the_pool_says_so,
         notices_wait_until_they_are_told,
         values_are_replaced_cleared_and_deleted,
         runs_are_created_once,

@@ -18,18 +18,18 @@ use tokio::sync::mpsc;
 
 use crate::app::Airflow;
 use crate::attempt::Runner;
-use crate::executor::{AttemptRunner as _, Executor};
+use crate::executor::{AttemptRunner as _, Executor, WaitRunner as _};
 use crate::id::{AttemptId, DagId, RunPk};
 use crate::operator::{AnyOperator, Cancel};
 use crate::plan::{Attempt, Outcome, Report};
 use crate::scheduler::Scheduler;
 use crate::secrets::EnvironmentSecrets;
 use crate::store::{MemoryStore, PoolSpec, RunFilter, RunRow, Store as _, StoreResult, VariableRow};
-use crate::time::SimClock;
+use crate::time::{SimClock, WAITS};
 
 use super::executor::SimExecutor;
 use super::journal::Journal;
-use super::mocks::{MockedBodies, Mocks, WAITS};
+use super::mocks::{MockedBodies, Mocks};
 use super::setup::{Setup, complain};
 
 /// How many attempts may run in one instant: more is a schedule that never lets time pass.
@@ -179,7 +179,18 @@ impl World {
                 }
                 runner.run(attempt, cancel).await
             };
-            let body = Box::pin(WAITS.scope(Arc::clone(&waits), body));
+            let body = body_of(&waits, body);
+            self.flights.push(Flight { id, what, cancel: listens, waits, hangs: false, due: true, body });
+        }
+        let left = self.executor.take_left();
+        self.flights.retain(|flight| !left.contains(&flight.id));
+        for (attempt, cancel) in self.executor.take_new_waits() {
+            let waits = Arc::new(AtomicBool::new(false));
+            let runner = Arc::clone(&self.runner);
+            let (id, listens) = (attempt.ti.attempt_id, cancel.clone());
+            let what = format!("the wait of `{}` of run `{}`", attempt.ti.task_id, attempt.run.run_id);
+            let body = async move { runner.wait(attempt, cancel).await };
+            let body = body_of(&waits, body);
             self.flights.push(Flight { id, what, cancel: listens, waits, hangs: false, due: true, body });
         }
     }
@@ -258,16 +269,26 @@ async fn new_process(stage: &Stage, slots: usize) -> (Scheduler, SimExecutor, mp
     let executor = SimExecutor::new(slots);
     let airflow = &stage.airflow;
     let shared: Arc<dyn Executor> = Arc::new(executor.clone());
-    let (mut scheduler, reports) = Scheduler::new(
+    let (scheduler, reports) = Scheduler::new(
         Arc::clone(airflow.store()),
         shared,
         airflow.registry().clone(),
         Arc::clone(airflow.clock()),
         airflow.scheduler_config().clone(),
     );
+    let waiter = executor.clone();
+    let mut scheduler = scheduler.with_waiter(Arc::new(waiter));
     airflow.attach(scheduler.handle());
     scheduler.prepare().await.expect("the store in memory does not fail");
     (scheduler, executor, reports)
+}
+
+/// A body that goes on whenever it is polled: one that stood aside for others would look as if it waited for the clock.
+fn body_of(
+    waits: &Arc<AtomicBool>,
+    body: impl Future<Output = Report> + Send + 'static,
+) -> Pin<Box<dyn Future<Output = Report> + Send>> {
+    Box::pin(WAITS.scope(Arc::clone(waits), tokio::task::unconstrained(body)))
 }
 
 /// An attempt that was stopped before it began.

@@ -3,6 +3,7 @@
 use std::sync::Arc;
 
 use airflow_core::id::{AttemptId, MapIndex, RunPk, TaskId};
+use airflow_core::operator::Wait;
 use airflow_core::state::{RunEvent, RunType, TaskEvent, TaskState};
 use airflow_core::store::{
     Advance, AttemptEnd, AttemptEndData, AttemptStart, AttemptState, DagRecord, Expansion, MemoryStore,
@@ -54,7 +55,7 @@ enum Op {
     Sync { dag: u8, version: u8, next: Option<i64> },
     Create(Vec<RunSeed>),
     Commit(Vec<UnitSeed>),
-    Pool { pool: u8, slots: i32 },
+    Pool { pool: u8, slots: i32, include_deferred: bool },
     DropPool(u8),
     SetXCom(u8, u8),
     DropXComs(u8, Option<u8>),
@@ -75,7 +76,7 @@ fn unit_seed() -> impl Strategy<Value = UnitSeed> {
         vec((0..3_u8, 0..3_u8), 0..2),
         vec((0..12_u8, 0..3_u8, 1..4_u8, any::<bool>()), 0..2),
         vec((0..12_u8, any::<u8>()), 0..2),
-        vec((0..7_u8, -2..4_i64, prop::option::of(-1..5_i64)), 0..3),
+        vec((0..9_u8, -2..4_i64, prop::option::of(-1..5_i64)), 0..3),
     );
     (head, rows, values).prop_map(|(head, rows, values)| {
         let (run, by_user, generation, run_event) = head;
@@ -92,7 +93,7 @@ fn op() -> impl Strategy<Value = Op> {
         2 => (0..2_u8, 0..3_u8, prop::option::of(0..5_i64)).prop_map(|(dag, version, next)| Op::Sync { dag, version, next }),
         6 => vec(new_run, 1..4).prop_map(Op::Create),
         20 => vec(unit_seed(), 1..5).prop_map(Op::Commit),
-        2 => (0..3_u8, -1..4_i32).prop_map(|(pool, slots)| Op::Pool { pool, slots }),
+        2 => (0..3_u8, -1..4_i32, any::<bool>()).prop_map(|(pool, slots, include_deferred)| Op::Pool { pool, slots, include_deferred }),
         1 => (0..3_u8).prop_map(Op::DropPool),
         1 => (any::<u8>(), any::<u8>()).prop_map(|(run, value)| Op::SetXCom(run, value)),
         1 => (any::<u8>(), prop::option::of(0..3_u8)).prop_map(|(run, task)| Op::DropXComs(run, task)),
@@ -157,6 +158,7 @@ fn slot_key(number: u8) -> SlotKey {
         3 => SlotKey::Dag("d".into()),
         4 => SlotKey::Task("d".into(), "a".into()),
         5 => SlotKey::Runs("d".into()),
+        6..=7 => SlotKey::Deferred(POOLS[usize::from(number - 6)].into()),
         _ => SlotKey::Dag("e".into()),
     }
 }
@@ -203,6 +205,9 @@ fn unit(seed: &UnitSeed, loaded: &[RunSnapshot]) -> Option<Unit> {
             has_result: event.is_multiple_of(5),
             map_length: event.is_multiple_of(7).then_some(3),
             reason: event.is_multiple_of(4).then(|| "r\0\u{7f}é".into()),
+            wait: event
+                .is_multiple_of(3)
+                .then(|| Box::new(Wait { pokes: u32::from(*event), ..Wait::default() })),
             ..TiData::default()
         };
         unit.tis.push(TiChange {
@@ -269,9 +274,14 @@ async fn apply(store: &SharedStore, op: &Op, loaded: &[RunSnapshot]) -> String {
             let units = seeds.iter().filter_map(|seed| unit(seed, loaded)).collect();
             format!("{:?}", store.commit(units).await)
         }
-        Op::Pool { pool, slots } => {
+        Op::Pool { pool, slots, include_deferred } => {
             let name = pick(&POOLS, *pool).to_owned();
-            let spec = PoolSpec { name, slots: *slots, description: String::new(), include_deferred: false };
+            let spec = PoolSpec {
+                name,
+                slots: *slots,
+                description: String::new(),
+                include_deferred: *include_deferred,
+            };
             format!("{:?}", store.set_pool(spec).await)
         }
         Op::DropPool(pool) => format!("{:?}", store.delete_pool(pick(&POOLS, *pool)).await),

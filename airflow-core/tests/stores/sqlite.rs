@@ -3,6 +3,7 @@
 use std::sync::Arc;
 use std::time::Duration;
 
+use airflow_core::id::MapIndex;
 use airflow_core::state::{RunType, TaskEvent, TaskState};
 use airflow_core::store::{
     CreatedRun, DagRecord, NewRun, RunFilter, RunRow, SlotChange, SlotKey, SqliteOptions, SqliteStore, Store,
@@ -170,6 +171,7 @@ async fn variables_of_an_older_version_are_plain_text_after_the_migration() {
     let mut old = raw(&dir).await;
     sqlx::raw_sql(
         "DROP TABLE af_connection; ALTER TABLE af_variable DROP COLUMN is_encrypted;
+         ALTER TABLE af_ti DROP COLUMN wait;
          DELETE FROM airflow_schema WHERE version > 3; INSERT INTO af_variable VALUES ('k', 'v', 'what')",
     )
     .execute(&mut old)
@@ -392,4 +394,28 @@ async fn deleting_leaves_no_orphan_rows() {
     }
     let bad = sqlx::query("PRAGMA foreign_key_check").fetch_all(&mut conn).await.unwrap();
     assert!(bad.is_empty());
+}
+
+/// Goal: a database of an earlier version comes to the current one with everything in it. Method: its tables as they
+/// were, with a task instance in them.
+#[tokio::test]
+async fn an_old_database_keeps_its_rows() {
+    let dir = tempfile::tempdir().unwrap();
+    let store = open(&dir).await;
+    let row = run(&store, "r").await;
+    let mut unit = Unit::new(&row, "me", row.queued_at);
+    let transition = TaskState::None.on(TaskEvent::Launched).unwrap();
+    let data = TiData { try_number: 3, reason: Some("why".into()), ..TiData::default() };
+    let (task_id, map_index) = ("t".into(), MapIndex::UNMAPPED);
+    unit.tis = vec![TiChange { task_id, map_index, transition, epoch: 0, data }];
+    store.commit(vec![unit]).await.unwrap();
+    let before = store.task_instances(row.pk).await.unwrap();
+    drop(store);
+    let mut conn = raw(&dir).await;
+    let back = "ALTER TABLE af_ti DROP COLUMN wait; DELETE FROM airflow_schema WHERE version >= 5";
+    sqlx::raw_sql(back).execute(&mut conn).await.unwrap();
+    let store = SqliteStore::open(&file(&dir)).await.unwrap();
+    assert!(matches!(store.dags().await, Err(StoreError::NotMigrated { found: 4, .. })));
+    assert_eq!(store.migrate().await.unwrap().from, 4);
+    assert_eq!(store.task_instances(row.pk).await.unwrap(), before);
 }

@@ -6,6 +6,7 @@
 mod deciding;
 mod news;
 mod share;
+mod waits;
 mod wants;
 mod written;
 
@@ -141,6 +142,7 @@ pub(super) struct Core {
     attempts: BTreeMap<AttemptId, (RunPk, TiKey)>,
     /// Started in a commit of which it is not known whether it happened, or still will; looked for so many times more.
     unsure: BTreeMap<AttemptId, (RunPk, u32)>,
+    waits: waits::Waits,
     /// Attempts of an earlier life of this process that did not stop; they keep their slots.
     strays: BTreeSet<AttemptId>,
     /// The executor refused an attempt: nothing is started before this moment.
@@ -172,6 +174,7 @@ impl Core {
             limits_unknown: true,
             attempts: BTreeMap::new(),
             unsure: BTreeMap::new(),
+            waits: waits::Waits::default(),
             strays: BTreeSet::new(),
             rests_until: None,
             share: Share::default(),

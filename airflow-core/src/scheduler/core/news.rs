@@ -94,6 +94,12 @@ impl Core {
             self.runs.keys().copied().filter(|pk| listed.get(pk) != Some(&RunState::Running)).collect();
         for pk in gone {
             self.drop_view(pk);
+            // A run that is not listed is over; one that is queued again keeps what is deferred in it.
+            if listed.contains_key(&pk) {
+                self.leave_waits(pk);
+            } else {
+                self.stop_waits(pk);
+            }
         }
         for row in active {
             self.know_run(row, now);
@@ -178,6 +184,7 @@ impl Core {
                 _ => {}
             }
         }
+        self.adopt_waits(view);
         self.look_for_unsure(pk, now);
         let lost = |(id, (run, key)): (&AttemptId, &(RunPk, TiKey))| {
             let ti = view.ti(*key);
@@ -234,6 +241,7 @@ impl Core {
         self.dirty.remove(&pk);
         self.inbox.remove(&pk);
         self.share.forget(pk);
+        self.stop_waits(pk);
         let of_run = self.attempts.iter().filter(|(_, (run, _))| *run == pk);
         effects.cancel.extend(of_run.map(|(id, _)| *id));
     }

@@ -70,6 +70,7 @@ impl Core {
 
     fn written(&mut self, draft: InFlight, now: DateTime<Utc>, effects: &mut Effects) {
         let pk = draft.unit.run;
+        self.follow_waits(&draft.unit);
         let Some(live) = self.runs.get_mut(&pk) else { return };
         live.stale = 0;
         let view = &live.view;

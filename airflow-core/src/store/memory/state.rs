@@ -190,7 +190,7 @@ impl State {
         self.dags.remove(dag_id);
         self.versions.remove(dag_id);
         self.slots.retain(|key, _| match key {
-            SlotKey::Pool(_) => true,
+            SlotKey::Pool(_) | SlotKey::Deferred(_) => true,
             SlotKey::Dag(dag) | SlotKey::Runs(dag) | SlotKey::Task(dag, _) => dag != dag_id,
         });
         Ok(runs.len() as u64)
@@ -405,8 +405,13 @@ impl State {
     }
 
     pub(super) fn pools(&self) -> Vec<PoolRow> {
-        let used = |name: &str| self.slots.get(&SlotKey::Pool(name.to_owned())).copied().unwrap_or(0);
-        self.pools.values().map(|spec| PoolRow { spec: spec.clone(), used: used(&spec.name) }).collect()
+        let used = |key: SlotKey| self.slots.get(&key).copied().unwrap_or(0);
+        let row = |spec: &PoolSpec| PoolRow {
+            spec: spec.clone(),
+            used: used(SlotKey::Pool(spec.name.clone())),
+            deferred: used(SlotKey::Deferred(spec.name.clone())),
+        };
+        self.pools.values().map(row).collect()
     }
 
     pub(super) fn slots(&self) -> Vec<(SlotKey, i64)> {

@@ -75,8 +75,13 @@ const FULL_SLOTS: &str = concat!(
     apply::slots!(),
     " JOIN af_slot s ON s.kind = j.sort AND s.name = j.who AND s.task_id = j.task
       LEFT JOIN af_pool p ON j.sort = 0 AND p.name = j.who
+      LEFT JOIN af_slot d ON p.include_deferred AND d.kind = 4 AND d.name = p.name AND d.task_id = ''
+      LEFT JOIN ",
+    apply::slots!("k"),
+    " ON p.include_deferred AND k.sort = 4 AND k.who = p.name
       WHERE greatest(s.used + j.most, CASE WHEN j.most IS NULL THEN NULL ELSE j.low END) >
-            CASE WHEN j.sort <> 0 THEN j.cap WHEN p.slots IS NULL THEN 0 WHEN p.slots >= 0 THEN p.slots END)"
+            CASE WHEN j.sort <> 0 THEN j.cap WHEN p.slots IS NULL THEN 0 WHEN p.slots >= 0
+            THEN p.slots - coalesce(d.used, 0) - greatest(coalesce(k.total, 0), 0) END)"
 );
 
 /// Makes the function.

@@ -10,8 +10,10 @@ use super::{Conn, Row, query};
 /// Pools and what is taken of them.
 pub(in crate::store) async fn pools(conn: &mut Conn<'_>) -> StoreResult<Vec<PoolRow>> {
     const LIST: &str = "
-        SELECT p.name, p.slots, p.description, p.include_deferred, coalesce(s.used, 0) AS used
+        SELECT p.name, p.slots, p.description, p.include_deferred, coalesce(s.used, 0) AS used,
+               coalesce(d.used, 0) AS deferred
         FROM af_pool p LEFT JOIN af_slot s ON s.kind = 0 AND s.name = p.name AND s.task_id = ''
+            LEFT JOIN af_slot d ON d.kind = 4 AND d.name = p.name AND d.task_id = ''
         ORDER BY p.name";
     let pool = |row: &Row| {
         let spec = PoolSpec {
@@ -20,7 +22,7 @@ pub(in crate::store) async fn pools(conn: &mut Conn<'_>) -> StoreResult<Vec<Pool
             description: row.text("description")?,
             include_deferred: row.flag("include_deferred")?,
         };
-        Ok(PoolRow { spec, used: row.num("used")? })
+        Ok(PoolRow { spec, used: row.num("used")?, deferred: row.num("deferred")? })
     };
     query(LIST).fetch_all(conn).await?.iter().map(pool).collect()
 }

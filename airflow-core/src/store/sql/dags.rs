@@ -197,7 +197,7 @@ pub(in crate::store) async fn delete(conn: &mut Conn<'_>, dag_id: &DagId) -> Sto
     const BUSY: &str = "
         SELECT count(*) AS busy FROM af_run r JOIN af_ti t ON t.run = r.pk
         WHERE r.dag_id = ?1 AND t.state IN (SELECT j.state FROM ROWS(?2, state NAME) j)";
-    const SLOTS: &str = "DELETE FROM af_slot WHERE kind <> 0 AND name = ?1";
+    const SLOTS: &str = "DELETE FROM af_slot WHERE kind NOT IN (0, 4) AND name = ?1";
     const DELETE: &str = "DELETE FROM af_dag WHERE dag_id = ?1";
     lock_all(conn, std::iter::once(dag_id)).await?;
     let runs = query(RUNS).bind(dag_id.as_str()).fetch_all(conn).await?.len();

@@ -9,6 +9,7 @@ pub(in crate::store) fn slot_columns(key: &SlotKey) -> (i64, &str, &str) {
         SlotKey::Dag(dag) => (1, dag.as_str(), ""),
         SlotKey::Task(dag, task) => (2, dag.as_str(), task.as_str()),
         SlotKey::Runs(dag) => (3, dag.as_str(), ""),
+        SlotKey::Deferred(pool) => (4, pool, ""),
     }
 }
 
@@ -19,6 +20,7 @@ pub(in crate::store) fn slot_key(kind: i64, name: String, task: &str) -> Option<
         1 => SlotKey::Dag(name.into()),
         2 => SlotKey::Task(name.into(), task.into()),
         3 => SlotKey::Runs(name.into()),
+        4 => SlotKey::Deferred(name),
         _ => return None,
     })
 }

@@ -19,7 +19,7 @@ macro_rules! tis_sql {
     ($run:literal) => {
         concat!(
             "SELECT CAST(json_group_array(json_array(task_id, map_index, state, epoch, try_number, max_tries, lost,
-                lower(hex(attempt_id)), next_try_at, started_at, ended_at, has_result, map_length, reason)
+                lower(hex(attempt_id)), next_try_at, started_at, ended_at, has_result, map_length, reason, wait)
                 ORDER BY task_id, map_index) AS TEXT) FROM af_ti WHERE run = ",
             $run
         )
@@ -41,6 +41,7 @@ type TiColumns = (
     Option<Moment>,
     Flag,
     Option<u32>,
+    Option<String>,
     Option<String>,
 );
 
@@ -92,7 +93,7 @@ fn ti_rows(row: &Row, name: &str) -> StoreResult<Vec<TiRow>> {
 #[rustfmt::skip]
 fn ti_row(
     (task_id, map_index, state, epoch, try_number, max_tries, lost, attempt, next, started, ended, has_result,
-     map_length, reason): TiColumns,
+     map_length, reason, wait): TiColumns,
 ) -> StoreResult<TiRow> {
     // `hex` of nothing is an empty text.
     let attempt = attempt.filter(|text| !text.is_empty());
@@ -108,6 +109,7 @@ fn ti_row(
         has_result: has_result.0,
         map_length,
         reason,
+        wait: rules::wait_of(wait.as_deref())?,
     };
     Ok(TiRow { task_id, map_index, state, epoch, data })
 }
@@ -182,7 +184,7 @@ fn skip(
 mod plain {
     use super::{
         AttemptId, Conn, Expansion, MapIndex, PastQuery, PastRun, Row, RunPk, RunSnapshot, RunType,
-        StoreResult, TiData, TiRow, query, run_row, skip,
+        StoreResult, TiData, TiRow, query, rules, run_row, skip,
     };
 
     pub(super) const TIS: &str = "SELECT * FROM af_ti WHERE run = ?1 ORDER BY task_id, map_index";
@@ -208,6 +210,7 @@ mod plain {
             has_result: row.flag("has_result")?,
             map_length: row.maybe_num("map_length")?,
             reason: row.maybe_text("reason")?,
+            wait: rules::wait_of(row.maybe_text("wait")?.as_deref())?,
         };
         Ok(TiRow {
             task_id: row.text("task_id")?.into(),

@@ -7,7 +7,7 @@ use std::collections::BTreeSet;
 
 use crate::id::{AttemptId, MapIndex, RunPk};
 use crate::store::judge::{View, net_slots};
-use crate::store::{StoreResult, Unit};
+use crate::store::{SlotKey, StoreResult, Unit};
 
 use super::keys::slot_columns;
 use super::text::Kind;
@@ -29,7 +29,7 @@ const SLOTS: &str = "
         ON s.kind = j.sort AND s.name = j.who AND s.task_id = j.task";
 
 const POOLS: &str = "
-    SELECT p.name, p.slots FROM ROWS(?1, sort INT, who NAME) j CROSS JOIN af_pool p
+    SELECT p.name, p.slots, p.include_deferred FROM ROWS(?1, sort INT, who NAME) j CROSS JOIN af_pool p
         ON j.sort = 0 AND p.name = j.who";
 
 const TIS: &str = "
@@ -72,6 +72,12 @@ pub(in crate::store) fn statements(kind: Kind, units: &[Unit]) -> [Query<'static
     for run in runs {
         run_rows.row().int(run.0).end();
     }
+    // What is deferred may be part of what a pool has room for.
+    let deferred = |key: &SlotKey| match key {
+        SlotKey::Pool(name) => Some(SlotKey::Deferred(name.clone())),
+        _ => None,
+    };
+    keys.extend(keys.iter().filter_map(deferred).collect::<Vec<_>>());
     let sorted: BTreeSet<_> = keys.iter().map(slot_columns).collect();
     for (kind, name, task) in sorted {
         slots.row().int(kind).text(name).text(task).end();
@@ -106,7 +112,11 @@ pub(in crate::store) fn read(answers: &[Vec<Row>]) -> StoreResult<View> {
         view.used.insert(key, used);
     }
     for row in pools {
-        view.pools.insert(row.text("name")?, row.num("slots")?);
+        let name = row.text("name")?;
+        if row.flag("include_deferred")? {
+            view.with_deferred.insert(name.clone());
+        }
+        view.pools.insert(name, row.num("slots")?);
     }
     for row in tis {
         view.tis.insert(ti(row)?, (row.word("state")?, row.num("epoch")?));

@@ -13,10 +13,10 @@ use crate::store::sql::errors::{corrupt, failed};
 use crate::store::sql::{Conn, admin};
 
 /// The migrations, the first one leads to version 1.
-const MIGRATIONS: [&str; 4] = [V1, V2, V3, V4];
+const MIGRATIONS: [&str; 5] = [V1, V2, V3, V4, V5];
 
 /// The version that this library needs.
-pub(super) const NEEDED: u32 = 4;
+pub(super) const NEEDED: u32 = 5;
 
 const CREATE_VERSIONS: &str =
     "CREATE TABLE IF NOT EXISTS airflow_schema (version INTEGER PRIMARY KEY, at INTEGER NOT NULL) STRICT";
@@ -123,6 +123,9 @@ CREATE TABLE af_connection (
     conn_id TEXT NOT NULL PRIMARY KEY, conn_type TEXT, description TEXT, host TEXT, login TEXT, password TEXT,
     schema_name TEXT, port INTEGER, extra TEXT, is_encrypted INTEGER NOT NULL, is_extra_encrypted INTEGER NOT NULL
 ) STRICT, WITHOUT ROWID";
+
+/// What task instances wait for, as JSON.
+const V5: &str = "ALTER TABLE af_ti ADD COLUMN wait TEXT";
 
 /// All tables, those that refer to others first.
 const TABLES: [&str; 17] = [

@@ -10,10 +10,10 @@ use crate::state::{RunState, TaskState};
 use crate::store::judge::net_slots;
 use crate::store::sql::keys::slot_columns;
 use crate::store::sql::notices::task_column;
-use crate::store::{AttemptEnd, AttemptStart, TiChange, Unit, rules};
+use crate::store::{AttemptEnd, AttemptStart, SlotKey, TiChange, Unit, rules};
 
 /// The columns of a row: the kind of the step, and as many as a change of a task instance needs.
-pub(super) const WIDTH: usize = 20;
+pub(super) const WIDTH: usize = 21;
 
 /// What a step does. The number is what the triggers of a commit look at; 0 does nothing.
 #[derive(Debug, Clone, Copy)]
@@ -23,7 +23,7 @@ enum Kind {
     /// run, generation, by user, from, to, start, end, reason, queued at
     Change = 2,
     /// run, task, index, from, epoch, to, event, actor, at, tries, most tries, lost, attempt, next, start, end, has
-    /// result, map length, reason
+    /// result, map length, reason, wait
     First = 3,
     /// the same
     Next = 4,
@@ -122,7 +122,7 @@ impl<'a> Steps<'a> {
     }
 
     fn push<const N: usize>(&mut self, kind: Kind, cells: [Cell<'a>; N]) {
-        const { assert!(N < WIDTH, "a step has a kind and at most 19 columns") };
+        const { assert!(N < WIDTH, "a step has a kind and at most 20 columns") };
         self.cells.push(Cell::Int(kind as i64));
         self.cells.extend(cells);
         self.cells.resize(self.cells.len() + WIDTH - 1 - N, Cell::Null);
@@ -166,7 +166,12 @@ impl<'a> Steps<'a> {
             ];
             self.push(Kind::Tell, cells);
         }
-        for net in net_slots(unit).into_iter().filter(|net| net.delta != 0) {
+        let (deferred, others): (Vec<_>, Vec<_>) = net_slots(unit)
+            .into_iter()
+            .filter(|net| net.delta != 0)
+            .partition(|net| matches!(net.key, SlotKey::Deferred(_)));
+        // What is deferred comes first: it is part of what a pool has room for.
+        for net in deferred.into_iter().chain(others) {
             let (kind, name, task) = slot_columns(&net.key);
             let limit = net.limit.filter(|limit| *limit >= 0);
             let (name, task) = (name.to_owned().into(), task.to_owned().into());
@@ -223,6 +228,7 @@ impl<'a> Steps<'a> {
             data.has_result.into(),
             data.map_length.into(),
             data.reason.as_ref().into(),
+            data.wait.as_deref().map(rules::wait_text).into(),
         ];
         self.push(if is_first { Kind::First } else { Kind::Next }, cells);
     }

@@ -8,7 +8,7 @@ use uuid::Uuid;
 use crate::id::{AttemptId, MapIndex, RunPk, TaskId};
 use crate::state::{RunState, TaskState};
 use crate::store::judge::{View, net_slots};
-use crate::store::{AttemptState, StoreResult, Unit};
+use crate::store::{AttemptState, SlotKey, StoreResult, Unit};
 
 use crate::store::sql::errors::{corrupt, failed};
 use crate::store::sql::json::Rows;
@@ -32,7 +32,7 @@ SELECT
 (SELECT json_group_array(json_array(s.kind, s.name, s.task_id, s.used)) FROM json_each(?5) j
     CROSS JOIN af_slot s ON s.kind = j.value ->> 0 AND s.name = j.value ->> 1
         AND s.task_id = j.value ->> 2) AS slots,
-(SELECT json_group_array(json_array(p.name, p.slots)) FROM json_each(?5) j
+(SELECT json_group_array(json_array(p.name, p.slots, p.include_deferred)) FROM json_each(?5) j
     CROSS JOIN af_pool p ON j.value ->> 0 = 0 AND p.name = j.value ->> 1) AS pools";
 
 /// Begins a transaction and loads what `units` name.
@@ -56,6 +56,11 @@ pub(super) async fn begin_and_load(conn: &mut SqliteConnection, units: &[Unit]) 
         for net in net_slots(unit) {
             let (kind, name, task) = slot_columns(&net.key);
             slots.row().int(kind).text(name).text(task).end();
+            if let SlotKey::Pool(name) = &net.key {
+                let deferred = SlotKey::Deferred(name.clone());
+                let (kind, name, task) = slot_columns(&deferred);
+                slots.row().int(kind).text(name).text(task).end();
+            }
         }
     }
     let query =
@@ -86,7 +91,12 @@ fn read(row: &SqliteRow) -> StoreResult<View> {
             slot_key(kind, name, &task).ok_or_else(|| corrupt(format!("{kind} is no kind of limit")))?;
         view.used.insert(key, used);
     }
-    view.pools = column::<(String, i32)>(row, "pools")?.into_iter().collect();
+    for (name, slots, with_deferred) in column::<(String, i32, u8)>(row, "pools")? {
+        if with_deferred != 0 {
+            view.with_deferred.insert(name.clone());
+        }
+        view.pools.insert(name, slots);
+    }
     Ok(view)
 }
 

@@ -4,7 +4,9 @@ use crate::store::judge::{View, net_slots, ti_of};
 use crate::store::rules::storable;
 use crate::store::{AttemptEndData, AttemptStart, AttemptState, Unit, UnitResult};
 
-use super::{AttemptRow, BTreeMap, EventRow, Notice, RunState, State, TiData, micros, remove_of_run};
+use super::{
+    AttemptRow, BTreeMap, EventRow, Notice, RunState, SlotKey, State, TiData, micros, remove_of_run,
+};
 
 impl State {
     /// As `commit`; what the store is blind for is told as the unit wants it.
@@ -89,11 +91,18 @@ impl State {
             }
             for net in net_slots(unit) {
                 let used = self.slots.get(&net.key).copied().unwrap_or(0);
+                if let SlotKey::Pool(name) = &net.key {
+                    let deferred = SlotKey::Deferred(name.clone());
+                    let count = self.slots.get(&deferred).copied().unwrap_or(0);
+                    view.used.insert(deferred, count);
+                }
                 view.used.insert(net.key, used);
             }
         }
         view.pools =
             self.pools.values().map(|pool| (pool.name.clone(), pool.slots)).collect::<BTreeMap<_, _>>();
+        let with_deferred = self.pools.values().filter(|pool| pool.include_deferred);
+        view.with_deferred = with_deferred.map(|pool| pool.name.clone()).collect();
         view
     }
 

@@ -1,0 +1,138 @@
+//! Whether the application works: what its loop has got done, not whether somebody says that it lives.
+
+use std::time::Duration;
+
+use chrono::{DateTime, Utc};
+use serde::Serialize;
+
+use crate::scheduler::seems_alive;
+use crate::store::StoreResult;
+
+use super::Airflow;
+
+/// How long the database may take to answer before it counts as unhealthy: whoever asks for health wants to know soon.
+const ANSWER: Duration = Duration::from_secs(5);
+
+/// How long the loop of a scheduler may be without a full turn before it counts as unhealthy (Airflow's
+/// `scheduler_health_check_threshold`).
+const THRESHOLD: Duration = Duration::from_secs(30);
+
+/// Whether a part works.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize)]
+#[serde(rename_all = "lowercase")]
+pub enum HealthStatus {
+    /// It works.
+    Healthy,
+    /// It does not.
+    Unhealthy,
+}
+
+impl HealthStatus {
+    fn of(works: bool) -> Self {
+        if works { Self::Healthy } else { Self::Unhealthy }
+    }
+}
+
+/// The database.
+#[derive(Debug, Clone, PartialEq, Serialize)]
+pub struct DatabaseHealth {
+    /// Whether it answers.
+    pub status: HealthStatus,
+    /// What it said, if it does not.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub error: Option<String>,
+}
+
+/// The scheduler: that of this process if one runs, else the one that was heard of last.
+#[derive(Debug, Clone, PartialEq, Serialize)]
+pub struct SchedulerHealth {
+    /// Whether its loop gets on; of another process, whether its lease goes on.
+    pub status: HealthStatus,
+    /// When its loop last got to its end; of another process, when it last renewed its lease.
+    pub latest_scheduler_heartbeat: Option<DateTime<Utc>>,
+    /// How long ago this process renewed its lease, in seconds.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub beat_age: Option<f64>,
+    /// How long the instance that is ready and waits for a slot for the longest time has waited, in seconds.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub oldest_waiting: Option<f64>,
+    /// How often this process has stopped its attempts because it could not renew its lease.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub fenced_total: Option<u64>,
+    /// What the store said last, if the loop does not get on.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub error: Option<String>,
+}
+
+/// Whether the application works, in the shape of Airflow's `/health`.
+#[derive(Debug, Clone, PartialEq, Serialize)]
+pub struct Health {
+    /// The database.
+    pub metadatabase: DatabaseHealth,
+    /// The scheduler.
+    pub scheduler: SchedulerHealth,
+}
+
+impl Health {
+    /// Whether everything works.
+    pub fn is_healthy(&self) -> bool {
+        self.metadatabase.status == HealthStatus::Healthy && self.scheduler.status == HealthStatus::Healthy
+    }
+}
+
+impl Airflow {
+    /// Says whether the application works. Answers within seconds, also if the database does not.
+    ///
+    /// ```
+    /// use airflow_core::app::Airflow;
+    /// use airflow_core::store::MemoryStore;
+    ///
+    /// # #[tokio::main(flavor = "current_thread")]
+    /// # async fn main() -> Result<(), Box<dyn std::error::Error>> {
+    /// let airflow = Airflow::builder().store(MemoryStore::new()).build().await?;
+    /// let health = airflow.health().await;
+    /// assert!(!health.is_healthy(), "no scheduler runs");
+    /// let json = serde_json::to_value(&health)?;
+    /// assert_eq!(json["metadatabase"]["status"], "healthy");
+    /// assert_eq!(json["scheduler"]["status"], "unhealthy");
+    /// # Ok(()) }
+    /// ```
+    pub async fn health(&self) -> Health {
+        let asked = tokio::select! {
+            biased;
+            answer = self.others() => answer.map_err(|error| error.to_string()),
+            () = self.clock().sleep(ANSWER) => Err(format!("it does not answer within {ANSWER:?}")),
+        };
+        let metadatabase =
+            DatabaseHealth { status: HealthStatus::of(asked.is_ok()), error: asked.as_ref().err().cloned() };
+        let scheduler = match self.scheduler().map(|handle| handle.progress()) {
+            Some(own) => SchedulerHealth {
+                status: HealthStatus::of(!own.fenced && own.loop_age.is_some_and(|age| age <= THRESHOLD)),
+                latest_scheduler_heartbeat: own.last_loop,
+                beat_age: own.beat_age.map(|age| age.as_secs_f64()),
+                oldest_waiting: own.oldest_waiting.map(|time| time.as_secs_f64()),
+                fenced_total: Some(own.fenced_total),
+                error: own.last_error,
+            },
+            None => {
+                let latest = asked.ok().flatten();
+                SchedulerHealth {
+                    status: HealthStatus::of(latest.is_some_and(|(_, alive)| alive)),
+                    latest_scheduler_heartbeat: latest.map(|(at, _)| at),
+                    beat_age: None,
+                    oldest_waiting: None,
+                    fenced_total: None,
+                    error: None,
+                }
+            }
+        };
+        Health { metadatabase, scheduler }
+    }
+
+    /// When the scheduler that was heard of last renewed its lease, and whether it counts as alive.
+    async fn others(&self) -> StoreResult<Option<(DateTime<Utc>, bool)>> {
+        let all = self.store().incarnations().await?;
+        let schedulers = all.iter().filter(|one| one.process.kind == "scheduler");
+        Ok(schedulers.map(|one| (one.last_beat, seems_alive(one))).max_by_key(|(at, alive)| (*alive, *at)))
+    }
+}

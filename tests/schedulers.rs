@@ -1,0 +1,190 @@
+//! Several schedulers at once on one store, in real time: what they share, and what becomes of it when one is gone.
+#![cfg(feature = "sqlite")]
+#![expect(clippy::unwrap_used, reason = "a test stops at the first surprise")]
+
+use std::collections::{BTreeMap, BTreeSet};
+use std::sync::atomic::{AtomicUsize, Ordering};
+use std::sync::{Arc, Mutex};
+use std::time::Duration;
+
+use airflow::app::{HealthStatus, Running};
+use airflow::prelude::*;
+use airflow::state::RunState;
+use airflow::store::{Layer, Layered, RunFilter, SharedStore, SqliteStore, StoreResult};
+use airflow_core::id::AttemptId;
+
+/// How many attempts hold a slot of the pool, now and at most, and which ones ran where.
+#[derive(Clone, Default)]
+struct Watch {
+    now: Arc<AtomicUsize>,
+    most: Arc<AtomicUsize>,
+    ran: Arc<Mutex<Vec<(usize, AttemptId)>>>,
+}
+
+/// Which of the schedulers a task runs in.
+struct Here(usize);
+
+#[task(pool = "two")]
+async fn work(here: &Here, watch: &Watch, cx: &TaskContext) -> Result<()> {
+    let now = watch.now.fetch_add(1, Ordering::SeqCst) + 1;
+    watch.most.fetch_max(now, Ordering::SeqCst);
+    tokio::task::yield_now().await;
+    watch.ran.lock().unwrap().push((here.0, cx.ti().attempt_id));
+    watch.now.fetch_sub(1, Ordering::SeqCst);
+    Ok(())
+}
+
+fn dag() -> DagDef {
+    let dag = DagDef::new("d").schedule("@daily").start_date("2024-01-01").end_date("2024-01-30");
+    dag.catchup(true).max_active_runs(4).define(|d| {
+        let list: Vec<u32> = (0..3).collect();
+        d.map(list, |_| work::call());
+    })
+}
+
+async fn start(store: SharedStore, number: usize, watch: &Watch) -> (Airflow, Running) {
+    let builder = Airflow::builder().shared_store(store).executor(LocalExecutor::new(2)).dag(dag());
+    let builder = builder.pool("two", 2).resource(Here(number)).resource(watch.clone());
+    let builder = builder.scheduler(|config| config.poll_interval = Duration::from_millis(50));
+    let airflow = builder.build().await.unwrap();
+    let running = airflow.start();
+    (airflow, running)
+}
+
+/// Returns once thirty runs have ended.
+async fn all_ended(store: &SharedStore) {
+    loop {
+        let filter = RunFilter { states: vec![RunState::Success, RunState::Failed], ..RunFilter::default() };
+        if store.runs(&filter).await.unwrap().len() == 30 {
+            return;
+        }
+        tokio::time::sleep(Duration::from_millis(20)).await;
+    }
+}
+
+async fn three_share_the_work(stores: [SharedStore; 3]) {
+    let watch = Watch::default();
+    let mut all = Vec::new();
+    for (number, store) in stores.iter().enumerate() {
+        all.push(start(Arc::clone(store), number, &watch).await);
+    }
+    all_ended(&stores[0]).await;
+    let runs = stores[0].runs(&RunFilter::default()).await.unwrap();
+    assert!(runs.iter().all(|run| run.state == RunState::Success), "{runs:?}");
+    let dates: BTreeSet<_> = runs.iter().map(|run| run.logical_date).collect();
+    assert_eq!((runs.len(), dates.len()), (30, 30), "one run for each point of the schedule");
+    let ran = watch.ran.lock().unwrap().clone();
+    let attempts: BTreeSet<AttemptId> = ran.iter().map(|(_, id)| *id).collect();
+    assert_eq!((ran.len(), attempts.len()), (90, 90), "each attempt ran once, and none was repeated");
+    assert!(watch.most.load(Ordering::SeqCst) <= 2, "the pool has two slots");
+    for run in &runs {
+        let mut where_it_ran = BTreeMap::new();
+        for attempt in stores[0].attempts(run.pk, None).await.unwrap() {
+            *where_it_ran.entry(attempt.start.incarnation).or_insert(0) += 1;
+        }
+        assert_eq!(where_it_ran.len(), 1, "one scheduler works on a run: {where_it_ran:?}");
+    }
+    for (airflow, running) in all {
+        assert_eq!(airflow.health().await.metadatabase.status, HealthStatus::Healthy);
+        running.stop(Duration::from_secs(20)).await.unwrap();
+    }
+    assert_eq!(stores[0].slots().await.unwrap(), [], "everything was given back");
+    assert_eq!(stores[0].incarnations().await.unwrap(), [], "everybody said goodbye");
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn three_schedulers_share_one_file() {
+    let dir = tempfile::tempdir().unwrap();
+    let path = dir.path().join("airflow.db");
+    let path = path.to_str().unwrap();
+    let mut stores: Vec<SharedStore> = Vec::new();
+    for _ in 0..3 {
+        stores.push(Arc::new(SqliteStore::open(path).await.unwrap()));
+    }
+    three_share_the_work(stores.try_into().unwrap()).await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn three_schedulers_share_one_memory() {
+    let store = MemoryStore::new();
+    let clone = || -> SharedStore { Arc::new(store.clone()) };
+    three_share_the_work([clone(), clone(), clone()]).await;
+}
+
+/// A store that stops answering.
+#[derive(Debug)]
+struct Hole {
+    store: SharedStore,
+    open: tokio::sync::watch::Receiver<bool>,
+}
+
+impl Layer for Hole {
+    fn below(&self) -> &SharedStore {
+        &self.store
+    }
+
+    fn around<'a, T: Send + 'a>(
+        &'a self,
+        _: &'static str,
+        work: std::pin::Pin<Box<dyn Future<Output = StoreResult<T>> + Send + 'a>>,
+    ) -> std::pin::Pin<Box<dyn Future<Output = StoreResult<T>> + Send + 'a>> {
+        Box::pin(async move {
+            if *self.open.borrow() {
+                std::future::pending::<()>().await;
+            }
+            work.await
+        })
+    }
+}
+
+/// Goal: a database that does not answer holds up nothing for good, and health shows it meanwhile. Method: in virtual
+/// time, a store that falls silent for two minutes.
+#[tokio::test(start_paused = true)]
+async fn a_silent_database_is_survived_and_shows_in_health() {
+    let (fall, open) = tokio::sync::watch::channel(false);
+    let store: SharedStore = Arc::new(MemoryStore::new());
+    let hole: SharedStore = Arc::new(Layered(Hole { store: Arc::clone(&store), open }));
+    let dag = DagDef::new("d").define(|d| {
+        d.add(airflow::operator::Empty::new().id("a"));
+    });
+    let airflow = Airflow::builder().shared_store(hole).executor(LocalExecutor::new(1)).dag(dag);
+    let airflow = airflow.clock(Virtual(tokio::time::Instant::now())).build().await.unwrap();
+    let running = airflow.start();
+    tokio::time::sleep(Duration::from_secs(3)).await;
+    assert!(airflow.health().await.is_healthy(), "{:?}", airflow.health().await);
+    fall.send(true).unwrap();
+    tokio::time::sleep(Duration::from_secs(120)).await;
+    let health = airflow.health().await;
+    assert_eq!(health.metadatabase.status, HealthStatus::Unhealthy);
+    assert_eq!(health.scheduler.status, HealthStatus::Unhealthy, "{health:?}");
+    assert!(health.scheduler.fenced_total > Some(0), "it could not renew its lease: {health:?}");
+    fall.send(false).unwrap();
+    tokio::time::sleep(Duration::from_secs(60)).await;
+    assert!(airflow.health().await.is_healthy(), "{:?}", airflow.health().await);
+    let run = airflow.trigger("d").await.unwrap();
+    assert_eq!(airflow.wait(&run).await.unwrap().state, RunState::Success);
+    running.stop(Duration::from_secs(1)).await.unwrap();
+}
+
+/// A clock in tokio's virtual time.
+#[derive(Debug, Clone)]
+struct Virtual(tokio::time::Instant);
+
+#[async_trait::async_trait]
+impl airflow::time::Clock for Virtual {
+    fn now(&self) -> DateTime<Utc> {
+        DateTime::UNIX_EPOCH + self.0.elapsed()
+    }
+
+    async fn sleep_until(&self, moment: DateTime<Utc>) {
+        self.sleep((moment - self.now()).to_std().unwrap_or_default()).await;
+    }
+
+    fn elapsed(&self) -> Duration {
+        self.0.elapsed()
+    }
+
+    async fn sleep(&self, time: Duration) {
+        tokio::time::sleep(time).await;
+    }
+}
