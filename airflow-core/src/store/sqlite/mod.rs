@@ -248,6 +248,31 @@ async fn connect(options: &SqliteOptions) -> StoreResult<SqliteConnection> {
     }
 }
 
+/// Writes in a transaction of its own.
+macro_rules! writing {
+    ($store:expr, |$conn:ident| $work:expr) => {
+        $store
+            .writer()
+            .await?
+            .write(move |conn| {
+                Box::pin(async move {
+                    let $conn = &mut Conn::sqlite(conn);
+                    $work.await
+                })
+            })
+            .await
+    };
+}
+
+/// Reads on a connection of the readers.
+macro_rules! reading {
+    ($store:expr, |$conn:ident| $work:expr) => {{
+        let mut reader = $store.reader().await?;
+        let $conn = &mut Conn::sqlite(&mut reader);
+        $work.await
+    }};
+}
+
 #[async_trait]
 impl Store for SqliteStore {
     fn kind(&self) -> &'static str {
@@ -277,12 +302,7 @@ impl Store for SqliteStore {
     }
 
     async fn register(&self, process: NewIncarnation) -> StoreResult<()> {
-        self.writer()
-            .await?
-            .write(move |conn| {
-                Box::pin(async move { processes::register(&mut Conn::sqlite(conn), &process).await })
-            })
-            .await
+        writing!(self, |conn| processes::register(conn, &process))
     }
 
     fn longest_wait(&self) -> Duration {
@@ -290,61 +310,36 @@ impl Store for SqliteStore {
     }
 
     async fn beat(&self, process: IncarnationId) -> StoreResult<bool> {
-        self.writer()
-            .await?
-            .write(move |conn| {
-                Box::pin(async move { processes::beat(&mut Conn::sqlite(conn), process).await })
-            })
-            .await
+        writing!(self, |conn| processes::beat(conn, process))
     }
 
     async fn end_incarnation(&self, process: IncarnationId) -> StoreResult<()> {
-        self.writer()
-            .await?
-            .write(move |conn| {
-                Box::pin(async move { processes::end(&mut Conn::sqlite(conn), process).await })
-            })
-            .await
+        writing!(self, |conn| processes::end(conn, process))
     }
 
     async fn expire(&self, process: IncarnationId, beats: u64) -> StoreResult<bool> {
-        self.writer()
-            .await?
-            .write(move |conn| {
-                Box::pin(async move { processes::expire(&mut Conn::sqlite(conn), process, beats).await })
-            })
-            .await
+        writing!(self, |conn| processes::expire(conn, process, beats))
     }
 
     async fn incarnations(&self) -> StoreResult<Vec<Incarnation>> {
-        processes::list(&mut Conn::sqlite(&mut *self.reader().await?)).await
+        reading!(self, |conn| processes::list(conn))
     }
 
     async fn forget_incarnations(&self, before: DateTime<Utc>) -> StoreResult<u64> {
-        self.writer()
-            .await?
-            .write(move |conn| {
-                Box::pin(async move { processes::forget(&mut Conn::sqlite(conn), before).await })
-            })
-            .await
+        writing!(self, |conn| processes::forget(conn, before))
     }
 
     async fn claim_runs(&self, runs: &[RunPk], process: IncarnationId) -> StoreResult<Vec<RunPk>> {
         let runs = runs.to_vec();
-        self.writer()
-            .await?
-            .write(move |conn| {
-                Box::pin(async move { processes::claim(&mut Conn::sqlite(conn), &runs, process).await })
-            })
-            .await
+        writing!(self, |conn| processes::claim(conn, &runs, process))
     }
 
     async fn orphans(&self) -> StoreResult<Vec<AttemptRow>> {
-        tasks::orphans(&mut Conn::sqlite(&mut *self.reader().await?)).await
+        reading!(self, |conn| tasks::orphans(conn))
     }
 
     async fn notices(&self) -> StoreResult<Vec<NoticeRow>> {
-        notices::list(&mut Conn::sqlite(&mut *self.reader().await?)).await
+        reading!(self, |conn| notices::list(conn))
     }
 
     async fn take_notice(
@@ -354,66 +349,42 @@ impl Store for SqliteStore {
         to: IncarnationId,
     ) -> StoreResult<bool> {
         let key = key.clone();
-        self.writer()
-            .await?
-            .write(move |conn| {
-                Box::pin(async move { notices::take(&mut Conn::sqlite(conn), &key, from, to).await })
-            })
-            .await
+        writing!(self, |conn| notices::take(conn, &key, from, to))
     }
 
     async fn delete_notices(&self, keys: Vec<NoticeKey>) -> StoreResult<()> {
-        self.writer()
-            .await?
-            .write(move |conn| Box::pin(async move { notices::delete(&mut Conn::sqlite(conn), &keys).await }))
-            .await
+        writing!(self, |conn| notices::delete(conn, &keys))
     }
 
     async fn sync_dags(&self, dags: Vec<DagRecord>, now: DateTime<Utc>) -> StoreResult<Vec<DagRow>> {
-        self.writer()
-            .await?
-            .write(move |conn| Box::pin(async move { dags::sync(&mut Conn::sqlite(conn), &dags, now).await }))
-            .await
+        writing!(self, |conn| dags::sync(conn, &dags, now))
     }
 
     async fn dags(&self) -> StoreResult<Vec<DagRow>> {
-        dags::list(&mut Conn::sqlite(&mut *self.reader().await?)).await
+        reading!(self, |conn| dags::list(conn))
     }
 
     async fn dag(&self, dag_id: &DagId) -> StoreResult<Option<DagRow>> {
-        dags::get(&mut Conn::sqlite(&mut *self.reader().await?), dag_id).await
+        reading!(self, |conn| dags::get(conn, dag_id))
     }
 
     async fn dag_versions(&self, dag_id: &DagId) -> StoreResult<Vec<DagVersion>> {
-        dags::versions(&mut Conn::sqlite(&mut *self.reader().await?), dag_id).await
+        reading!(self, |conn| dags::versions(conn, dag_id))
     }
 
     async fn set_paused(&self, dag_id: &DagId, paused: bool) -> StoreResult<bool> {
         let dag_id = dag_id.clone();
-        self.writer()
-            .await?
-            .write(move |conn| {
-                Box::pin(async move { dags::set_paused(&mut Conn::sqlite(conn), &dag_id, paused).await })
-            })
-            .await
+        writing!(self, |conn| dags::set_paused(conn, &dag_id, paused))
     }
 
     async fn advance_dag(&self, dag_id: &DagId, advance: Advance) -> StoreResult<()> {
         let dag_id = dag_id.clone();
-        self.writer()
-            .await?
-            .write(move |conn| {
-                Box::pin(async move { dags::advance(&mut Conn::sqlite(conn), &dag_id, advance).await })
-            })
-            .await
+        writing!(self, |conn| dags::advance(conn, &dag_id, advance))
     }
 
     async fn delete_dag(&self, dag_id: &DagId) -> StoreResult<u64> {
         let dag_id = dag_id.clone();
-        self.writer()
-            .await?
-            .write(move |conn| Box::pin(async move { dags::delete(&mut Conn::sqlite(conn), &dag_id).await }))
-            .await
+        writing!(self, |conn| dags::delete(conn, &dag_id))
     }
 
     async fn create_runs(&self, runs: Vec<NewRun>) -> StoreResult<Vec<CreatedRun>> {
@@ -421,18 +392,15 @@ impl Store for SqliteStore {
     }
 
     async fn runs(&self, filter: &RunFilter) -> StoreResult<Vec<RunRow>> {
-        runs::list(&mut Conn::sqlite(&mut *self.reader().await?), filter).await
+        reading!(self, |conn| runs::list(conn, filter))
     }
 
     async fn load_run(&self, run: RunPk, past: Option<&PastQuery>) -> StoreResult<Option<RunSnapshot>> {
-        load::load(&mut Conn::sqlite(&mut *self.reader().await?), run, past).await
+        reading!(self, |conn| load::load(conn, run, past))
     }
 
     async fn delete_run(&self, run: RunPk) -> StoreResult<bool> {
-        self.writer()
-            .await?
-            .write(move |conn| Box::pin(async move { runs::delete(&mut Conn::sqlite(conn), run).await }))
-            .await
+        writing!(self, |conn| runs::delete(conn, run))
     }
 
     async fn commit(&self, units: Vec<Unit>) -> StoreResult<Vec<UnitResult>> {
@@ -440,142 +408,92 @@ impl Store for SqliteStore {
     }
 
     async fn task_instances(&self, run: RunPk) -> StoreResult<Vec<TiRow>> {
-        load::task_instances(&mut Conn::sqlite(&mut *self.reader().await?), run).await
+        reading!(self, |conn| load::task_instances(conn, run))
     }
 
     async fn attempts(&self, run: RunPk, task: Option<(&TaskId, MapIndex)>) -> StoreResult<Vec<AttemptRow>> {
-        tasks::attempts(&mut Conn::sqlite(&mut *self.reader().await?), run, task).await
+        reading!(self, |conn| tasks::attempts(conn, run, task))
     }
 
     async fn events(&self, run: RunPk, task: Option<(&TaskId, MapIndex)>) -> StoreResult<Vec<EventRow>> {
-        tasks::events(&mut Conn::sqlite(&mut *self.reader().await?), run, task).await
+        reading!(self, |conn| tasks::events(conn, run, task))
     }
 
     async fn xcoms(&self, filter: &XComFilter) -> StoreResult<Vec<XComRow>> {
-        tasks::xcoms(&mut Conn::sqlite(&mut *self.reader().await?), filter).await
+        reading!(self, |conn| tasks::xcoms(conn, filter))
     }
 
     async fn set_xcom(&self, run: RunPk, xcom: XComWrite, now: DateTime<Utc>) -> StoreResult<()> {
-        self.writer()
-            .await?
-            .write(move |conn| {
-                Box::pin(async move { tasks::set_xcom(&mut Conn::sqlite(conn), run, &xcom, now).await })
-            })
-            .await
+        writing!(self, |conn| tasks::set_xcom(conn, run, &xcom, now))
     }
 
     async fn delete_xcoms(&self, filter: &XComFilter) -> StoreResult<u64> {
         let filter = filter.clone();
-        self.writer()
-            .await?
-            .write(move |conn| {
-                Box::pin(async move { tasks::delete_xcoms(&mut Conn::sqlite(conn), &filter).await })
-            })
-            .await
+        writing!(self, |conn| tasks::delete_xcoms(conn, &filter))
     }
 
     async fn variable(&self, key: &str) -> StoreResult<Option<VariableRow>> {
-        Ok(credentials::variables(&mut Conn::sqlite(&mut *self.reader().await?), Some(key)).await?.pop())
+        Ok(reading!(self, |conn| credentials::variables(conn, Some(key)))?.pop())
     }
 
     async fn variables(&self) -> StoreResult<Vec<VariableRow>> {
-        credentials::variables(&mut Conn::sqlite(&mut *self.reader().await?), None).await
+        reading!(self, |conn| credentials::variables(conn, None))
     }
 
     async fn set_variable(&self, variable: VariableRow) -> StoreResult<()> {
-        self.writer()
-            .await?
-            .write(move |conn| {
-                Box::pin(async move { credentials::set_variable(&mut Conn::sqlite(conn), &variable).await })
-            })
-            .await
+        writing!(self, |conn| credentials::set_variable(conn, &variable))
     }
 
     async fn delete_variable(&self, key: &str) -> StoreResult<bool> {
         let key = key.to_owned();
-        self.writer()
-            .await?
-            .write(move |conn| {
-                Box::pin(async move { credentials::delete_variable(&mut Conn::sqlite(conn), &key).await })
-            })
-            .await
+        writing!(self, |conn| credentials::delete_variable(conn, &key))
     }
 
     async fn connection(&self, conn_id: &str) -> StoreResult<Option<ConnectionRow>> {
-        Ok(credentials::connections(&mut Conn::sqlite(&mut *self.reader().await?), Some(conn_id))
-            .await?
-            .pop())
+        Ok(reading!(self, |conn| credentials::connections(conn, Some(conn_id)))?.pop())
     }
 
     async fn connections(&self) -> StoreResult<Vec<ConnectionRow>> {
-        credentials::connections(&mut Conn::sqlite(&mut *self.reader().await?), None).await
+        reading!(self, |conn| credentials::connections(conn, None))
     }
 
     async fn set_connection(&self, connection: ConnectionRow) -> StoreResult<()> {
-        self.writer()
-            .await?
-            .write(move |conn| {
-                Box::pin(
-                    async move { credentials::set_connection(&mut Conn::sqlite(conn), &connection).await },
-                )
-            })
-            .await
+        writing!(self, |conn| credentials::set_connection(conn, &connection))
     }
 
     async fn delete_connection(&self, conn_id: &str) -> StoreResult<bool> {
         let id = conn_id.to_owned();
-        self.writer()
-            .await?
-            .write(move |conn| {
-                Box::pin(async move { credentials::delete_connection(&mut Conn::sqlite(conn), &id).await })
-            })
-            .await
+        writing!(self, |conn| credentials::delete_connection(conn, &id))
     }
 
     async fn swap_tokens(&self, swaps: Vec<TokenSwap>) -> StoreResult<u64> {
-        self.writer()
-            .await?
-            .write(move |conn| {
-                Box::pin(async move { credentials::swap_tokens(&mut Conn::sqlite(conn), &swaps).await })
-            })
-            .await
+        writing!(self, |conn| credentials::swap_tokens(conn, &swaps))
     }
 
     async fn pools(&self) -> StoreResult<Vec<PoolRow>> {
-        admin::pools(&mut Conn::sqlite(&mut *self.reader().await?)).await
+        reading!(self, |conn| admin::pools(conn))
     }
 
     async fn set_pool(&self, pool: PoolSpec) -> StoreResult<()> {
-        self.writer()
-            .await?
-            .write(move |conn| Box::pin(async move { admin::set_pool(&mut Conn::sqlite(conn), &pool).await }))
-            .await
+        writing!(self, |conn| admin::set_pool(conn, &pool))
     }
 
     async fn delete_pool(&self, name: &str) -> StoreResult<bool> {
         rules::may_delete_pool(name)?;
         let name = name.to_owned();
-        self.writer()
-            .await?
-            .write(move |conn| {
-                Box::pin(async move { admin::delete_pool(&mut Conn::sqlite(conn), &name).await })
-            })
-            .await
+        writing!(self, |conn| admin::delete_pool(conn, &name))
     }
 
     async fn slots(&self) -> StoreResult<Vec<(SlotKey, i64)>> {
-        admin::slots(&mut Conn::sqlite(&mut *self.reader().await?)).await
+        reading!(self, |conn| admin::slots(conn))
     }
 
     async fn audit(&self, entry: AuditEntry) -> StoreResult<()> {
-        self.writer()
-            .await?
-            .write(move |conn| Box::pin(async move { admin::audit(&mut Conn::sqlite(conn), &entry).await }))
-            .await
+        writing!(self, |conn| admin::audit(conn, &entry))
     }
 
     async fn audit_log(&self, filter: &AuditFilter) -> StoreResult<Vec<AuditEntry>> {
-        admin::audit_log(&mut Conn::sqlite(&mut *self.reader().await?), filter).await
+        reading!(self, |conn| admin::audit_log(conn, filter))
     }
 
     async fn clean(&self, before: DateTime<Utc>, dry_run: bool) -> StoreResult<Vec<(String, u64)>> {
