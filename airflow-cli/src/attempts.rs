@@ -230,13 +230,13 @@ struct Mine {
 /// Renews the lease; stops the attempt if that fails for so long that somebody else may start it again.
 async fn keep_alive(store: SharedStore, id: IncarnationId, lease: Duration, stop: watch::Sender<bool>) {
     let clock = SystemClock;
-    let mut trusted = clock.elapsed() + lease - BEAT;
+    let mut trusted = (clock.elapsed() + lease).saturating_sub(BEAT);
     loop {
         tokio::time::sleep(BEAT).await;
         let begun = clock.elapsed();
         let answer = tokio::time::timeout(trusted.saturating_sub(begun), store.beat(id)).await;
         match answer {
-            Ok(Ok(true)) => trusted = begun + lease - BEAT,
+            Ok(Ok(true)) => trusted = (begun + lease).saturating_sub(BEAT),
             Ok(Ok(false)) => trusted = Duration::ZERO,
             Ok(Err(error)) => tracing::warn!(%error, "cannot renew the lease"),
             Err(_) => tracing::warn!("cannot renew the lease: the database does not answer"),

@@ -427,10 +427,8 @@ impl Scheduler {
     /// itself.
     pub async fn refresh_if_asked(&mut self) -> bool {
         let asked = self.seen.is_none();
-        if asked {
-            if let Err(error) = self.poll().await {
-                tracing::warn!(%error, "cannot look for changes");
-            }
+        if asked && let Err(error) = self.poll().await {
+            tracing::warn!(%error, "cannot look for changes");
         }
         asked
     }
