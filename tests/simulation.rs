@@ -79,6 +79,7 @@ fn number(name: &str) -> Option<u64> {
 }
 
 /// Runs seeds on both cores; stops at the first one that breaks a law.
+#[expect(clippy::print_stdout, reason = "whoever asks for it reads it with `--nocapture`")]
 fn all(
     seeds: std::ops::Range<u64>,
     mutant: Option<Mutant>,
