@@ -39,6 +39,9 @@ pub struct Testing;
 #[doc = include_str!("../docs/book/embedding.md")]
 pub struct Embedding;
 
+#[doc = include_str!("../docs/book/databases.md")]
+pub struct Databases;
+
 #[doc = include_str!("../docs/book/cli.md")]
 pub struct Cli;
 

@@ -70,6 +70,8 @@
 //! | `macros` | `#[task]`, `#[dag]`, `#[derive(Operator)]`, `#[derive(Branch)]` | yes |
 //! | `local` | [`LocalExecutor`] | yes |
 //! | `sqlite` | `SqliteStore` | yes |
+//! | `postgres` | `PostgresStore` | no |
+//! | `mysql` | `MysqlStore`, for MySQL and MariaDB | no |
 //! | `cli` | the command line (being written) | yes |
 //!
 //! Without any of them there is the engine with the store in memory; bring an executor of your own.
@@ -111,6 +113,10 @@ pub mod prelude {
     pub use airflow_core::secret::Secret;
     pub use airflow_core::state::{RunState, TaskState};
     pub use airflow_core::store::MemoryStore;
+    #[cfg(feature = "mysql")]
+    pub use airflow_core::store::MysqlStore;
+    #[cfg(feature = "postgres")]
+    pub use airflow_core::store::PostgresStore;
     #[cfg(feature = "sqlite")]
     pub use airflow_core::store::SqliteStore;
     pub use airflow_core::testing::{DagTest, Sim};

@@ -344,8 +344,20 @@ async fn an_address_in_the_arguments_wins_over_the_environment() {
     assert_eq!(app.ok(&["config", "get-value", "core", "parallelism"]).await, "3\n");
     let config = app.json(&["config", "list", "--section", "core", "-o", "json"]).await;
     assert_eq!(config[0]["source"], json!("env AIRFLOW_HOME"));
-    let (code, _, err) = app.run(&["--database", "postgresql://host/db", "db", "check"]).await;
-    assert!(code == 2 && err.contains("cannot open a `postgresql` database"), "{err}");
+    let (code, _, err) = app.run(&["--database", "oracle+driver://host/db", "db", "check"]).await;
+    assert!(code == 2 && err.contains("cannot open a `oracle` database"), "{err}");
+    #[cfg(not(feature = "postgres"))]
+    {
+        let (code, _, err) =
+            app.run(&["--database", "postgresql+psycopg2://me:secret@host/db", "db", "check"]).await;
+        assert!(
+            code != 0 && err.contains("without the feature `postgres`") && !err.contains("secret"),
+            "{err}"
+        );
+    }
+    let address = "mysql://me:secret@host/db";
+    let config = app.ok(&["config", "list", "--section", "database", "--database", address]).await;
+    assert!(config.contains("mysql://me:***@host/db"), "{config}");
     assert!(app.ok(&["info"]).await.contains("there is no database at"));
 }
 

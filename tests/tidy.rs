@@ -28,7 +28,21 @@ const LAYERS: &[(&str, &[&str])] = &[
     ("plans", &["plan"]),
     ("decisions", &["decide"]),
     ("executor contract", &["executor"]),
-    ("shell", &["store/memory", "store/sqlite", "store/judge", "store/rules", "scheduler", "attempt"]),
+    (
+        "shell",
+        &[
+            "store/memory",
+            "store/sql",
+            "store/server",
+            "store/postgres",
+            "store/mysql",
+            "store/sqlite",
+            "store/judge",
+            "store/rules",
+            "scheduler",
+            "attempt",
+        ],
+    ),
     ("application", &["app"]),
     ("test kit", &["testing"]),
 ];

@@ -42,7 +42,7 @@ pub(crate) struct Cli {
 /// Options of every command.
 #[derive(Debug, Clone, Args)]
 pub(crate) struct Global {
-    /// Database: `sqlite:///absolute/path`, `sqlite://relative/path` or a path
+    /// Database: `sqlite:///absolute/path` or a path, `postgres://user:password@host/database`, `mysql://...`
     #[arg(long, global = true, value_name = "ADDRESS")]
     pub(crate) database: Option<String>,
     /// Say more: -v for what happens, -vv for details

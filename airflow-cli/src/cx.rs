@@ -105,7 +105,7 @@ impl<'h> Cx<'h> {
             return Ok(Arc::clone(store));
         }
         let address = self.settings.database().to_owned();
-        let store = open_sqlite(&address, create, &self.program).await?;
+        let store = open_store(&address, create, &self.program).await?;
         self.store = Some(Arc::clone(&store));
         Ok(store)
     }
@@ -235,16 +235,57 @@ pub(crate) async fn sync(airflow: &Airflow, dag: &CompiledDag) -> Result<(), Cli
     Ok(())
 }
 
+/// Opens the database at an address. What stands after a `+` in the scheme names a driver of Python, and is passed over.
+async fn open_store(address: &str, create: bool, program: &str) -> Result<SharedStore, CliError> {
+    let Some((scheme, rest)) = address.split_once("://") else {
+        return open_sqlite(address, create, program).await;
+    };
+    let kind = scheme.split('+').next().unwrap_or_default();
+    match kind {
+        "sqlite" => open_sqlite(address, create, program).await,
+        "postgres" | "postgresql" => open_postgres(&format!("postgres://{rest}")).await,
+        "mysql" | "mariadb" => open_mysql(&format!("mysql://{rest}")).await,
+        _ => Err(CliError::Usage(format!(
+            "this program cannot open a `{kind}` database; write `sqlite:///absolute/path`, \
+             `postgres://user:password@host/database` or `mysql://user:password@host/database`"
+        ))),
+    }
+}
+
+/// What is said of a database whose feature is off.
+#[cfg(not(all(feature = "sqlite", feature = "postgres", feature = "mysql")))]
+fn without_feature(feature: &str) -> CliError {
+    failed(format!(
+        "this program was built without the feature `{feature}` of `airflow`: add it in Cargo.toml, or add a store \
+         with `.store(..)`"
+    ))
+}
+
+#[cfg(feature = "postgres")]
+async fn open_postgres(address: &str) -> Result<SharedStore, CliError> {
+    Ok(Arc::new(airflow_core::store::PostgresStore::connect(address).await?))
+}
+
+#[cfg(not(feature = "postgres"))]
+#[expect(clippy::unused_async, reason = "the same signature as with the feature")]
+async fn open_postgres(_: &str) -> Result<SharedStore, CliError> {
+    Err(without_feature("postgres"))
+}
+
+#[cfg(feature = "mysql")]
+async fn open_mysql(address: &str) -> Result<SharedStore, CliError> {
+    Ok(Arc::new(airflow_core::store::MysqlStore::connect(address).await?))
+}
+
+#[cfg(not(feature = "mysql"))]
+#[expect(clippy::unused_async, reason = "the same signature as with the feature")]
+async fn open_mysql(_: &str) -> Result<SharedStore, CliError> {
+    Err(without_feature("mysql"))
+}
+
 #[cfg(feature = "sqlite")]
 async fn open_sqlite(address: &str, create: bool, program: &str) -> Result<SharedStore, CliError> {
     use airflow_core::store::{SqliteOptions, SqliteStore};
-    if let Some((scheme, _)) = address.split_once("://")
-        && scheme != "sqlite"
-    {
-        return Err(CliError::Usage(format!(
-            "this program cannot open a `{scheme}` database; write `sqlite:///absolute/path`"
-        )));
-    }
     let options: SqliteOptions = address.parse()?;
     if !options.path.exists() {
         if !create {
@@ -259,7 +300,7 @@ async fn open_sqlite(address: &str, create: bool, program: &str) -> Result<Share
 #[cfg(not(feature = "sqlite"))]
 #[expect(clippy::unused_async, reason = "the same signature as with the feature")]
 async fn open_sqlite(_: &str, _: bool, _: &str) -> Result<SharedStore, CliError> {
-    Err(failed("this program was built without the feature `sqlite`; add a store with `.store(..)`"))
+    Err(without_feature("sqlite"))
 }
 
 #[cfg(feature = "sqlite")]

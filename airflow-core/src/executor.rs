@@ -53,6 +53,9 @@ pub trait Waiter: Send + Sync + fmt::Debug + 'static {
     /// Stops a wait for good: the instance is not deferred any more. Unknown ones are ignored: they have ended.
     fn forget(&self, attempt: AttemptId);
 
+    /// Drops a wait, which goes on elsewhere. Unknown ones are ignored.
+    fn leave(&self, attempt: AttemptId);
+
     /// Drops all waits, for another process to take over.
     fn stop(&self);
 }

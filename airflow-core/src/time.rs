@@ -57,6 +57,12 @@ impl Drop for Waits {
     }
 }
 
+/// Waits for this time to pass and for nothing else.
+pub(crate) async fn wait_for(clock: &dyn Clock, time: Duration) {
+    let _waits = Waits::begin();
+    clock.sleep(time).await;
+}
+
 /// Waits for a moment and for nothing else.
 pub(crate) async fn wait_until(clock: &dyn Clock, moment: DateTime<Utc>) {
     let _waits = Waits::begin();

@@ -3,9 +3,13 @@
 use std::collections::BTreeMap;
 
 use airflow::app::Mark;
+use airflow::compile::CompiledDag;
 use airflow::prelude::*;
 use airflow::state::RunState;
 use airflow::store::SlotKey;
+use airflow::testing::SimRun;
+
+use crate::waiting::Later;
 
 /// Numbers that look random and are the same each time.
 struct Dice(u64);
@@ -26,16 +30,26 @@ impl Dice {
     }
 }
 
-#[task]
+#[task(triggers(Later))]
 async fn flaky(cx: &TaskContext) -> Result<Vec<i64>> {
     let seed = cx.task_id().as_str().len() as u64 + u64::from(cx.try_number());
     let mut dice = Dice(seed.wrapping_add(cx.logical_date().timestamp().unsigned_abs()));
+    if dice.one_in(4) && cx.resumed().is_none() {
+        let broken = dice.one_in(5);
+        return Err(Deferral::until(Later { minutes: dice.roll(200), broken }).timeout(hours(3)).into());
+    }
     match dice.roll(10) {
         0 | 1 => Err(TaskError::msg("flaky")),
         2 => Err(TaskError::skip("not now")),
         3 => Err(TaskError::fail("for good")),
         n => Ok((0..i64::try_from(n).unwrap_or(0) - 4).collect()),
     }
+}
+
+/// Ready three quarters of an hour after its run started.
+#[sensor(poke_interval = "10m", timeout = "90m")]
+async fn soon(cx: &TaskContext) -> Result<bool> {
+    Ok(cx.run().started_at.is_some_and(|start| (cx.now() - start).num_minutes() >= 45))
 }
 
 #[task]
@@ -71,6 +85,10 @@ fn random_dag(id: &str, dice: &mut Dice) -> DagDef {
             let pool = if dice.one_in(3) { "small" } else { "default_pool" };
             let node = match dice.pick(&lists) {
                 Some(list) if dice.one_in(3) => d.map(*list, |n| each::call(n).pool(pool)).node(),
+                _ if dice.one_in(5) => {
+                    let mode = *dice.pick(SensorMode::ALL).unwrap();
+                    d.add(soon::call().mode(mode).id(format!("s{index}")).when(rule).pool(pool)).node()
+                }
                 _ => {
                     let retries = u32::try_from(dice.roll(3)).unwrap();
                     let task = flaky::call().id(format!("t{index}")).when(rule).pool(pool);
@@ -112,6 +130,7 @@ async fn check_slots(sim: &Sim, dags: &[String], when: &str) {
                 }
             }
         }
+        expect_deferred(&mut expected, &compiled, &sim.runs(dag));
         let limits = &compiled.settings;
         let most = |key: SlotKey| expected.get(&key).copied().unwrap_or(0);
         assert!(most(SlotKey::Dag(dag.as_str().into())) <= i64::from(limits.max_active_tasks), "{when}");
@@ -120,6 +139,17 @@ async fn check_slots(sim: &Sim, dags: &[String], when: &str) {
     assert!(expected.get(&SlotKey::Pool("small".into())).is_none_or(|taken| *taken <= 2), "{when}");
     let taken: BTreeMap<SlotKey, i64> = store.slots().await.unwrap().into_iter().collect();
     assert_eq!(taken, expected, "{when}\n{}", sim.trace());
+}
+
+/// What deferred instances hold.
+fn expect_deferred(expected: &mut BTreeMap<SlotKey, i64>, dag: &CompiledDag, runs: &[SimRun]) {
+    for task in runs.iter().flat_map(|run| run.tasks()).filter(|task| task.state == TaskState::Deferred) {
+        let settings = &dag.task(dag.find(task.task_id.as_str()).unwrap()).settings;
+        *expected.entry(SlotKey::Deferred(settings.pool.clone())).or_default() += 1;
+        if settings.max_active_tis_per_dag.is_some() {
+            *expected.entry(SlotKey::Task(dag.id.clone(), task.task_id.clone())).or_default() += 1;
+        }
+    }
 }
 
 async fn intervene(sim: &Sim, dags: &[String], dice: &mut Dice) -> String {
@@ -197,7 +227,8 @@ async fn one_life(seed: u64) -> String {
         let open: Vec<_> =
             sim.runs(dag).iter().filter(|run| run.state() == RunState::Running).cloned().collect();
         for run in open {
-            let executing = run.tasks().iter().any(|task| task.state.is_executing());
+            let busy = |state: TaskState| state.is_executing() || state == TaskState::Deferred;
+            let executing = run.tasks().iter().any(|task| busy(task.state));
             assert!(!executing, "{story}\n{}", *run);
         }
         sim.unpause(dag).await;

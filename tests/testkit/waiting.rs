@@ -1,5 +1,8 @@
 //! Sensors in their three modes, and tasks that wait without a slot.
 
+use std::sync::Arc;
+use std::sync::atomic::{AtomicU32, Ordering};
+
 use airflow::app::Mark;
 use airflow::prelude::*;
 use airflow::store::SlotKey;
@@ -175,9 +178,9 @@ async fn a_sensor_that_knows_the_moment_is_looked_at_then() {
 
 /// Fires after so many minutes, with a number.
 #[derive(Serialize, Deserialize)]
-struct Later {
-    minutes: u64,
-    broken: bool,
+pub(crate) struct Later {
+    pub(crate) minutes: u64,
+    pub(crate) broken: bool,
 }
 
 impl Trigger for Later {
@@ -312,6 +315,59 @@ async fn nothing_is_left_of_a_deferred_task() {
     sim.advance(hours(12)).await;
     assert_eq!(sim.run("d", "second").state_of::<Job>(), TaskState::Skipped);
     assert_eq!(slots(&sim).await, []);
+}
+
+/// Counts the calls of `on_kill`.
+struct Kills(Arc<AtomicU32>);
+
+#[derive(Operator)]
+#[operator(triggers(Later), needs(Kills))]
+struct Killable;
+
+impl Execute for Killable {
+    type Output = ();
+
+    async fn execute(&self, _: &TaskContext) -> Result<()> {
+        Err(Deferral::until(Later { minutes: 10, broken: false }).into())
+    }
+
+    async fn resume(&self, _: &TaskContext, _: &Resumed) -> Result<()> {
+        Ok(())
+    }
+
+    async fn on_kill(&self, cx: &TaskContext) {
+        cx.resource::<Kills>().unwrap().0.fetch_add(1, Ordering::Relaxed);
+    }
+}
+
+/// Goal: what a deferred task has started elsewhere is stopped when a user ends its wait, and only then. Method: let it fire,
+/// kill the process, clear it, mark it, fail its run; count after each.
+#[tokio::test]
+async fn only_a_user_stops_what_is_waited_for() {
+    let kills = Arc::new(AtomicU32::new(0));
+    let sim = Sim::new([one(Killable)]).resource(Kills(Arc::clone(&kills))).start("2026-03-02").await;
+    let count = || kills.load(Ordering::Relaxed);
+    let first = sim.trigger("d").run_id("first").await.unwrap();
+    sim.advance(mins(5)).await;
+    sim.kill().await;
+    sim.advance(mins(30)).await;
+    assert_eq!(sim.run("d", "first").state(), RunState::Success);
+    assert_eq!(count(), 0, "it fired");
+    sim.clear("d", "first", &["killable"]).await;
+    sim.advance(mins(5)).await;
+    assert_eq!(sim.run("d", "first").state_of::<Killable>(), TaskState::Deferred);
+    sim.clear("d", "first", &["killable"]).await;
+    sim.advance(mins(5)).await;
+    assert_eq!(count(), 1, "it was cleared");
+    sim.mark("d", "first", &["killable"], Mark::Success).await;
+    sim.advance(mins(5)).await;
+    assert_eq!(count(), 2, "it was marked");
+    sim.clear("d", "first", &["killable"]).await;
+    sim.advance(mins(5)).await;
+    sim.airflow().mark_run(&first.dag_id, &first.run_id, false, "test").await.unwrap();
+    sim.advance(mins(5)).await;
+    assert_eq!(count(), 3, "its run was failed");
+    sim.assert_idle();
 }
 
 /// Goal: a wait outlives its process, whatever that did; the sensor's timeout does not start anew.

@@ -73,6 +73,12 @@ impl Waiter for LocalWaiter {
         }
     }
 
+    fn leave(&self, attempt: AttemptId) {
+        if let Some(handle) = lock(&self.waits).remove(&attempt) {
+            handle.task.abort();
+        }
+    }
+
     fn stop(&self) {
         for (_, handle) in lock(&self.waits).drain() {
             handle.task.abort();

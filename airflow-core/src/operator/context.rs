@@ -1,32 +1,30 @@
 //! What the code of a task gets to know and use.
 
-use std::any::TypeId;
 use std::fmt;
 use std::path::PathBuf;
 use std::sync::{Arc, Mutex, OnceLock, PoisonError};
 use std::time::Duration;
 
-use async_trait::async_trait;
-use chrono::{DateTime, TimeDelta, Utc};
+use chrono::{DateTime, Utc};
 use chrono_tz::Tz;
 use serde::Serialize;
 use serde::de::DeserializeOwned;
 use serde_json::Value;
 use tokio::sync::watch;
 
-use crate::connection::{Conn, Connection, ConnectionKind};
 use crate::dag::TaskOptions;
 use crate::id::{AttemptId, DagId, MapIndex, RunId, RunPk, TaskId};
-use crate::state::{RunState, RunType, TaskState};
+use crate::state::RunType;
 use crate::template::Renderer;
 use crate::time::Clock;
 use crate::timetable::DataInterval;
 use crate::xcom::{Data, RETURN_VALUE, XComValue};
 
-use super::error::{BoxError, TaskError};
+use super::error::TaskError;
 use super::input::Inputs;
 use super::resources::Resources;
 use super::sensor::SensorSettings;
+use super::services::{TaskServices, XComQuery};
 use super::wait::{Resumed, Wait};
 use super::{Result, TemplateField};
 
@@ -70,153 +68,6 @@ pub struct TiInfo {
     pub attempt_id: AttemptId,
     /// Grows with every change of the task instance. With the attempt id it fences writes to outside systems.
     pub epoch: u32,
-}
-
-/// Which stored values to read. Fields that are `None` do not restrict.
-#[derive(Debug, Clone, Default, PartialEq, Eq)]
-pub struct XComQuery {
-    /// The tasks, in the order of the answer.
-    pub task_ids: Vec<TaskId>,
-    /// The key.
-    pub key: String,
-    /// One instance of a mapped task.
-    pub map_index: Option<MapIndex>,
-    /// Another dag than the own.
-    pub dag_id: Option<DagId>,
-    /// Another run than the own.
-    pub run_id: Option<RunId>,
-    /// Look into earlier runs if this one has none.
-    pub include_prior_dates: bool,
-}
-
-/// What a task can ask the outside world for while it runs.
-#[async_trait]
-pub trait TaskServices: Send + Sync + 'static {
-    /// Reads stored values: one list for each task of the query, by map index.
-    ///
-    /// # Errors
-    ///
-    /// If the store cannot be read.
-    async fn xcoms(&self, run: &RunInfo, query: XComQuery) -> Result<Vec<Vec<Arc<XComValue>>>, BoxError>;
-
-    /// Reads a variable.
-    ///
-    /// # Errors
-    ///
-    /// If the store cannot be read.
-    async fn variable(&self, key: &str) -> Result<Option<String>, BoxError>;
-
-    /// Writes a variable.
-    ///
-    /// # Errors
-    ///
-    /// If the store cannot be written.
-    async fn set_variable(&self, key: &str, value: &str) -> Result<(), BoxError>;
-
-    /// Reads a connection; its secrets are hidden in logs from now on.
-    ///
-    /// # Errors
-    ///
-    /// If no place that may have it can be asked.
-    async fn connection(&self, conn_id: &str) -> Result<Option<Connection>, BoxError>;
-
-    /// Hides a text in logs and rendered fields from now on.
-    fn mask_secret(&self, secret: &str);
-
-    /// Runs of a dag that match, by logical date and number.
-    ///
-    /// # Errors
-    ///
-    /// If the store cannot be read.
-    async fn find_runs(&self, query: &RunsQuery) -> Result<Vec<FoundRun>, BoxError> {
-        let _ = query;
-        Err("runs cannot be looked at here".into())
-    }
-
-    /// The states of the task instances of a run that have begun.
-    ///
-    /// # Errors
-    ///
-    /// If the store cannot be read.
-    async fn task_states(&self, run: RunPk) -> Result<Vec<(TaskId, MapIndex, TaskState)>, BoxError> {
-        let _ = run;
-        Err("runs cannot be looked at here".into())
-    }
-
-    /// The tasks that each of `names`, which is a task or a group, stands for: none if the dag has no such. Nothing if
-    /// there is no such dag.
-    ///
-    /// # Errors
-    ///
-    /// If the store cannot be read.
-    async fn dag_tasks(
-        &self,
-        dag_id: &DagId,
-        names: &[String],
-    ) -> Result<Option<Vec<Vec<TaskId>>>, BoxError> {
-        let _ = (dag_id, names);
-        Err("dags cannot be looked at here".into())
-    }
-
-    /// Makes a run of a dag, or finds the one that the same requester has made.
-    ///
-    /// # Errors
-    ///
-    /// If the dag is unknown, the run does not fit it, or the store fails.
-    async fn make_run(&self, request: &RunRequest) -> Result<MadeRun, BoxError> {
-        let _ = request;
-        Err("runs cannot be made here".into())
-    }
-}
-
-/// Which runs.
-#[derive(Debug, Clone, PartialEq, Eq)]
-pub struct RunsQuery {
-    /// Of this dag.
-    pub dag_id: DagId,
-    /// Of this name.
-    pub run_id: Option<RunId>,
-    /// About this date.
-    pub logical_date: Option<DateTime<Utc>>,
-}
-
-/// A run that was found.
-#[derive(Debug, Clone, PartialEq, Eq)]
-pub struct FoundRun {
-    /// Its number.
-    pub pk: RunPk,
-    /// Its name.
-    pub run_id: RunId,
-    /// How it stands.
-    pub state: RunState,
-    /// What it is about.
-    pub logical_date: DateTime<Utc>,
-}
-
-/// A run that a task asks for.
-#[derive(Debug, Clone, PartialEq)]
-pub struct RunRequest {
-    /// The dag.
-    pub dag_id: DagId,
-    /// Its name.
-    pub run_id: RunId,
-    /// What it is about; now if it is not given.
-    pub logical_date: Option<DateTime<Utc>>,
-    /// What it gets.
-    pub conf: Option<Value>,
-    /// Who asks: the same for all tries of a task instance.
-    pub by: String,
-    /// Whether a run that is there already is to run again.
-    pub reset: bool,
-    /// Whether to refuse it while the dag is paused.
-    pub fail_if_paused: bool,
-}
-
-/// What became of a request for a run.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub struct MadeRun {
-    /// Whether somebody else had made a run of this name before.
-    pub is_foreign: bool,
 }
 
 /// Tells an attempt to stop. Cheap to clone.
@@ -457,93 +308,6 @@ impl TaskContext {
         self.0.parts.services.xcoms(self.run(), query).await.map_err(TaskError::Error)
     }
 
-    /// Reads a variable; `None` if there is none.
-    ///
-    /// # Errors
-    ///
-    /// If the store cannot be read.
-    pub async fn variable(&self, key: &str) -> Result<Option<String>> {
-        self.0.parts.services.variable(key).await.map_err(TaskError::Error)
-    }
-
-    /// Reads a variable as a type: text as it is, everything else as JSON.
-    ///
-    /// ```
-    /// use airflow_core::operator::{Result, TaskContext};
-    ///
-    /// async fn notify(cx: &TaskContext) -> Result<()> {
-    ///     let limit: u32 = cx.var("order_limit").await?;
-    ///     let on_call: Vec<String> = cx.var("on_call").await?; // ["ada", "bob"]
-    ///     # let _ = (limit, on_call);
-    ///     Ok(())
-    /// }
-    /// # let _ = notify;
-    /// ```
-    ///
-    /// # Errors
-    ///
-    /// If there is no such variable, it is no `T`, or it cannot be read.
-    pub async fn var<T: DeserializeOwned + 'static>(&self, key: &str) -> Result<T> {
-        let text = self.variable(key).await?.ok_or_else(|| {
-            let name = key.to_uppercase();
-            failure(format!(
-                "there is no variable `{key}`; create it with `variables set {key} ..`, or set AIRFLOW_VAR_{name}"
-            ))
-        })?;
-        decode_variable(&text).map_err(|error| {
-            let wanted = std::any::type_name::<T>();
-            failure(format!("the variable `{key}` cannot be read as `{wanted}`: {error}"))
-        })
-    }
-
-    /// Reads a connection. Its password and what its extra holds under sensitive names are hidden in logs.
-    ///
-    /// ```
-    /// use airflow_core::operator::{Result, TaskContext};
-    ///
-    /// async fn load(cx: &TaskContext) -> Result<String> {
-    ///     let warehouse = cx.connection("warehouse").await?;
-    ///     Ok(warehouse.host.clone().unwrap_or_default())
-    /// }
-    /// # let _ = load;
-    /// ```
-    ///
-    /// # Errors
-    ///
-    /// If there is no such connection, or it cannot be read.
-    pub async fn connection(&self, conn_id: &str) -> Result<Connection> {
-        let found = self.0.parts.services.connection(conn_id).await.map_err(TaskError::Error)?;
-        found.ok_or_else(|| {
-            let name = Connection::env_name(conn_id);
-            failure(format!(
-                "there is no connection `{conn_id}`; create it with `connections add {conn_id} ..`, or set {name}"
-            ))
-        })
-    }
-
-    /// Reads a connection as a kind of your own. See [`ConnectionKind`].
-    ///
-    /// # Errors
-    ///
-    /// As [`connection`](Self::connection); if the connection is of another type or lacks something.
-    pub async fn conn<T: ConnectionKind>(&self, conn_id: &str) -> Result<Conn<T>> {
-        Conn::new(self.connection(conn_id).await?).map_err(|error| TaskError::Error(Box::new(error)))
-    }
-
-    /// Hides a text in logs, errors and rendered fields from now on, in all the forms it may have there.
-    pub fn mask_secret(&self, secret: &str) {
-        self.0.parts.services.mask_secret(secret);
-    }
-
-    /// Writes a variable.
-    ///
-    /// # Errors
-    ///
-    /// If the store cannot be written.
-    pub async fn set_variable(&self, key: &str, value: &str) -> Result<()> {
-        self.0.parts.services.set_variable(key, value).await.map_err(TaskError::Error)
-    }
-
     /// Whether the attempt is asked to stop: it was cleared, marked, or took too long.
     pub fn is_cancelled(&self) -> bool {
         self.0.parts.cancel.is_cancelled()
@@ -562,8 +326,7 @@ impl TaskContext {
 
     /// Waits this long, on the clock that a test may move.
     pub async fn sleep(&self, time: Duration) {
-        let time = TimeDelta::from_std(time).unwrap_or(TimeDelta::MAX);
-        self.sleep_until(self.now().checked_add_signed(time).unwrap_or(DateTime::<Utc>::MAX_UTC)).await;
+        crate::time::wait_for(&*self.0.parts.clock, time).await;
     }
 
     /// Waits until this moment, on the clock that a test may move.
@@ -656,20 +419,6 @@ impl TaskContext {
     fn notes(&self) -> std::sync::MutexGuard<'_, Notes> {
         self.0.notes.lock().unwrap_or_else(PoisonError::into_inner)
     }
-}
-
-/// An error that a later try may not see any more.
-fn failure(text: String) -> TaskError {
-    TaskError::Error(text.into())
-}
-
-/// Text stays text; everything else is JSON, or else a text that serde reads, such as a date.
-fn decode_variable<T: DeserializeOwned + 'static>(text: &str) -> Result<T, serde_json::Error> {
-    let as_text = || T::deserialize(Value::from(text));
-    if TypeId::of::<T>() == TypeId::of::<String>() {
-        return as_text();
-    }
-    serde_json::from_str(text).or_else(|error| as_text().map_err(|_| error))
 }
 
 fn missing_resource<T>() -> TaskError {

@@ -10,16 +10,15 @@ mod branch;
 mod context;
 mod error;
 mod input;
+mod lookups;
 mod params;
 mod resources;
 mod sensor;
+mod services;
 mod wait;
 
 pub use branch::Branch;
-pub use context::{
-    Cancel, ContextParts, FoundRun, MadeRun, RunInfo, RunRequest, RunsQuery, TaskContext, TaskServices,
-    TiInfo, XComQuery,
-};
+pub use context::{Cancel, ContextParts, RunInfo, TaskContext, TiInfo};
 pub use error::{BoxError, ResultExt, TaskError, TaskReturn};
 pub use input::{
     Elem, Expand, ExpandSource, In, InputError, InputRef, Inputs, IntoIn, ScopeId, TemplateText, template,
@@ -30,6 +29,7 @@ pub use sensor::{
     DEFAULT_POKE_INTERVAL, DEFAULT_SENSOR_TIMEOUT, Poke, PokeReturn, Sensor, SensorMode, SensorSettings,
     watch,
 };
+pub use services::{FoundRun, MadeRun, RunRequest, RunsQuery, TaskServices, XComQuery};
 pub(crate) use wait::POKES;
 pub use wait::{DEFAULT_METHOD, Deferral, Deferred, Resumed, Trigger, TriggerKind, Wait};
 

@@ -208,7 +208,7 @@ fn next_look(
 ) -> Result<DateTime<Utc>> {
     let (since, now) = (cx.waits_since(), cx.now());
     let left = settings.left(since, now).ok_or_else(|| settings.timed_out())?;
-    let pause = match not_before {
+    let pause = match not_before.filter(|at| *at > now) {
         Some(at) => at - now,
         None => TimeDelta::from_std(settings.pause(cx, since, pokes)).unwrap_or(TimeDelta::MAX),
     };

@@ -227,10 +227,11 @@ impl Scheduler {
 
     /// Begins and stops waits.
     fn tend_waits(&mut self) {
-        let (begin, stop) = self.core.take_waits();
+        let orders = self.core.take_waits();
         if let Some(waiter) = &self.waiter {
-            stop.into_iter().for_each(|id| waiter.forget(id));
-            begin.into_iter().for_each(|attempt| waiter.watch(attempt));
+            orders.stop.into_iter().for_each(|id| waiter.forget(id));
+            orders.leave.into_iter().for_each(|id| waiter.leave(id));
+            orders.begin.into_iter().for_each(|attempt| waiter.watch(attempt));
         }
     }
 

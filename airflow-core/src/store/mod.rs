@@ -8,8 +8,16 @@ mod judge;
 mod layer;
 mod memory;
 pub mod model;
+#[cfg(feature = "mysql")]
+mod mysql;
 mod notice;
+#[cfg(feature = "postgres")]
+mod postgres;
 mod rules;
+#[cfg(any(feature = "postgres", feature = "mysql"))]
+mod server;
+#[cfg(any(feature = "sqlite", feature = "postgres", feature = "mysql"))]
+mod sql;
 #[cfg(feature = "sqlite")]
 mod sqlite;
 mod unit;
@@ -30,7 +38,17 @@ pub use layer::{Layer, Layered};
 pub use memory::Blind;
 pub use memory::MemoryStore;
 pub use model::*;
+#[cfg(feature = "mysql")]
+pub use mysql::{MysqlOptions, MysqlStore};
 pub use notice::*;
+#[cfg(feature = "postgres")]
+pub use postgres::{PostgresOptions, PostgresStore};
+#[cfg(feature = "mysql")]
+pub use server::Mysql;
+#[cfg(feature = "postgres")]
+pub use server::Postgres;
+#[cfg(any(feature = "postgres", feature = "mysql"))]
+pub use server::{PoolSettings, ServerStore, UnknownCommits};
 #[cfg(feature = "sqlite")]
 pub use sqlite::{SqliteOptions, SqliteStore, Synchronous};
 pub use unit::*;
@@ -76,6 +94,16 @@ pub enum StoreError {
         /// The first safe version.
         needed: &'static str,
     },
+    /// The server is too old.
+    #[error("{server} {found} is too old; {needed} or newer is needed")]
+    OldServer {
+        /// Which server.
+        server: &'static str,
+        /// Its version.
+        found: String,
+        /// The first version that serves.
+        needed: &'static str,
+    },
     /// A row that was asked for does not exist.
     #[error("{0} does not exist")]
     NotFound(String),
@@ -110,7 +138,7 @@ pub type StoreResult<T> = Result<T, StoreError>;
 ///   decided on still holds: the run's generation and state, and the state and epoch of each task instance. Of two
 ///   callers that decided on the same view one wins; the other gets [`UnitResult::Stale`] and loads again.
 /// - A task instance without a row is in state `none` with epoch 0. Its row appears with its first change.
-/// - Times are kept to the microsecond. Ids are compared byte by byte.
+/// - Times are kept to the microsecond. Ids are compared byte by byte. A NUL in a text is kept as U+FFFD.
 /// - Lists come in the order that each method names, the same in every store.
 #[async_trait]
 pub trait Store: Send + Sync + fmt::Debug + 'static {

@@ -1,5 +1,7 @@
 //! What holds in every store beside the units: names, sizes, refusals.
 
+use std::borrow::Cow;
+
 use chrono::{DateTime, SubsecRound as _, Utc};
 use serde_json::Value;
 
@@ -60,6 +62,11 @@ pub(crate) fn no_run(run: crate::id::RunPk) -> StoreError {
 /// counts against limits.
 pub(crate) fn keeps_dag(state: TaskState) -> bool {
     state.is_executing() || state == TaskState::Deferred
+}
+
+/// A text as it is stored: PostgreSQL has no NUL in texts, and what one store cannot keep, none keeps.
+pub(crate) fn storable(text: &str) -> Cow<'_, str> {
+    if text.contains('\0') { Cow::Owned(text.replace('\0', "\u{fffd}")) } else { Cow::Borrowed(text) }
 }
 
 /// Cuts a time to what is stored.

@@ -21,6 +21,7 @@ struct Desk {
     new: Vec<(Attempt, Cancel)>,
     out: HashMap<AttemptId, watch::Sender<bool>>,
     new_waits: Vec<(Attempt, Cancel)>,
+    left: Vec<AttemptId>,
     waits: HashMap<AttemptId, watch::Sender<bool>>,
 }
 
@@ -47,6 +48,11 @@ impl SimExecutor {
     /// What is to be waited for since the last call, in order.
     pub(super) fn take_new_waits(&self) -> Vec<(Attempt, Cancel)> {
         std::mem::take(&mut self.lock().new_waits)
+    }
+
+    /// Waits that go on elsewhere.
+    pub(super) fn take_left(&self) -> Vec<AttemptId> {
+        std::mem::take(&mut self.lock().left)
     }
 
     /// An attempt or a wait has ended.
@@ -76,6 +82,13 @@ impl Waiter for SimExecutor {
         if let Some(stop) = self.lock().waits.get(&attempt) {
             stop.send_replace(true);
         }
+    }
+
+    fn leave(&self, attempt: AttemptId) {
+        let mut desk = self.lock();
+        desk.waits.remove(&attempt);
+        desk.new_waits.retain(|(new, _)| new.ti.attempt_id != attempt);
+        desk.left.push(attempt);
     }
 
     fn stop(&self) {}

@@ -16,6 +16,10 @@ mod sim;
 mod world;
 
 #[cfg(feature = "testing")]
+pub mod proxy;
+#[cfg(all(feature = "testing", any(feature = "postgres", feature = "mysql")))]
+pub mod servers;
+#[cfg(feature = "testing")]
 pub mod store_suite;
 
 pub use dag_test::DagTest;

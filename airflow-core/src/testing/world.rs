@@ -179,16 +179,18 @@ impl World {
                 }
                 runner.run(attempt, cancel).await
             };
-            let body = Box::pin(WAITS.scope(Arc::clone(&waits), body));
+            let body = body_of(&waits, body);
             self.flights.push(Flight { id, what, cancel: listens, waits, hangs: false, due: true, body });
         }
+        let left = self.executor.take_left();
+        self.flights.retain(|flight| !left.contains(&flight.id));
         for (attempt, cancel) in self.executor.take_new_waits() {
             let waits = Arc::new(AtomicBool::new(false));
             let runner = Arc::clone(&self.runner);
             let (id, listens) = (attempt.ti.attempt_id, cancel.clone());
             let what = format!("the wait of `{}` of run `{}`", attempt.ti.task_id, attempt.run.run_id);
             let body = async move { runner.wait(attempt, cancel).await };
-            let body = Box::pin(WAITS.scope(Arc::clone(&waits), body));
+            let body = body_of(&waits, body);
             self.flights.push(Flight { id, what, cancel: listens, waits, hangs: false, due: true, body });
         }
     }
@@ -279,6 +281,14 @@ async fn new_process(stage: &Stage, slots: usize) -> (Scheduler, SimExecutor, mp
     airflow.attach(scheduler.handle());
     scheduler.prepare().await.expect("the store in memory does not fail");
     (scheduler, executor, reports)
+}
+
+/// A body that goes on whenever it is polled: one that stood aside for others would look as if it waited for the clock.
+fn body_of(
+    waits: &Arc<AtomicBool>,
+    body: impl Future<Output = Report> + Send + 'static,
+) -> Pin<Box<dyn Future<Output = Report> + Send>> {
+    Box::pin(WAITS.scope(Arc::clone(waits), tokio::task::unconstrained(body)))
 }
 
 /// An attempt that was stopped before it began.

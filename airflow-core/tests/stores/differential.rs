@@ -1,4 +1,4 @@
-//! The same operations on the memory store and on SQLite give the same answers and leave the same to see.
+//! The same operations on the memory store and on another one give the same answers and leave the same to see.
 
 use std::sync::Arc;
 
@@ -8,7 +8,7 @@ use airflow_core::state::{RunEvent, RunType, TaskEvent, TaskState};
 use airflow_core::store::{
     Advance, AttemptEnd, AttemptEndData, AttemptStart, AttemptState, DagRecord, Expansion, MemoryStore,
     NewRun, NextRun, PastQuery, PoolSpec, RunChange, RunFilter, RunRow, RunSnapshot, SharedStore, SlotChange,
-    SlotKey, SqliteStore, TiChange, TiData, Unit, XComFilter, XComWrite,
+    SlotKey, TiChange, TiData, Unit, XComFilter, XComWrite,
 };
 use airflow_core::timetable::DataInterval;
 use airflow_core::xcom::{SKIP_KEY, XComValue};
@@ -17,9 +17,6 @@ use proptest::collection::vec;
 use proptest::prelude::*;
 use proptest::test_runner::{Config, RngAlgorithm, TestRng, TestRunner};
 use uuid::Uuid;
-
-/// How many lists of operations are tried; each costs about 50 ms in a debug build on SQLite.
-const LISTS: u32 = 200;
 
 const DAGS: [&str; 2] = ["d", "e"];
 const TASKS: [&str; 3] = ["a", "b", "ü\"\\"];
@@ -335,33 +332,32 @@ async fn visible(store: &SharedStore) -> Vec<String> {
     seen
 }
 
-/// Goal: SQLite's statements do what the plain maps do. Method: lists of operations over few names, so that they meet
-/// each other, made from a fixed seed.
-#[test]
-fn memory_and_sqlite_give_the_same_answers() {
-    let runtime = tokio::runtime::Runtime::new().unwrap();
-    let dir = tempfile::tempdir().unwrap();
-    let path = dir.path().join("a.db");
-    let sqlite: SharedStore = Arc::new(runtime.block_on(SqliteStore::open(path.to_str().unwrap())).unwrap());
+/// Tries `lists` lists of operations over few names, so that they meet each other, made from a fixed seed. `empty` takes
+/// everything out of the store.
+pub(crate) fn same_as_memory(
+    runtime: &tokio::runtime::Runtime,
+    other: &SharedStore,
+    lists: u32,
+    empty: impl AsyncFn(),
+) {
     let memory: SharedStore = Arc::new(MemoryStore::new());
-    runtime.block_on(sqlite.migrate()).unwrap();
+    runtime.block_on(other.migrate()).unwrap();
     let config =
-        Config { cases: LISTS, failure_persistence: None, max_shrink_iters: 200, ..Config::default() };
+        Config { cases: lists, failure_persistence: None, max_shrink_iters: 200, ..Config::default() };
     let rng = TestRng::from_seed(RngAlgorithm::ChaCha, &[7; 32]);
     let mut runner = TestRunner::new_with_rng(config, rng);
-    let lists = vec(op(), 1..30);
-    let result = runner.run(&lists, |ops| {
+    let result = runner.run(&vec(op(), 1..30), |ops| {
         runtime.block_on(async {
             memory.reset().await.unwrap();
-            sqlite.reset().await.unwrap();
-            for store in [&memory, &sqlite] {
+            empty().await;
+            for store in [&memory, other] {
                 store.sync_dags(vec![record(0, 0, None)], at(0)).await.unwrap();
             }
             for op in &ops {
                 let loaded = snapshots(&memory).await;
                 let answer = apply(&memory, op, &loaded).await;
-                prop_assert_eq!(&apply(&sqlite, op, &loaded).await, &answer, "{:?}", op);
-                prop_assert_eq!(visible(&sqlite).await, visible(&memory).await, "after {:?}", op);
+                prop_assert_eq!(&apply(other, op, &loaded).await, &answer, "{:?}", op);
+                prop_assert_eq!(visible(other).await, visible(&memory).await, "after {:?}", op);
             }
             Ok(())
         })

@@ -412,10 +412,10 @@ async fn an_old_database_keeps_its_rows() {
     let before = store.task_instances(row.pk).await.unwrap();
     drop(store);
     let mut conn = raw(&dir).await;
-    let back = "ALTER TABLE af_ti DROP COLUMN wait; DELETE FROM airflow_schema WHERE version >= 4";
+    let back = "ALTER TABLE af_ti DROP COLUMN wait; DELETE FROM airflow_schema WHERE version >= 5";
     sqlx::raw_sql(back).execute(&mut conn).await.unwrap();
     let store = SqliteStore::open(&file(&dir)).await.unwrap();
-    assert!(matches!(store.dags().await, Err(StoreError::NotMigrated { found: 3, .. })));
-    assert_eq!(store.migrate().await.unwrap().from, 3);
+    assert!(matches!(store.dags().await, Err(StoreError::NotMigrated { found: 4, .. })));
+    assert_eq!(store.migrate().await.unwrap().from, 4);
     assert_eq!(store.task_instances(row.pk).await.unwrap(), before);
 }

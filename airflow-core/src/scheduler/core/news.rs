@@ -94,7 +94,12 @@ impl Core {
             self.runs.keys().copied().filter(|pk| listed.get(pk) != Some(&RunState::Running)).collect();
         for pk in gone {
             self.drop_view(pk);
-            self.stop_waits(pk);
+            // A run that is not listed is over; one that is queued again keeps what is deferred in it.
+            if listed.contains_key(&pk) {
+                self.leave_waits(pk);
+            } else {
+                self.stop_waits(pk);
+            }
         }
         for row in active {
             self.know_run(row, now);

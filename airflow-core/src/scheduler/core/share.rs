@@ -77,7 +77,7 @@ impl Core {
             self.inbox.remove(run);
             self.orphans.remove(run);
             self.drop_view(*run);
-            self.stop_waits(*run);
+            self.leave_waits(*run);
         }
     }
 

@@ -22,7 +22,18 @@ pub(super) struct Waits {
     /// Those for which there was no room.
     parked: BTreeSet<(RunPk, TiKey)>,
     begun: Vec<Attempt>,
+    /// Those whose instance is not deferred any more.
     stopped: Vec<AttemptId>,
+    /// Those that go on elsewhere, or later.
+    left: Vec<AttemptId>,
+}
+
+/// What there is to do about waits.
+#[derive(Debug, Default)]
+pub(in crate::scheduler) struct WaitOrders {
+    pub begin: Vec<Attempt>,
+    pub stop: Vec<AttemptId>,
+    pub leave: Vec<AttemptId>,
 }
 
 impl Waits {
@@ -62,8 +73,8 @@ impl Core {
         self.waits.capacity = capacity;
     }
 
-    /// The waits to begin and to stop since the last call.
-    pub(in crate::scheduler) fn take_waits(&mut self) -> (Vec<Attempt>, Vec<AttemptId>) {
+    /// What to do since the last call.
+    pub(in crate::scheduler) fn take_waits(&mut self) -> WaitOrders {
         while self.waits.running.len() < self.waits.capacity
             && let Some((run, key)) = self.waits.parked.pop_first()
         {
@@ -71,7 +82,11 @@ impl Core {
                 self.waits.begin(&live.view, key);
             }
         }
-        (std::mem::take(&mut self.waits.begun), std::mem::take(&mut self.waits.stopped))
+        WaitOrders {
+            begin: std::mem::take(&mut self.waits.begun),
+            stop: std::mem::take(&mut self.waits.stopped),
+            leave: std::mem::take(&mut self.waits.left),
+        }
     }
 
     /// Compares the waits of a run that was loaded with what it says.
@@ -103,10 +118,19 @@ impl Core {
         }
     }
 
-    /// The run is over, gone, or another process has it.
+    /// The run is over or gone.
     pub(super) fn stop_waits(&mut self, run: RunPk) {
         for key in self.waits.of_run(run) {
             self.waits.stop(run, key);
+        }
+    }
+
+    /// Another process has the run, or it waits to be started again: what is deferred stays so.
+    pub(super) fn leave_waits(&mut self, run: RunPk) {
+        for key in self.waits.of_run(run) {
+            self.waits.parked.remove(&(run, key));
+            let id = self.waits.running.remove(&(run, key));
+            self.waits.left.extend(id);
         }
     }
 }

@@ -7,7 +7,7 @@ use chrono::{DateTime, Utc};
 use crate::id::{AttemptId, DagId, MapIndex, RunId, RunPk, TaskId};
 use crate::state::{RunState, RunType, TaskState};
 use crate::store::judge::TiId;
-use crate::store::rules::{self, CLEANED, DEFAULT_POOL, interval, keeps_dag, micros, next_run};
+use crate::store::rules::{self, CLEANED, DEFAULT_POOL, interval, keeps_dag, micros, next_run, storable};
 use crate::store::{
     Advance, AttemptRow, AuditEntry, AuditFilter, ConnectionRow, CreatedRun, DagRecord, DagRow, DagVersion,
     EventRow, Expansion, NewRun, Notice, NoticeKey, PastQuery, PastRun, PoolRow, PoolSpec, RunFilter, RunRow,
@@ -399,7 +399,9 @@ impl State {
     pub(super) fn set_variable(&mut self, variable: VariableRow) {
         let known = self.variables.get(&variable.key).and_then(|row| row.description.clone());
         let description = variable.description.or(known);
-        self.variables.insert(variable.key.clone(), VariableRow { description, ..variable });
+        let key = storable(&variable.key).into_owned();
+        let value = storable(&variable.value).into_owned();
+        self.variables.insert(key.clone(), VariableRow { key, value, description, ..variable });
     }
 
     pub(super) fn pools(&self) -> Vec<PoolRow> {

@@ -16,7 +16,9 @@ use sqlx::{AssertSqlSafe, SqliteConnection};
 
 use crate::store::{StoreResult, Unit, UnitResult};
 
-use super::errors::{failed, is_refused};
+use crate::store::sql::errors::failed;
+
+use super::errors::is_refused;
 use super::steps::{Steps, WIDTH};
 use super::view;
 

@@ -12,16 +12,6 @@ const CONSTRAINT: i32 = 19;
 /// `SQLITE_BUSY`: the low byte of all codes that say that another process holds the lock.
 const BUSY: i32 = 5;
 
-/// What sqlx reports while rows are read and written.
-pub(super) fn failed(error: sqlx::Error) -> StoreError {
-    StoreError::Database(Box::new(error))
-}
-
-/// What cannot be understood in a row.
-pub(super) fn corrupt(error: impl std::fmt::Display) -> StoreError {
-    StoreError::Corrupt(error.to_string())
-}
-
 fn primary_code(error: &sqlx::Error) -> Option<i32> {
     let code: i32 = error.as_database_error()?.code()?.parse().ok()?;
     Some(code & 0xff)

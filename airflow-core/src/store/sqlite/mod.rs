@@ -3,19 +3,10 @@
 //! Any number of processes may use the file; each has one connection that writes ([`writer`]) and a few that read.
 //! The path every state takes is [`commit`]; the tables are in [`schema`]. Decides nothing.
 
-mod admin;
 mod commit;
-mod credentials;
-mod dags;
-
 mod errors;
-mod json;
-mod notices;
-mod processes;
-mod runs;
 mod schema;
 mod steps;
-mod tasks;
 mod view;
 mod writer;
 
@@ -27,22 +18,25 @@ use std::time::Duration;
 
 use async_trait::async_trait;
 use chrono::{DateTime, Utc};
+use sqlx::pool::PoolConnection;
 use sqlx::sqlite::{
     SqliteConnectOptions, SqliteJournalMode, SqlitePool, SqlitePoolOptions, SqliteSynchronous,
 };
-use sqlx::{ConnectOptions as _, Connection as _, SqliteConnection};
+use sqlx::{ConnectOptions as _, Connection as _, Sqlite, SqliteConnection};
 
 use crate::id::{DagId, IncarnationId, MapIndex, RunPk, TaskId};
 
 use super::rules::{self, CLEANED};
+use super::sql::errors::failed;
+use super::sql::group::Writer;
+use super::sql::{Conn, admin, credentials, dags, load, notices, processes, runs, tasks};
 use super::{
     Advance, AttemptRow, AuditEntry, AuditFilter, ConnectionRow, CreatedRun, DagRecord, DagRow, DagVersion,
     EventRow, Incarnation, Migrated, NewIncarnation, NewRun, NoticeKey, NoticeRow, PastQuery, PoolRow,
     PoolSpec, RunFilter, RunRow, RunSnapshot, SchemaStatus, SlotKey, Store, StoreError, StoreResult, TiRow,
     TokenSwap, Unit, UnitResult, VariableRow, XComFilter, XComRow, XComWrite,
 };
-use errors::{failed, unreachable};
-use writer::Writer;
+use errors::unreachable;
 
 /// How long a writer waits for another process: far longer than any transaction of ours takes.
 const BUSY_TIMEOUT: Duration = Duration::from_secs(30);
@@ -171,7 +165,7 @@ pub struct SqliteStore {
 #[derive(Debug)]
 struct Inner {
     options: SqliteOptions,
-    writer: Writer,
+    writer: Writer<SqliteConnection>,
     readers: SqlitePool,
     /// Whether the tables are known to fit; they never stop to, but for a reset by another version.
     ready: AtomicBool,
@@ -216,14 +210,14 @@ impl SqliteStore {
         self.inner.writer.transactions()
     }
 
-    /// The readers, once the tables are known to fit.
-    async fn readers(&self) -> StoreResult<&SqlitePool> {
+    /// A connection that reads, once the tables are known to fit.
+    async fn reader(&self) -> StoreResult<PoolConnection<Sqlite>> {
         self.ready().await?;
-        Ok(&self.inner.readers)
+        self.inner.readers.acquire().await.map_err(failed)
     }
 
     /// The writer, once the tables are known to fit.
-    async fn writer(&self) -> StoreResult<&Writer> {
+    async fn writer(&self) -> StoreResult<&Writer<SqliteConnection>> {
         self.ready().await?;
         Ok(&self.inner.writer)
     }
@@ -283,7 +277,12 @@ impl Store for SqliteStore {
     }
 
     async fn register(&self, process: NewIncarnation) -> StoreResult<()> {
-        self.writer().await?.write(|conn| Box::pin(processes::register(conn, process))).await
+        self.writer()
+            .await?
+            .write(move |conn| {
+                Box::pin(async move { processes::register(&mut Conn::sqlite(conn), &process).await })
+            })
+            .await
     }
 
     fn longest_wait(&self) -> Duration {
@@ -291,36 +290,61 @@ impl Store for SqliteStore {
     }
 
     async fn beat(&self, process: IncarnationId) -> StoreResult<bool> {
-        self.writer().await?.write(move |conn| Box::pin(processes::beat(conn, process))).await
+        self.writer()
+            .await?
+            .write(move |conn| {
+                Box::pin(async move { processes::beat(&mut Conn::sqlite(conn), process).await })
+            })
+            .await
     }
 
     async fn end_incarnation(&self, process: IncarnationId) -> StoreResult<()> {
-        self.writer().await?.write(move |conn| Box::pin(processes::end(conn, process))).await
+        self.writer()
+            .await?
+            .write(move |conn| {
+                Box::pin(async move { processes::end(&mut Conn::sqlite(conn), process).await })
+            })
+            .await
     }
 
     async fn expire(&self, process: IncarnationId, beats: u64) -> StoreResult<bool> {
-        self.writer().await?.write(move |conn| Box::pin(processes::expire(conn, process, beats))).await
+        self.writer()
+            .await?
+            .write(move |conn| {
+                Box::pin(async move { processes::expire(&mut Conn::sqlite(conn), process, beats).await })
+            })
+            .await
     }
 
     async fn incarnations(&self) -> StoreResult<Vec<Incarnation>> {
-        processes::list(self.readers().await?).await
+        processes::list(&mut Conn::sqlite(&mut *self.reader().await?)).await
     }
 
     async fn forget_incarnations(&self, before: DateTime<Utc>) -> StoreResult<u64> {
-        self.writer().await?.write(move |conn| Box::pin(processes::forget(conn, before))).await
+        self.writer()
+            .await?
+            .write(move |conn| {
+                Box::pin(async move { processes::forget(&mut Conn::sqlite(conn), before).await })
+            })
+            .await
     }
 
     async fn claim_runs(&self, runs: &[RunPk], process: IncarnationId) -> StoreResult<Vec<RunPk>> {
         let runs = runs.to_vec();
-        self.writer().await?.write(move |conn| Box::pin(processes::claim(conn, runs, process))).await
+        self.writer()
+            .await?
+            .write(move |conn| {
+                Box::pin(async move { processes::claim(&mut Conn::sqlite(conn), &runs, process).await })
+            })
+            .await
     }
 
     async fn orphans(&self) -> StoreResult<Vec<AttemptRow>> {
-        tasks::orphans(self.readers().await?).await
+        tasks::orphans(&mut Conn::sqlite(&mut *self.reader().await?)).await
     }
 
     async fn notices(&self) -> StoreResult<Vec<NoticeRow>> {
-        notices::list(self.readers().await?).await
+        notices::list(&mut Conn::sqlite(&mut *self.reader().await?)).await
     }
 
     async fn take_notice(
@@ -330,42 +354,66 @@ impl Store for SqliteStore {
         to: IncarnationId,
     ) -> StoreResult<bool> {
         let key = key.clone();
-        self.writer().await?.write(move |conn| Box::pin(notices::take(conn, key, from, to))).await
+        self.writer()
+            .await?
+            .write(move |conn| {
+                Box::pin(async move { notices::take(&mut Conn::sqlite(conn), &key, from, to).await })
+            })
+            .await
     }
 
     async fn delete_notices(&self, keys: Vec<NoticeKey>) -> StoreResult<()> {
-        self.writer().await?.write(move |conn| Box::pin(notices::delete(conn, keys))).await
+        self.writer()
+            .await?
+            .write(move |conn| Box::pin(async move { notices::delete(&mut Conn::sqlite(conn), &keys).await }))
+            .await
     }
 
     async fn sync_dags(&self, dags: Vec<DagRecord>, now: DateTime<Utc>) -> StoreResult<Vec<DagRow>> {
-        self.writer().await?.write(move |conn| Box::pin(dags::sync(conn, dags, now))).await
+        self.writer()
+            .await?
+            .write(move |conn| Box::pin(async move { dags::sync(&mut Conn::sqlite(conn), &dags, now).await }))
+            .await
     }
 
     async fn dags(&self) -> StoreResult<Vec<DagRow>> {
-        dags::list(self.readers().await?).await
+        dags::list(&mut Conn::sqlite(&mut *self.reader().await?)).await
     }
 
     async fn dag(&self, dag_id: &DagId) -> StoreResult<Option<DagRow>> {
-        dags::get(self.readers().await?, dag_id).await
+        dags::get(&mut Conn::sqlite(&mut *self.reader().await?), dag_id).await
     }
 
     async fn dag_versions(&self, dag_id: &DagId) -> StoreResult<Vec<DagVersion>> {
-        dags::versions(self.readers().await?, dag_id).await
+        dags::versions(&mut Conn::sqlite(&mut *self.reader().await?), dag_id).await
     }
 
     async fn set_paused(&self, dag_id: &DagId, paused: bool) -> StoreResult<bool> {
         let dag_id = dag_id.clone();
-        self.writer().await?.write(move |conn| Box::pin(dags::set_paused(conn, dag_id, paused))).await
+        self.writer()
+            .await?
+            .write(move |conn| {
+                Box::pin(async move { dags::set_paused(&mut Conn::sqlite(conn), &dag_id, paused).await })
+            })
+            .await
     }
 
     async fn advance_dag(&self, dag_id: &DagId, advance: Advance) -> StoreResult<()> {
         let dag_id = dag_id.clone();
-        self.writer().await?.write(move |conn| Box::pin(dags::advance(conn, dag_id, advance))).await
+        self.writer()
+            .await?
+            .write(move |conn| {
+                Box::pin(async move { dags::advance(&mut Conn::sqlite(conn), &dag_id, advance).await })
+            })
+            .await
     }
 
     async fn delete_dag(&self, dag_id: &DagId) -> StoreResult<u64> {
         let dag_id = dag_id.clone();
-        self.writer().await?.write(move |conn| Box::pin(dags::delete(conn, dag_id))).await
+        self.writer()
+            .await?
+            .write(move |conn| Box::pin(async move { dags::delete(&mut Conn::sqlite(conn), &dag_id).await }))
+            .await
     }
 
     async fn create_runs(&self, runs: Vec<NewRun>) -> StoreResult<Vec<CreatedRun>> {
@@ -373,15 +421,18 @@ impl Store for SqliteStore {
     }
 
     async fn runs(&self, filter: &RunFilter) -> StoreResult<Vec<RunRow>> {
-        runs::list(self.readers().await?, filter).await
+        runs::list(&mut Conn::sqlite(&mut *self.reader().await?), filter).await
     }
 
     async fn load_run(&self, run: RunPk, past: Option<&PastQuery>) -> StoreResult<Option<RunSnapshot>> {
-        runs::load(self.readers().await?, run, past).await
+        load::load(&mut Conn::sqlite(&mut *self.reader().await?), run, past).await
     }
 
     async fn delete_run(&self, run: RunPk) -> StoreResult<bool> {
-        self.writer().await?.write(move |conn| Box::pin(runs::delete(conn, run))).await
+        self.writer()
+            .await?
+            .write(move |conn| Box::pin(async move { runs::delete(&mut Conn::sqlite(conn), run).await }))
+            .await
     }
 
     async fn commit(&self, units: Vec<Unit>) -> StoreResult<Vec<UnitResult>> {
@@ -389,110 +440,173 @@ impl Store for SqliteStore {
     }
 
     async fn task_instances(&self, run: RunPk) -> StoreResult<Vec<TiRow>> {
-        tasks::task_instances(self.readers().await?, run).await
+        load::task_instances(&mut Conn::sqlite(&mut *self.reader().await?), run).await
     }
 
     async fn attempts(&self, run: RunPk, task: Option<(&TaskId, MapIndex)>) -> StoreResult<Vec<AttemptRow>> {
-        tasks::attempts(self.readers().await?, run, task).await
+        tasks::attempts(&mut Conn::sqlite(&mut *self.reader().await?), run, task).await
     }
 
     async fn events(&self, run: RunPk, task: Option<(&TaskId, MapIndex)>) -> StoreResult<Vec<EventRow>> {
-        tasks::events(self.readers().await?, run, task).await
+        tasks::events(&mut Conn::sqlite(&mut *self.reader().await?), run, task).await
     }
 
     async fn xcoms(&self, filter: &XComFilter) -> StoreResult<Vec<XComRow>> {
-        tasks::xcoms(self.readers().await?, filter).await
+        tasks::xcoms(&mut Conn::sqlite(&mut *self.reader().await?), filter).await
     }
 
     async fn set_xcom(&self, run: RunPk, xcom: XComWrite, now: DateTime<Utc>) -> StoreResult<()> {
-        self.writer().await?.write(move |conn| Box::pin(tasks::set_xcom(conn, run, xcom, now))).await
+        self.writer()
+            .await?
+            .write(move |conn| {
+                Box::pin(async move { tasks::set_xcom(&mut Conn::sqlite(conn), run, &xcom, now).await })
+            })
+            .await
     }
 
     async fn delete_xcoms(&self, filter: &XComFilter) -> StoreResult<u64> {
         let filter = filter.clone();
-        self.writer().await?.write(move |conn| Box::pin(tasks::delete_xcoms(conn, filter))).await
+        self.writer()
+            .await?
+            .write(move |conn| {
+                Box::pin(async move { tasks::delete_xcoms(&mut Conn::sqlite(conn), &filter).await })
+            })
+            .await
     }
 
     async fn variable(&self, key: &str) -> StoreResult<Option<VariableRow>> {
-        Ok(credentials::variables(self.readers().await?, Some(key)).await?.pop())
+        Ok(credentials::variables(&mut Conn::sqlite(&mut *self.reader().await?), Some(key)).await?.pop())
     }
 
     async fn variables(&self) -> StoreResult<Vec<VariableRow>> {
-        credentials::variables(self.readers().await?, None).await
+        credentials::variables(&mut Conn::sqlite(&mut *self.reader().await?), None).await
     }
 
     async fn set_variable(&self, variable: VariableRow) -> StoreResult<()> {
-        self.writer().await?.write(|conn| Box::pin(credentials::set_variable(conn, variable))).await
+        self.writer()
+            .await?
+            .write(move |conn| {
+                Box::pin(async move { credentials::set_variable(&mut Conn::sqlite(conn), &variable).await })
+            })
+            .await
     }
 
     async fn delete_variable(&self, key: &str) -> StoreResult<bool> {
         let key = key.to_owned();
-        self.writer().await?.write(|conn| Box::pin(credentials::delete_variable(conn, key))).await
+        self.writer()
+            .await?
+            .write(move |conn| {
+                Box::pin(async move { credentials::delete_variable(&mut Conn::sqlite(conn), &key).await })
+            })
+            .await
     }
 
     async fn connection(&self, conn_id: &str) -> StoreResult<Option<ConnectionRow>> {
-        Ok(credentials::connections(self.readers().await?, Some(conn_id)).await?.pop())
+        Ok(credentials::connections(&mut Conn::sqlite(&mut *self.reader().await?), Some(conn_id))
+            .await?
+            .pop())
     }
 
     async fn connections(&self) -> StoreResult<Vec<ConnectionRow>> {
-        credentials::connections(self.readers().await?, None).await
+        credentials::connections(&mut Conn::sqlite(&mut *self.reader().await?), None).await
     }
 
     async fn set_connection(&self, connection: ConnectionRow) -> StoreResult<()> {
-        self.writer().await?.write(|conn| Box::pin(credentials::set_connection(conn, connection))).await
+        self.writer()
+            .await?
+            .write(move |conn| {
+                Box::pin(
+                    async move { credentials::set_connection(&mut Conn::sqlite(conn), &connection).await },
+                )
+            })
+            .await
     }
 
     async fn delete_connection(&self, conn_id: &str) -> StoreResult<bool> {
         let id = conn_id.to_owned();
-        self.writer().await?.write(|conn| Box::pin(credentials::delete_connection(conn, id))).await
+        self.writer()
+            .await?
+            .write(move |conn| {
+                Box::pin(async move { credentials::delete_connection(&mut Conn::sqlite(conn), &id).await })
+            })
+            .await
     }
 
     async fn swap_tokens(&self, swaps: Vec<TokenSwap>) -> StoreResult<u64> {
-        self.writer().await?.write(|conn| Box::pin(credentials::swap_tokens(conn, swaps))).await
+        self.writer()
+            .await?
+            .write(move |conn| {
+                Box::pin(async move { credentials::swap_tokens(&mut Conn::sqlite(conn), &swaps).await })
+            })
+            .await
     }
 
     async fn pools(&self) -> StoreResult<Vec<PoolRow>> {
-        admin::pools(self.readers().await?).await
+        admin::pools(&mut Conn::sqlite(&mut *self.reader().await?)).await
     }
 
     async fn set_pool(&self, pool: PoolSpec) -> StoreResult<()> {
-        self.writer().await?.write(|conn| Box::pin(admin::set_pool(conn, pool))).await
+        self.writer()
+            .await?
+            .write(move |conn| Box::pin(async move { admin::set_pool(&mut Conn::sqlite(conn), &pool).await }))
+            .await
     }
 
     async fn delete_pool(&self, name: &str) -> StoreResult<bool> {
         rules::may_delete_pool(name)?;
         let name = name.to_owned();
-        self.writer().await?.write(|conn| Box::pin(admin::delete_pool(conn, name))).await
+        self.writer()
+            .await?
+            .write(move |conn| {
+                Box::pin(async move { admin::delete_pool(&mut Conn::sqlite(conn), &name).await })
+            })
+            .await
     }
 
     async fn slots(&self) -> StoreResult<Vec<(SlotKey, i64)>> {
-        admin::slots(self.readers().await?).await
+        admin::slots(&mut Conn::sqlite(&mut *self.reader().await?)).await
     }
 
     async fn audit(&self, entry: AuditEntry) -> StoreResult<()> {
-        self.writer().await?.write(|conn| Box::pin(admin::audit(conn, entry))).await
+        self.writer()
+            .await?
+            .write(move |conn| Box::pin(async move { admin::audit(&mut Conn::sqlite(conn), &entry).await }))
+            .await
     }
 
     async fn audit_log(&self, filter: &AuditFilter) -> StoreResult<Vec<AuditEntry>> {
-        admin::audit_log(self.readers().await?, filter).await
+        admin::audit_log(&mut Conn::sqlite(&mut *self.reader().await?), filter).await
     }
 
     async fn clean(&self, before: DateTime<Utc>, dry_run: bool) -> StoreResult<Vec<(String, u64)>> {
         let writer = self.writer().await?;
         let mut counts = [0; CLEANED.len()];
         let mut last = RunPk(0);
-        while let Some((pk, batch)) =
-            writer.write(move |conn| Box::pin(runs::clean_batch(conn, before, last, dry_run))).await?
+        while let Some((pk, batch)) = writer
+            .write(move |conn| {
+                Box::pin(
+                    async move { runs::clean_batch(&mut Conn::sqlite(conn), before, last, dry_run).await },
+                )
+            })
+            .await?
         {
             last = pk;
             counts.iter_mut().zip(batch).for_each(|(count, rows)| *count += rows);
         }
         let audit = &mut counts[CLEANED.len() - 1];
         if dry_run {
-            *audit = writer.with(move |conn| Box::pin(runs::count_audit(conn, before))).await?;
+            *audit = writer
+                .with(move |conn| {
+                    Box::pin(async move { runs::count_audit(&mut Conn::sqlite(conn), before).await })
+                })
+                .await?;
         } else {
             loop {
-                let gone = writer.write(move |conn| Box::pin(runs::clean_audit(conn, before))).await?;
+                let gone = writer
+                    .write(move |conn| {
+                        Box::pin(async move { runs::clean_audit(&mut Conn::sqlite(conn), before).await })
+                    })
+                    .await?;
                 *audit += gone;
                 if gone == 0 {
                     break;

@@ -9,7 +9,8 @@ use sqlx::{AssertSqlSafe, Row as _, SqliteConnection};
 use crate::store::rules;
 use crate::store::{Migrated, SchemaStatus, StoreError, StoreResult};
 
-use super::errors::{corrupt, failed};
+use crate::store::sql::errors::{corrupt, failed};
+use crate::store::sql::{Conn, admin};
 
 /// The migrations, the first one leads to version 1.
 const MIGRATIONS: [&str; 5] = [V1, V2, V3, V4, V5];
@@ -194,7 +195,7 @@ pub(super) async fn migrate(conn: &mut SqliteConnection) -> StoreResult<Migrated
         sqlx::query(DONE).bind(step).execute(&mut *conn).await.map_err(failed)?;
     }
     if from == 0 {
-        super::admin::set_pool(conn, rules::default_pool()).await?;
+        admin::set_pool(&mut Conn::sqlite(conn), &rules::default_pool()).await?;
     }
     Ok(Migrated { from, to: NEEDED })
 }

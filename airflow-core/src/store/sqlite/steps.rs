@@ -8,10 +8,9 @@ use uuid::Uuid;
 
 use crate::state::{RunState, TaskState};
 use crate::store::judge::net_slots;
-use crate::store::rules;
-use crate::store::{AttemptEnd, AttemptStart, SlotKey, TiChange, Unit};
-
-use super::notices::task_column;
+use crate::store::sql::keys::slot_columns;
+use crate::store::sql::notices::task_column;
+use crate::store::{AttemptEnd, AttemptStart, SlotKey, TiChange, Unit, rules};
 
 /// The columns of a row: the kind of the step, and as many as a change of a task instance needs.
 pub(super) const WIDTH: usize = 21;
@@ -68,8 +67,11 @@ cells! {
     i32 => |value| Cell::Int(value.into()),
     u32 => |value| Cell::Int(value.into()),
     bool => |value| Cell::Int(value.into()),
-    &'a str => |value| Cell::Text(value),
-    &'a String => |value| Cell::Text(value),
+    &'a str => |value| match rules::storable(value) {
+        std::borrow::Cow::Borrowed(text) => Cell::Text(text),
+        std::borrow::Cow::Owned(text) => Cell::Owned(text),
+    },
+    &'a String => |value| value.as_str().into(),
     String => |value| Cell::Owned(value),
     Uuid => |value| Cell::Blob(value),
     DateTime<Utc> => |value| Cell::Int(value.timestamp_micros()),
@@ -259,27 +261,4 @@ impl<'a> Steps<'a> {
         ];
         self.push(Kind::End, cells);
     }
-}
-
-/// A limit as it is stored: kind, name of the pool or dag, task.
-pub(super) fn slot_columns(key: &SlotKey) -> (i64, &str, &str) {
-    match key {
-        SlotKey::Pool(name) => (0, name, ""),
-        SlotKey::Dag(dag) => (1, dag.as_str(), ""),
-        SlotKey::Task(dag, task) => (2, dag.as_str(), task.as_str()),
-        SlotKey::Runs(dag) => (3, dag.as_str(), ""),
-        SlotKey::Deferred(pool) => (4, pool, ""),
-    }
-}
-
-/// The limit of a stored row; nothing if the kind is unknown.
-pub(super) fn slot_key(kind: i64, name: String, task: &str) -> Option<SlotKey> {
-    Some(match kind {
-        0 => SlotKey::Pool(name),
-        1 => SlotKey::Dag(name.into()),
-        2 => SlotKey::Task(name.into(), task.into()),
-        3 => SlotKey::Runs(name.into()),
-        4 => SlotKey::Deferred(name),
-        _ => return None,
-    })
 }

@@ -10,9 +10,10 @@ use crate::state::{RunState, TaskState};
 use crate::store::judge::{View, net_slots};
 use crate::store::{AttemptState, SlotKey, StoreResult, Unit};
 
-use super::errors::{corrupt, failed};
-use super::json::Rows;
-use super::steps::{slot_columns, slot_key};
+use crate::store::sql::errors::{corrupt, failed};
+use crate::store::sql::json::Rows;
+use crate::store::sql::keys::{slot_columns, slot_key};
+use crate::store::sql::text::Kind;
 
 /// One row of six columns, each a JSON array of arrays.
 const BEGIN_AND_LOAD: &str = "
@@ -36,7 +37,7 @@ SELECT
 
 /// Begins a transaction and loads what `units` name.
 pub(super) async fn begin_and_load(conn: &mut SqliteConnection, units: &[Unit]) -> StoreResult<View> {
-    let mut columns: [Rows; 5] = Default::default();
+    let mut columns: [Rows; 5] = std::array::from_fn(|_| Rows::new(Kind::Sqlite));
     let [runs, tis, attempts, numbers, slots] = &mut columns;
     for unit in units {
         let run = unit.run.0;

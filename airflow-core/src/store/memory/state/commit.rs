@@ -1,6 +1,7 @@
 //! Units of a commit, applied to the rows of a memory store.
 
 use crate::store::judge::{View, net_slots, ti_of};
+use crate::store::rules::storable;
 use crate::store::{AttemptEndData, AttemptStart, AttemptState, Unit, UnitResult};
 
 use super::{
@@ -117,7 +118,7 @@ impl State {
                 from: change.transition.from(),
                 to: change.transition.to(),
                 event: change.transition.event(),
-                actor: unit.actor.clone(),
+                actor: storable(&unit.actor).into_owned(),
                 at: micros(unit.at),
             };
             self.events.insert((ti.clone(), epoch), event);
@@ -134,7 +135,9 @@ impl State {
         }
         self.apply_attempts(unit);
         for notice in &unit.notices {
-            self.notices.insert(notice.key(unit.run), Notice { at: micros(notice.at), ..notice.clone() });
+            let reason = stored(notice.reason.as_ref());
+            let told = Notice { at: micros(notice.at), reason, ..notice.clone() };
+            self.notices.insert(notice.key(unit.run), told);
         }
         for net in net_slots(unit) {
             let used = self.slots.entry(net.key).or_default();
@@ -149,7 +152,7 @@ impl State {
             row.state = change.transition.to();
             row.started_at = change.started_at.map(micros);
             row.ended_at = change.ended_at.map(micros);
-            row.reason.clone_from(&change.reason);
+            row.reason = stored(change.reason.as_ref());
             if row.state == RunState::Queued {
                 row.queued_at = micros(unit.at);
             }
@@ -182,7 +185,8 @@ impl State {
             let Some(row) = self.attempts.get_mut(key) else { continue };
             if row.run == unit.run && !row.state.is_ended() {
                 row.state = end.state;
-                row.end = Some(AttemptEndData { at: micros(end.data.at), ..end.data.clone() });
+                let error = stored(end.data.error.as_ref());
+                row.end = Some(AttemptEndData { at: micros(end.data.at), error, ..end.data.clone() });
                 if end.state.is_ended() {
                     self.open.remove(key);
                 }
@@ -191,11 +195,17 @@ impl State {
     }
 }
 
+/// A text as all stores keep it.
+fn stored(text: Option<&String>) -> Option<String> {
+    text.map(|text| storable(text).into_owned())
+}
+
 fn cut(data: &TiData) -> TiData {
     TiData {
         next_try_at: data.next_try_at.map(micros),
         started_at: data.started_at.map(micros),
         ended_at: data.ended_at.map(micros),
+        reason: stored(data.reason.as_ref()),
         ..data.clone()
     }
 }

@@ -5,30 +5,46 @@ use std::fmt::Write as _;
 use chrono::{DateTime, Utc};
 use uuid::Uuid;
 
+use crate::store::{StoreResult, rules};
+
 use super::errors::corrupt;
-use crate::store::StoreResult;
+use super::text::Kind;
 
 /// Writes `[[…],[…]]`.
-#[derive(Debug, Default)]
-pub(super) struct Rows {
+#[derive(Debug)]
+pub(in crate::store) struct Rows {
     text: String,
+    /// Whether the database has a type for times; else they are written as numbers.
+    has_times: bool,
 }
 
 /// Writes one `[…]`.
 #[derive(Debug)]
-pub(super) struct RowWriter<'a> {
+pub(in crate::store) struct RowWriter<'a> {
     text: &'a mut String,
+    has_times: bool,
 }
 
 impl Rows {
+    /// An empty list in the form that a database reads.
+    pub(in crate::store) fn new(kind: Kind) -> Self {
+        Self { text: String::new(), has_times: kind.has_types() }
+    }
+
+    /// How long it is.
+    #[cfg(any(feature = "postgres", feature = "mysql"))]
+    pub(in crate::store) fn len(&self) -> usize {
+        self.text.len()
+    }
+
     /// Adds a row.
-    pub(super) fn row(&mut self) -> RowWriter<'_> {
+    pub(in crate::store) fn row(&mut self) -> RowWriter<'_> {
         self.text.push_str(if self.text.is_empty() { "[[" } else { ",[" });
-        RowWriter { text: &mut self.text }
+        RowWriter { text: &mut self.text, has_times: self.has_times }
     }
 
     /// The text, or nothing if there are no rows.
-    pub(super) fn finish(mut self) -> Option<String> {
+    pub(in crate::store) fn finish(mut self) -> Option<String> {
         if self.text.is_empty() {
             return None;
         }
@@ -47,12 +63,12 @@ impl RowWriter<'_> {
     }
 
     /// A number.
-    pub(super) fn int(self, value: impl Into<i64>) -> Self {
+    pub(in crate::store) fn int(self, value: impl Into<i64>) -> Self {
         self.maybe_int(Some(value))
     }
 
     /// A number or null.
-    pub(super) fn maybe_int(self, value: Option<impl Into<i64>>) -> Self {
+    pub(in crate::store) fn maybe_int(self, value: Option<impl Into<i64>>) -> Self {
         self.value(|text| match value {
             Some(value) => write!(text, "{}", value.into()).expect("writing to a string never fails"),
             None => text.push_str("null"),
@@ -60,13 +76,14 @@ impl RowWriter<'_> {
     }
 
     /// A text.
-    pub(super) fn text(self, value: &str) -> Self {
+    pub(in crate::store) fn text(self, value: &str) -> Self {
         self.maybe_text(Some(value))
     }
 
     /// A text or null.
-    pub(super) fn maybe_text(self, value: Option<&str>) -> Self {
-        self.value(|text| match value {
+    pub(in crate::store) fn maybe_text(self, value: Option<&str>) -> Self {
+        let value = value.map(rules::storable);
+        self.value(|text| match value.as_deref() {
             Some(value) if value.bytes().all(|b| b >= b' ' && b != b'"' && b != b'\\') => {
                 text.push('"');
                 text.push_str(value);
@@ -78,40 +95,45 @@ impl RowWriter<'_> {
     }
 
     /// A moment.
-    pub(super) fn time(self, value: DateTime<Utc>) -> Self {
-        self.int(value.timestamp_micros())
+    pub(in crate::store) fn time(self, value: DateTime<Utc>) -> Self {
+        self.maybe_time(Some(value))
     }
 
     /// A moment or null.
-    pub(super) fn maybe_time(self, value: Option<DateTime<Utc>>) -> Self {
+    pub(in crate::store) fn maybe_time(self, value: Option<DateTime<Utc>>) -> Self {
+        if self.has_times {
+            let value = value.map(|time| rules::micros(time).naive_utc().to_string());
+            return self.maybe_text(value.as_deref());
+        }
         self.maybe_int(value.map(|time| time.timestamp_micros()))
     }
 
     /// An id in hexadecimal, or null.
-    pub(super) fn maybe_id(self, value: Option<Uuid>) -> Self {
+    pub(in crate::store) fn maybe_id(self, value: Option<Uuid>) -> Self {
         let mut buffer = Uuid::encode_buffer();
         self.maybe_text(value.map(|id| &*id.simple().encode_lower(&mut buffer)))
     }
 
     /// Ends the row.
-    pub(super) fn end(self) {
+    pub(in crate::store) fn end(self) {
         self.text.push(']');
     }
 }
 
 /// A stored time.
-pub(super) fn time(micros: i64) -> StoreResult<DateTime<Utc>> {
+pub(in crate::store) fn time(micros: i64) -> StoreResult<DateTime<Utc>> {
     DateTime::from_timestamp_micros(micros).ok_or_else(|| corrupt(format!("{micros} is no time")))
 }
 
 /// A stored time, or none.
-pub(super) fn maybe_time(micros: Option<i64>) -> StoreResult<Option<DateTime<Utc>>> {
+#[cfg(feature = "sqlite")]
+pub(in crate::store) fn maybe_time(micros: Option<i64>) -> StoreResult<Option<DateTime<Utc>>> {
     micros.map(time).transpose()
 }
 
 /// Splits items so that no two of a part share a key: a statement that writes many rows looks at the tables before it
 /// writes the first.
-pub(super) fn apart<'a, T, K: std::hash::Hash + Eq>(
+pub(in crate::store) fn apart<'a, T, K: std::hash::Hash + Eq>(
     items: &'a [T],
     keys: impl Fn(&'a T) -> Vec<K>,
 ) -> Vec<Vec<(usize, &'a T)>> {

@@ -1,0 +1,146 @@
+//! The function of the database by which a commit is one message.
+//!
+//! It is made of the same statements that write judged units ([`STEPS`]), with what compares and counts around them. Its
+//! name ends in a number that grows when its text does, so that an older version of this library beside a newer one
+//! finds its own.
+
+use crate::store::sql::apply::{self, List, STEPS};
+use crate::store::sql::text::Dialect;
+
+/// The name, with the number.
+macro_rules! name {
+    () => {
+        "af_commit_units_1"
+    };
+}
+
+/// What a stale unit is refused with.
+pub(super) const STALE: &str = "AF001";
+
+/// What a full limit is refused with.
+pub(super) const FULL: &str = "AF002";
+
+/// The call: the mark, the marks to take away, and the lists in the order of [`List::ALL`].
+pub(super) const CALL: &str = concat!("SELECT ", name!(), "(?1, ?2, ?3, ?4, ?5, ?6, ?7, ?8, ?9, ?10, ?11)");
+
+/// Drops the function.
+pub(super) fn drop_sql() -> String {
+    format!("DROP FUNCTION IF EXISTS {}(uuid{})", name!(), ", text".repeat(1 + List::ALL.len()))
+}
+
+/// The names of the parameters, without their first letters.
+const fn parameter(list: List) -> &'static str {
+    match list {
+        List::Runs => "runs",
+        List::Tis => "tis",
+        List::Expansions => "expansions",
+        List::Clears => "clears",
+        List::XComs => "xcoms",
+        List::Starts => "starts",
+        List::Ends => "ends",
+        List::Notices => "notices",
+        List::Slots => "slots",
+    }
+}
+
+/// A statement of ours on a list that stands in a variable.
+fn on_list(dialect: &Dialect, sql: &str, variable: &str) -> String {
+    let sql = dialect.translate(sql);
+    sql.sql().replace("CAST($1 AS text)::jsonb", &format!("v_{variable}")).trim().to_owned()
+}
+
+/// Runs of a commit, locked in the order of their numbers if they are as they were seen.
+const LOCK_RUNS: &str = "
+    SELECT count(*) INTO n FROM (
+        SELECT 1 FROM ROWS(?1, id INT, seen INT, bump INT, origin NAME) j
+        JOIN af_run r ON r.pk = j.id AND r.generation = j.seen AND (j.origin IS NULL OR r.state = j.origin)
+        ORDER BY r.pk FOR NO KEY UPDATE OF r) locked";
+
+const LOCK_SLOTS: &str = concat!(
+    "PERFORM 1 FROM ",
+    apply::slots!(),
+    " JOIN af_slot s ON s.kind = j.sort AND s.name = j.who AND s.task_id = j.task
+      ORDER BY j.ord FOR NO KEY UPDATE OF s"
+);
+
+const MISSING_SLOTS: &str = concat!(
+    "INSERT INTO af_slot (kind, name, task_id, used) SELECT j.sort, j.who, j.task, 0 FROM ",
+    apply::slots!(),
+    " ORDER BY j.ord ON CONFLICT DO NOTHING"
+);
+
+/// Limits without room: the highest that `used` comes to is over the size of the pool, or over what the units say.
+const FULL_SLOTS: &str = concat!(
+    "EXISTS (SELECT 1 FROM ",
+    apply::slots!(),
+    " JOIN af_slot s ON s.kind = j.sort AND s.name = j.who AND s.task_id = j.task
+      LEFT JOIN af_pool p ON j.sort = 0 AND p.name = j.who
+      LEFT JOIN af_slot d ON p.include_deferred AND d.kind = 4 AND d.name = p.name AND d.task_id = ''
+      LEFT JOIN ",
+    apply::slots!("k"),
+    " ON p.include_deferred AND k.sort = 4 AND k.who = p.name
+      WHERE greatest(s.used + j.most, CASE WHEN j.most IS NULL THEN NULL ELSE j.low END) >
+            CASE WHEN j.sort <> 0 THEN j.cap WHEN p.slots IS NULL THEN 0 WHEN p.slots >= 0
+            THEN p.slots - coalesce(d.used, 0) - greatest(coalesce(k.total, 0), 0) END)"
+);
+
+/// Makes the function.
+pub(super) fn create_sql(dialect: &Dialect) -> String {
+    let lists = List::ALL.map(parameter);
+    let parameters = lists.map(|name| format!(", p_{name} text")).concat();
+    let variables = lists.map(|name| format!("    v_{name} jsonb := p_{name}::jsonb;\n")).concat();
+    let on = |sql: &str, list: List| on_list(dialect, sql, parameter(list));
+    let plain = |sql: &str| dialect.translate(sql).sql().to_owned();
+    let stale = format!("RAISE EXCEPTION 'stale' USING ERRCODE = '{STALE}'");
+    let mut body = String::new();
+    let mut add = |lines: &[&str]| {
+        for line in lines {
+            body.push_str("    ");
+            body.push_str(line);
+            body.push('\n');
+        }
+    };
+    // First the mark: a transaction that was given up must not do anything more.
+    add(&[
+        &plain("INSERT INTO af_commit (nonce, fenced) VALUES (p_nonce, false);"),
+        "IF p_spent IS NOT NULL THEN",
+        &plain(
+            "DELETE FROM af_commit WHERE nonce IN (SELECT e::uuid FROM jsonb_array_elements_text(p_spent::jsonb) e);",
+        ),
+        "END IF;",
+        &format!("{};", on(LOCK_RUNS, List::Runs)),
+        &format!("IF n <> jsonb_array_length(v_runs) THEN {stale}; END IF;"),
+    ]);
+    for list in List::ALL {
+        let name = parameter(list);
+        add(&[&format!("IF v_{name} IS NOT NULL THEN"), "n := 0;"]);
+        if list == List::Slots {
+            let lock = format!("{};", on(LOCK_SLOTS, list));
+            add(&[
+                &lock,
+                "GET DIAGNOSTICS n = ROW_COUNT;",
+                "IF n < jsonb_array_length(v_slots) THEN",
+                &format!("{};", on(MISSING_SLOTS, list)),
+                &lock,
+                "END IF;",
+                &format!("IF {} THEN", on(FULL_SLOTS, list)),
+                &format!("RAISE EXCEPTION 'full' USING ERRCODE = '{FULL}'; END IF;"),
+            ]);
+        }
+        for (_, sql) in STEPS.iter().filter(|(of, _)| *of == list) {
+            add(&[&format!("{};", on(sql, list))]);
+            if [apply::FIRST, apply::NEXT, apply::CLAIM, apply::START].contains(sql) {
+                add(&["GET DIAGNOSTICS m = ROW_COUNT;", "n := n + m;"]);
+            }
+        }
+        if matches!(list, List::Tis | List::Starts) {
+            add(&[&format!("IF n <> jsonb_array_length(v_{name}) THEN {stale}; END IF;")]);
+        }
+        add(&["END IF;"]);
+    }
+    format!(
+        "CREATE OR REPLACE FUNCTION {}(p_nonce uuid, p_spent text{parameters}) RETURNS void LANGUAGE plpgsql AS $af$\n\
+         DECLARE\n{variables}    n bigint;\n    m bigint;\nBEGIN\n{body}END\n$af$",
+        name!()
+    )
+}

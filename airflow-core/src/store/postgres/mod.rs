@@ -1,0 +1,87 @@
+//! A store in a PostgreSQL database: tables, connections, and a commit in one message.
+
+mod function;
+mod options;
+pub(super) mod schema;
+
+use crate::id::RunPk;
+use crate::store::server::{Class, Core, Done, Lease, Nonce, class, code_of, is_duplicate};
+use crate::store::sql::apply::{List, Lists};
+use crate::store::sql::query;
+use crate::store::sql::text::Kind;
+use crate::store::{StoreError, StoreResult, Unit, UnitResult};
+
+pub use options::{PostgresOptions, PostgresStore};
+
+/// A name in double quotes.
+fn quoted(name: &str) -> String {
+    format!("\"{}\"", name.replace('"', "\"\""))
+}
+
+/// Whether the units can be written by the function: there, and of different runs.
+pub(super) fn is_fast(kind: Kind, units: &[Unit]) -> bool {
+    let mut runs: Vec<RunPk> = units.iter().map(|unit| unit.run).collect();
+    runs.sort_unstable();
+    kind == Kind::Postgres && runs.windows(2).all(|pair| pair[0] != pair[1])
+}
+
+/// Writes all units in one message. `None`: they are refused, all of them, and none is written.
+pub(super) async fn commit(core: &Core, mut lease: Lease, units: &[Unit]) -> Done<Option<Vec<UnitResult>>> {
+    let units: Vec<&Unit> = units.iter().collect();
+    let lists = Lists::new(Kind::Postgres, &units);
+    let nonce = core.nonces.next();
+    let result = call(core, &mut lease, &nonce, &lists).await;
+    let all = || Some(vec![UnitResult::Committed; units.len()]);
+    match result {
+        Ok(()) => {
+            core.nonces.committed(nonce);
+            Done::Over(Ok(all()), Some(lease.clean()))
+        }
+        Err(error) if is_refused(&error) => {
+            core.nonces.undone(nonce);
+            Done::Over(Ok(None), Some(lease.clean()))
+        }
+        Err(error) if class(&error) == Class::Broken => {
+            // The function may have been at work, or even done: the message was its own commit.
+            drop(lease);
+            match core.resolve(&nonce).await {
+                Ok(true) => {
+                    core.nonces.committed(nonce);
+                    Done::Over(Ok(all()), None)
+                }
+                Ok(false) => {
+                    core.nonces.undone(nonce);
+                    Done::Undone(error)
+                }
+                Err(_) => Done::Over(Err(error), None),
+            }
+        }
+        // The server said no, and with it took back what was its own transaction.
+        Err(error) => {
+            core.nonces.undone(nonce);
+            match class(&error) {
+                Class::Again => Done::Undone(error),
+                _ => Done::Over(Err(error), Some(lease.clean())),
+            }
+        }
+    }
+}
+
+async fn call(core: &Core, lease: &mut Lease, nonce: &Nonce, lists: &Lists) -> StoreResult<()> {
+    let mut conn = lease.conn(&core.dialect);
+    let spent = (!nonce.spent.is_empty())
+        .then(|| serde_json::to_string(&nonce.spent))
+        .transpose()
+        .map_err(crate::store::sql::errors::corrupt)?;
+    let mut call = query(function::CALL).bind(nonce.id).bind(spent);
+    for list in List::ALL {
+        call = call.bind(lists.get(list));
+    }
+    call.execute(&mut conn).await.map(|_| ())
+}
+
+/// Whether the units do not hold: the function says so, or a key that must be new is there.
+fn is_refused(error: &StoreError) -> bool {
+    let code = code_of(error).and_then(sqlx::error::DatabaseError::code);
+    is_duplicate(error) || code.is_some_and(|code| [function::STALE, function::FULL].contains(&&*code))
+}

@@ -1,0 +1,422 @@
+//! A store on a database server: what PostgreSQL and MySQL have in common, which is nearly everything.
+//!
+//! Start with [`ServerStore`]; a transaction is a [`Tx`](core::Tx), and what keeps its outcome certain is in
+//! [`nonce`]. Commits go through one task ([`commit`]). What differs is in `store/postgres` and `store/mysql`.
+
+mod commit;
+mod core;
+mod link;
+mod nonce;
+mod pool_settings;
+mod retry;
+mod schema;
+
+use std::marker::PhantomData;
+use std::sync::Arc;
+use std::time::Duration;
+
+use async_trait::async_trait;
+use chrono::{DateTime, Utc};
+
+use crate::id::{DagId, IncarnationId, MapIndex, RunPk, TaskId};
+
+use super::rules::{self, CLEANED};
+use super::sql::group::Writer;
+use super::sql::{admin, credentials, dags, load, notices, processes, runs, tasks};
+use super::{
+    Advance, AttemptRow, AuditEntry, AuditFilter, ConnectionRow, CreatedRun, DagRecord, DagRow, DagVersion,
+    EventRow, Incarnation, Migrated, NewIncarnation, NewRun, NoticeKey, NoticeRow, PastQuery, PoolRow,
+    PoolSpec, RunFilter, RunRow, RunSnapshot, SchemaStatus, SlotKey, Store, StoreResult, TiRow, TokenSwap,
+    Unit, UnitResult, VariableRow, XComFilter, XComRow, XComWrite,
+};
+use commit::Committer;
+use nonce::sweep;
+
+pub use self::core::UnknownCommits;
+pub use pool_settings::PoolSettings;
+
+pub(super) use self::core::Core;
+pub(super) use self::core::Done;
+#[cfg(feature = "postgres")]
+pub(super) use self::core::Tx;
+pub(super) use link::{Lease, Link, Pool, unreachable};
+#[cfg(feature = "postgres")]
+pub(super) use nonce::Nonce;
+pub(super) use retry::{Class, Tries, class};
+#[cfg(feature = "postgres")]
+pub(super) use retry::{code_of, is_duplicate};
+pub(super) use schema::{NEEDED, STEP_DEADLINE, TABLES, VERSIONS, at_least, fits, version};
+
+/// How long a statement may wait for others that write: the server gives up then, and the call begins anew.
+const LONGEST_WAIT: Duration = Duration::from_secs(5);
+
+/// Stands for PostgreSQL in the type of a store.
+#[cfg(feature = "postgres")]
+#[derive(Debug, Clone, Copy)]
+pub struct Postgres;
+
+/// Stands for MySQL and MariaDB in the type of a store.
+#[cfg(feature = "mysql")]
+#[derive(Debug, Clone, Copy)]
+pub struct Mysql;
+
+/// Keeps everything in a database on a server: see `PostgresStore` and `MysqlStore`. Clones share the connections.
+///
+/// A lost connection, a deadlock or a restart of the server costs a call time and no more: reads and transactions are
+/// tried again a few times, and if the answer to a commit was lost, the database itself tells what became of it.
+pub struct ServerStore<D> {
+    core: Arc<Core>,
+    writer: Arc<Writer<Committer>>,
+    server: PhantomData<fn() -> D>,
+}
+
+impl<D> Clone for ServerStore<D> {
+    fn clone(&self) -> Self {
+        Self { core: Arc::clone(&self.core), writer: Arc::clone(&self.writer), server: PhantomData }
+    }
+}
+
+impl<D> std::fmt::Debug for ServerStore<D> {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.debug_struct("ServerStore").field("place", &self.core.place).finish_non_exhaustive()
+    }
+}
+
+impl<D> ServerStore<D> {
+    pub(super) fn start(core: Core) -> Self {
+        let core = Arc::new(core);
+        let writer = Arc::new(Writer::start(Committer::new(Arc::clone(&core))));
+        Self { core, writer, server: PhantomData }
+    }
+
+    pub(super) fn core(&self) -> &Core {
+        &self.core
+    }
+
+    /// How many transactions [`Store::commit`] and [`Store::create_runs`] have taken through this store and its
+    /// clones. Callers that come at the same time share transactions, so there may be fewer than calls.
+    pub fn transactions(&self) -> u64 {
+        self.writer.transactions()
+    }
+
+    /// How many answers to commits were lost, and what became of these commits.
+    pub fn unknown_commits(&self) -> UnknownCommits {
+        self.core.unknown_commits()
+    }
+}
+
+/// An address as it may be shown: without user, password and options.
+pub(super) fn without_secrets(url: &str) -> String {
+    let (scheme, rest) = url.split_once("://").unwrap_or(("", url));
+    let place = rest.rsplit_once('@').map_or(rest, |(_, place)| place);
+    let place = place.split('?').next().unwrap_or_default();
+    format!("{scheme}://{place}")
+}
+
+/// Reads on a connection; tried again if the connection breaks.
+macro_rules! reading {
+    ($store:expr, |$conn:ident| $work:expr) => {{
+        schema::ready(&$store.core).await?;
+        let mut tries = Tries::new();
+        loop {
+            let result = match $store.core.lease().await {
+                Ok(mut lease) => {
+                    let result = {
+                        let mut held = lease.conn(&$store.core.dialect);
+                        let $conn = &mut held;
+                        $work.await
+                    };
+                    if result.is_ok() {
+                        drop(lease.clean());
+                    }
+                    result
+                }
+                Err(error) => Err(error),
+            };
+            match result {
+                Err(error) if class(&error) != Class::Other && tries.again().await => {}
+                result => break result,
+            }
+        }
+    }};
+}
+
+/// Writes in a transaction; tried again if it was taken back.
+macro_rules! writing {
+    ($store:expr, |$conn:ident| $work:expr) => {
+        writing!($store, false, |$conn| $work)
+    };
+    ($store:expr, $is_long:literal, |$conn:ident| $work:expr) => {{
+        schema::ready(&$store.core).await?;
+        let mut tries = Tries::new();
+        loop {
+            let error = match $store.core.begin().await {
+                Ok(mut tx) => {
+                    let result = if $is_long { tx.be_patient().await } else { Ok(()) };
+                    let result = match result {
+                        Ok(()) => {
+                            let mut held = tx.conn();
+                            if $is_long {
+                                held.be_patient(STEP_DEADLINE);
+                            }
+                            let $conn = &mut held;
+                            $work.await
+                        }
+                        Err(error) => Err(error),
+                    };
+                    match tx.end(result).await {
+                        Done::Over(result, _) => break result,
+                        Done::Undone(error) => error,
+                    }
+                }
+                Err(error) => error,
+            };
+            if class(&error) == Class::Other || !tries.again().await {
+                break Err(error);
+            }
+        }
+    }};
+}
+
+#[async_trait]
+impl<D: 'static> Store for ServerStore<D> {
+    fn kind(&self) -> &'static str {
+        self.core.name()
+    }
+
+    fn place(&self) -> String {
+        self.core.place.clone()
+    }
+
+    async fn migrate(&self) -> StoreResult<Migrated> {
+        schema::migrate(&self.core).await
+    }
+
+    async fn check(&self) -> StoreResult<SchemaStatus> {
+        let mut lease = self.core.lease().await?;
+        let status = schema::status(&mut lease.conn(&self.core.dialect), &self.core).await?;
+        drop(lease.clean());
+        Ok(status)
+    }
+
+    async fn reset(&self) -> StoreResult<()> {
+        schema::reset(&self.core).await
+    }
+
+    async fn change_token(&self) -> StoreResult<u64> {
+        reading!(self, |conn| self.core.nonces.token(conn))
+    }
+
+    async fn create_runs(&self, runs: Vec<NewRun>) -> StoreResult<Vec<CreatedRun>> {
+        self.writer.create_runs(runs).await
+    }
+
+    async fn commit(&self, units: Vec<Unit>) -> StoreResult<Vec<UnitResult>> {
+        self.writer.commit(units).await
+    }
+
+    async fn register(&self, process: NewIncarnation) -> StoreResult<()> {
+        writing!(self, |conn| async {
+            sweep(conn).await?;
+            processes::register(conn, &process).await
+        })
+    }
+
+    fn longest_wait(&self) -> Duration {
+        LONGEST_WAIT
+    }
+
+    async fn beat(&self, process: IncarnationId) -> StoreResult<bool> {
+        writing!(self, |conn| processes::beat(conn, process))
+    }
+
+    async fn end_incarnation(&self, process: IncarnationId) -> StoreResult<()> {
+        writing!(self, |conn| processes::end(conn, process))
+    }
+
+    async fn expire(&self, process: IncarnationId, beats: u64) -> StoreResult<bool> {
+        writing!(self, |conn| processes::expire(conn, process, beats))
+    }
+
+    async fn incarnations(&self) -> StoreResult<Vec<Incarnation>> {
+        reading!(self, |conn| processes::list(conn))
+    }
+
+    async fn forget_incarnations(&self, before: DateTime<Utc>) -> StoreResult<u64> {
+        writing!(self, |conn| processes::forget(conn, before))
+    }
+
+    async fn claim_runs(&self, runs: &[RunPk], process: IncarnationId) -> StoreResult<Vec<RunPk>> {
+        writing!(self, |conn| processes::claim(conn, runs, process))
+    }
+
+    async fn notices(&self) -> StoreResult<Vec<NoticeRow>> {
+        reading!(self, |conn| notices::list(conn))
+    }
+
+    async fn take_notice(
+        &self,
+        key: &NoticeKey,
+        from: IncarnationId,
+        to: IncarnationId,
+    ) -> StoreResult<bool> {
+        writing!(self, |conn| notices::take(conn, key, from, to))
+    }
+
+    async fn delete_notices(&self, keys: Vec<NoticeKey>) -> StoreResult<()> {
+        writing!(self, |conn| notices::delete(conn, &keys))
+    }
+
+    async fn orphans(&self) -> StoreResult<Vec<AttemptRow>> {
+        reading!(self, |conn| tasks::orphans(conn))
+    }
+
+    async fn sync_dags(&self, dags: Vec<DagRecord>, now: DateTime<Utc>) -> StoreResult<Vec<DagRow>> {
+        writing!(self, |conn| dags::sync(conn, &dags, now))
+    }
+
+    async fn dags(&self) -> StoreResult<Vec<DagRow>> {
+        reading!(self, |conn| dags::list(conn))
+    }
+
+    async fn dag(&self, dag_id: &DagId) -> StoreResult<Option<DagRow>> {
+        reading!(self, |conn| dags::get(conn, dag_id))
+    }
+
+    async fn dag_versions(&self, dag_id: &DagId) -> StoreResult<Vec<DagVersion>> {
+        reading!(self, |conn| dags::versions(conn, dag_id))
+    }
+
+    async fn set_paused(&self, dag_id: &DagId, paused: bool) -> StoreResult<bool> {
+        writing!(self, |conn| dags::set_paused(conn, dag_id, paused))
+    }
+
+    async fn advance_dag(&self, dag_id: &DagId, advance: Advance) -> StoreResult<()> {
+        writing!(self, |conn| dags::advance(conn, dag_id, advance))
+    }
+
+    async fn delete_dag(&self, dag_id: &DagId) -> StoreResult<u64> {
+        writing!(self, true, |conn| dags::delete(conn, dag_id))
+    }
+
+    async fn runs(&self, filter: &RunFilter) -> StoreResult<Vec<RunRow>> {
+        reading!(self, |conn| runs::list(conn, filter))
+    }
+
+    async fn load_run(&self, run: RunPk, past: Option<&PastQuery>) -> StoreResult<Option<RunSnapshot>> {
+        reading!(self, |conn| load::load(conn, run, past))
+    }
+
+    async fn delete_run(&self, run: RunPk) -> StoreResult<bool> {
+        writing!(self, true, |conn| runs::delete(conn, run))
+    }
+
+    async fn task_instances(&self, run: RunPk) -> StoreResult<Vec<TiRow>> {
+        reading!(self, |conn| load::task_instances(conn, run))
+    }
+
+    async fn attempts(&self, run: RunPk, task: Option<(&TaskId, MapIndex)>) -> StoreResult<Vec<AttemptRow>> {
+        reading!(self, |conn| tasks::attempts(conn, run, task))
+    }
+
+    async fn events(&self, run: RunPk, task: Option<(&TaskId, MapIndex)>) -> StoreResult<Vec<EventRow>> {
+        reading!(self, |conn| tasks::events(conn, run, task))
+    }
+
+    async fn xcoms(&self, filter: &XComFilter) -> StoreResult<Vec<XComRow>> {
+        reading!(self, |conn| tasks::xcoms(conn, filter))
+    }
+
+    async fn set_xcom(&self, run: RunPk, xcom: XComWrite, now: DateTime<Utc>) -> StoreResult<()> {
+        writing!(self, |conn| tasks::set_xcom(conn, run, &xcom, now))
+    }
+
+    async fn delete_xcoms(&self, filter: &XComFilter) -> StoreResult<u64> {
+        writing!(self, |conn| tasks::delete_xcoms(conn, filter))
+    }
+
+    async fn variable(&self, key: &str) -> StoreResult<Option<VariableRow>> {
+        Ok(reading!(self, |conn| credentials::variables(conn, Some(key)))?.pop())
+    }
+
+    async fn variables(&self) -> StoreResult<Vec<VariableRow>> {
+        reading!(self, |conn| credentials::variables(conn, None))
+    }
+
+    async fn set_variable(&self, variable: VariableRow) -> StoreResult<()> {
+        writing!(self, |conn| credentials::set_variable(conn, &variable))
+    }
+
+    async fn delete_variable(&self, key: &str) -> StoreResult<bool> {
+        writing!(self, |conn| credentials::delete_variable(conn, key))
+    }
+
+    async fn connection(&self, conn_id: &str) -> StoreResult<Option<ConnectionRow>> {
+        Ok(reading!(self, |conn| credentials::connections(conn, Some(conn_id)))?.pop())
+    }
+
+    async fn connections(&self) -> StoreResult<Vec<ConnectionRow>> {
+        reading!(self, |conn| credentials::connections(conn, None))
+    }
+
+    async fn set_connection(&self, connection: ConnectionRow) -> StoreResult<()> {
+        writing!(self, |conn| credentials::set_connection(conn, &connection))
+    }
+
+    async fn delete_connection(&self, conn_id: &str) -> StoreResult<bool> {
+        writing!(self, |conn| credentials::delete_connection(conn, conn_id))
+    }
+
+    async fn swap_tokens(&self, swaps: Vec<TokenSwap>) -> StoreResult<u64> {
+        writing!(self, |conn| credentials::swap_tokens(conn, &swaps))
+    }
+
+    async fn pools(&self) -> StoreResult<Vec<PoolRow>> {
+        reading!(self, |conn| admin::pools(conn))
+    }
+
+    async fn set_pool(&self, pool: PoolSpec) -> StoreResult<()> {
+        writing!(self, |conn| admin::set_pool(conn, &pool))
+    }
+
+    async fn delete_pool(&self, name: &str) -> StoreResult<bool> {
+        rules::may_delete_pool(name)?;
+        writing!(self, |conn| admin::delete_pool(conn, name))
+    }
+
+    async fn slots(&self) -> StoreResult<Vec<(SlotKey, i64)>> {
+        reading!(self, |conn| admin::slots(conn))
+    }
+
+    async fn audit(&self, entry: AuditEntry) -> StoreResult<()> {
+        writing!(self, |conn| admin::audit(conn, &entry))
+    }
+
+    async fn audit_log(&self, filter: &AuditFilter) -> StoreResult<Vec<AuditEntry>> {
+        reading!(self, |conn| admin::audit_log(conn, filter))
+    }
+
+    async fn clean(&self, before: DateTime<Utc>, dry_run: bool) -> StoreResult<Vec<(String, u64)>> {
+        let mut counts = [0; CLEANED.len()];
+        let mut last = RunPk(0);
+        while let Some((pk, batch)) =
+            writing!(self, true, |conn| runs::clean_batch(conn, before, last, dry_run))?
+        {
+            last = pk;
+            counts.iter_mut().zip(batch).for_each(|(count, rows)| *count += rows);
+        }
+        let audit = &mut counts[CLEANED.len() - 1];
+        if dry_run {
+            *audit = reading!(self, |conn| runs::count_audit(conn, before))?;
+        } else {
+            loop {
+                let gone = writing!(self, true, |conn| runs::clean_audit(conn, before))?;
+                *audit += gone;
+                if gone == 0 {
+                    break;
+                }
+            }
+        }
+        Ok(CLEANED.iter().zip(counts).map(|(name, count)| ((*name).to_owned(), count)).collect())
+    }
+}

@@ -1,0 +1,307 @@
+//! Runs: created, listed, deleted, cleaned. How one is loaded stands in [`load`](super::load).
+
+use std::collections::{BTreeMap, HashSet};
+use std::fmt::Write as _;
+
+use chrono::{DateTime, TimeDelta, Utc};
+
+use crate::id::{DagId, RunId, RunPk};
+use crate::store::rules;
+use crate::store::{Advance, CreatedRun, NewRun, RunFilter, RunRow, StoreResult};
+use crate::timetable::DataInterval;
+
+use super::errors::corrupt;
+use super::json::{Rows, apart};
+use super::{Arg, Conn, Query, Row, dags, query};
+
+/// How many runs are deleted in one transaction of a clean-up: each may have thousands of rows, and others wait.
+const CLEAN_RUNS: i64 = 50;
+
+/// How many entries of the audit log are deleted in one transaction.
+const CLEAN_AUDIT: i64 = 5000;
+
+/// How many runs one statement inserts where it names each.
+const INSERT_RUNS: usize = 50;
+
+/// A run to be created, as a row.
+macro_rules! new_runs {
+    () => {
+        "ROWS(?1, dag NAME, name NAME, type NAME, date TIME, begins TIME, ends TIME, due TIME, asked TIME, args TEXT,
+              print NAME, who TEXT, alone FLAG) j"
+    };
+}
+
+/// The number of the run of the same id, else of the same logical date.
+macro_rules! same_run {
+    () => {
+        "coalesce((SELECT a.pk FROM af_run a WHERE a.dag_id = j.dag AND a.run_id = j.name),
+                  (SELECT min(b.pk) FROM af_run b WHERE j.type <> 'manual' AND b.dag_id = j.dag
+                      AND b.logical_date = j.date AND b.run_type <> 'manual'))"
+    };
+}
+
+/// Creates runs. Runs in a transaction of the caller.
+pub(in crate::store) async fn create(conn: &mut Conn<'_>, runs: &[NewRun]) -> StoreResult<Vec<CreatedRun>> {
+    dags::lock_all(conn, runs.iter().map(|run| &run.dag_id)).await?;
+    let mut created = Vec::with_capacity(runs.len());
+    let name = |run: &NewRun| (run.dag_id.clone(), Ok(run.run_id.clone()));
+    let date = |run: &NewRun| (run.dag_id.clone(), Err(run.logical_date));
+    for part in apart(runs, |run| vec![name(run), date(run)]) {
+        let mut rows = conn.rows();
+        for (_, run) in &part {
+            write_new(&mut rows, run);
+        }
+        let json = rows.finish().unwrap_or_default();
+        let new = if conn.kind().has_returning() {
+            insert_returning(conn, &json).await?
+        } else {
+            insert_missing(conn, &json, &part).await?
+        };
+        for row in existing(conn, &json).await? {
+            let is_new = new.contains(&row.pk);
+            created.push(if is_new {
+                CreatedRun::New(Box::new(row))
+            } else {
+                CreatedRun::Exists(Box::new(row))
+            });
+        }
+    }
+    dags::advance_all(conn, &advances(runs)).await?;
+    Ok(created)
+}
+
+/// What all runs together say of how far the timetables have come.
+fn advances(runs: &[NewRun]) -> BTreeMap<&DagId, Advance> {
+    let mut all: BTreeMap<&DagId, Advance> = BTreeMap::new();
+    for run in runs {
+        let Some(advance) = run.advance else { continue };
+        let last = all.get(&run.dag_id).and_then(|before| before.last_interval);
+        all.insert(
+            &run.dag_id,
+            Advance { last_interval: advance.last_interval.or(last), next: advance.next },
+        );
+    }
+    all
+}
+
+fn write_new(rows: &mut Rows, run: &NewRun) {
+    let conf = run.conf.as_ref().map(ToString::to_string);
+    let row = rows.row().text(run.dag_id.as_str()).text(run.run_id.as_str()).text(run.run_type.as_str());
+    let row = row.time(run.logical_date).time(run.data_interval.start).time(run.data_interval.end);
+    let row = row.time(run.run_after).time(run.queued_at).maybe_text(conf.as_deref());
+    row.text(&run.fingerprint).text(&run.triggered_by).int(run.ignores_past).end();
+}
+
+/// Inserts the runs that do not exist; says which numbers they got.
+async fn insert_returning(conn: &mut Conn<'_>, json: &str) -> StoreResult<HashSet<RunPk>> {
+    const INSERT: &str = concat!(
+        "INSERT INTO af_run (dag_id, run_id, run_type, state, logical_date, interval_start, interval_end, run_after,
+                             queued_at, conf, fingerprint, generation, triggered_by, ignores_past)
+         SELECT j.dag, j.name, j.type, 'queued', j.date, j.begins, j.ends, j.due, j.asked, j.args, j.print, 0, j.who,
+                j.alone
+         FROM ",
+        new_runs!(),
+        " WHERE ",
+        same_run!(),
+        " IS NULL ORDER BY j.ord RETURNING pk"
+    );
+    let new = query(INSERT).bind(json).fetch_all(conn).await?;
+    new.iter().map(|row| Ok(RunPk(row.num("pk")?))).collect()
+}
+
+/// The same without `RETURNING`: looks which are missing, and names each of them, so that their numbers have no gaps.
+/// The dags are locked, so nobody else creates runs of them meanwhile.
+async fn insert_missing(
+    conn: &mut Conn<'_>,
+    json: &str,
+    part: &[(usize, &NewRun)],
+) -> StoreResult<HashSet<RunPk>> {
+    const KNOWN: &str = concat!("SELECT ", same_run!(), " AS pk FROM ", new_runs!(), " ORDER BY j.ord");
+    const INSERT: &str = "
+        INSERT INTO af_run (dag_id, run_id, run_type, state, logical_date, interval_start, interval_end, run_after,
+                            queued_at, conf, fingerprint, generation, triggered_by, ignores_past) VALUES ";
+    let rows = query(KNOWN).bind(json).fetch_all(conn).await?;
+    let known: Vec<Option<i64>> = rows.iter().map(|row| row.maybe_num("pk")).collect::<StoreResult<_>>()?;
+    let missing: Vec<&NewRun> =
+        part.iter().zip(&known).filter(|(_, known)| known.is_none()).map(|((_, run), _)| *run).collect();
+    for runs in missing.chunks(INSERT_RUNS) {
+        let mut sql = String::from(INSERT);
+        let mut args: Vec<Arg<'_>> = Vec::new();
+        for run in runs {
+            let at = args.len();
+            let separator = if at == 0 { "" } else { ", " };
+            let place = |n: usize| format!("?{}", at + n);
+            let head = format!("{}, {}, {}", place(1), place(2), place(3));
+            let tail: Vec<String> = (4..=10).map(place).collect();
+            write!(
+                sql,
+                "{separator}({head}, 'queued', {}, 0, {}, {})",
+                tail.join(", "),
+                place(11),
+                place(12)
+            )
+            .expect("writing to a string never fails");
+            args.extend(new_args(run));
+        }
+        args.into_iter().fold(query(sql), Query::bind).execute(conn).await?;
+    }
+    let old: HashSet<RunPk> = known.into_iter().flatten().map(RunPk).collect();
+    let all = existing(conn, json).await?;
+    Ok(all.into_iter().map(|run| run.pk).filter(|pk| !old.contains(pk)).collect())
+}
+
+fn new_args(run: &NewRun) -> [Arg<'_>; 12] {
+    [
+        run.dag_id.as_str().into(),
+        run.run_id.as_str().into(),
+        run.run_type.as_str().into(),
+        run.logical_date.into(),
+        run.data_interval.start.into(),
+        run.data_interval.end.into(),
+        run.run_after.into(),
+        run.queued_at.into(),
+        run.conf.as_ref().map(ToString::to_string).into(),
+        (&run.fingerprint).into(),
+        (&run.triggered_by).into(),
+        run.ignores_past.into(),
+    ]
+}
+
+/// The run of the same id, else of the same logical date, for each of the runs just inserted.
+async fn existing(conn: &mut Conn<'_>, json: &str) -> StoreResult<Vec<RunRow>> {
+    const EXISTING: &str = concat!(
+        "SELECT r.* FROM ",
+        new_runs!(),
+        " CROSS JOIN af_run r ON r.pk = ",
+        same_run!(),
+        " ORDER BY j.ord"
+    );
+    query(EXISTING).bind(json).fetch_all(conn).await?.iter().map(run_row).collect()
+}
+
+/// Reads a row of `af_run`.
+pub(super) fn run_row(row: &Row) -> StoreResult<RunRow> {
+    Ok(RunRow {
+        pk: RunPk(row.num("pk")?),
+        dag_id: row.text("dag_id")?.into(),
+        run_id: row.text("run_id")?.into(),
+        run_type: row.word("run_type")?,
+        state: row.word("state")?,
+        logical_date: row.time("logical_date")?,
+        data_interval: DataInterval { start: row.time("interval_start")?, end: row.time("interval_end")? },
+        run_after: row.time("run_after")?,
+        queued_at: row.time("queued_at")?,
+        started_at: row.maybe_time("started_at")?,
+        ended_at: row.maybe_time("ended_at")?,
+        conf: row.maybe_json("conf")?,
+        fingerprint: row.text("fingerprint")?,
+        generation: row.num("generation")?,
+        triggered_by: row.text("triggered_by")?,
+        ignores_past: row.flag("ignores_past")?,
+        reason: row.maybe_text("reason")?,
+    })
+}
+
+/// Lists runs. The text is built of fixed parts; all that the filter says is bound.
+pub(in crate::store) async fn list(conn: &mut Conn<'_>, filter: &RunFilter) -> StoreResult<Vec<RunRow>> {
+    // Said in words, the states of runs that are not finished lead to the index of these few runs.
+    let only_active = !filter.states.is_empty() && filter.states.iter().all(|state| !state.is_finished());
+    let mut sql = String::from(if only_active {
+        "SELECT * FROM af_run INDEXED BY af_run_active WHERE state IN ('queued', 'running')"
+    } else {
+        "SELECT * FROM af_run WHERE true"
+    });
+    let states = conn.list(filter.states.iter().map(|state| state.as_str()));
+    let types = conn.list(filter.types.iter().map(|kind| kind.as_str()));
+    let parts: [(bool, &str, Arg<'_>); 6] = [
+        (filter.dag_id.is_some(), "dag_id = ?", filter.dag_id.as_ref().map(DagId::as_str).into()),
+        (filter.run_id.is_some(), "run_id = ?", filter.run_id.as_ref().map(RunId::as_str).into()),
+        (!filter.states.is_empty(), "state IN (SELECT j.word FROM ROWS(?, word NAME) j)", states.into()),
+        (!filter.types.is_empty(), "run_type IN (SELECT j.word FROM ROWS(?, word NAME) j)", types.into()),
+        (filter.from.is_some(), "logical_date >= ?", filter.from.map(ceil_micros).into()),
+        (filter.to.is_some(), "logical_date <= ?", filter.to.into()),
+    ];
+    let mut args = Vec::new();
+    for (_, part, arg) in parts.into_iter().filter(|(wanted, ..)| *wanted) {
+        args.push(arg);
+        write!(sql, " AND {}", part.replace('?', &format!("?{}", args.len())))
+            .expect("writing to a string never fails");
+    }
+    let direction = if filter.newest_first { " DESC" } else { "" };
+    let (limit, offset) = (args.len() + 1, args.len() + 2);
+    write!(sql, " ORDER BY logical_date{direction}, pk{direction} LIMIT ?{limit} OFFSET ?{offset}")
+        .expect("writing to a string never fails");
+    args.push(filter.limit.map_or(i64::MAX, i64::from).into());
+    args.push(filter.offset.into());
+    let bound = args.into_iter().fold(query(sql), Query::bind);
+    bound.fetch_all(conn).await?.iter().map(run_row).collect()
+}
+
+/// The first stored time that is not before `time`.
+fn ceil_micros(time: DateTime<Utc>) -> DateTime<Utc> {
+    let cut = rules::micros(time);
+    if cut < time { cut + TimeDelta::microseconds(1) } else { cut }
+}
+
+/// Deletes a run; what refers to it goes with it.
+pub(in crate::store) async fn delete(conn: &mut Conn<'_>, run: RunPk) -> StoreResult<bool> {
+    const DELETE: &str = "DELETE FROM af_run WHERE pk = ?1";
+    Ok(query(DELETE).bind(run.0).execute(conn).await? > 0)
+}
+
+/// Counts, and unless it is a rehearsal deletes, the next runs after `after`: ended before `before`, and not the newest
+/// of their dag. Says the last of them, if there are any.
+pub(in crate::store) async fn clean_batch(
+    conn: &mut Conn<'_>,
+    before: DateTime<Utc>,
+    after: RunPk,
+    dry_run: bool,
+) -> StoreResult<Option<(RunPk, [u64; 5])>> {
+    const NEXT: &str = "
+        SELECT r.pk FROM af_run r WHERE r.state IN ('success', 'failed') AND r.ended_at < ?1 AND r.pk > ?2
+        AND EXISTS (SELECT 1 FROM af_run n WHERE n.dag_id = r.dag_id
+                    AND (n.logical_date > r.logical_date OR (n.logical_date = r.logical_date AND n.pk > r.pk)))
+        ORDER BY r.pk LIMIT ?3 FOR UPDATE";
+    const COUNT: [&str; 4] = [
+        "SELECT count(*) AS n FROM af_ti WHERE run IN (SELECT j.pk FROM ROWS(?1, pk INT) j)",
+        "SELECT count(*) AS n FROM af_attempt WHERE run IN (SELECT j.pk FROM ROWS(?1, pk INT) j)",
+        "SELECT count(*) AS n FROM af_event WHERE run IN (SELECT j.pk FROM ROWS(?1, pk INT) j)",
+        "SELECT count(*) AS n FROM af_xcom WHERE run IN (SELECT j.pk FROM ROWS(?1, pk INT) j)",
+    ];
+    const DELETE: &str = "DELETE FROM af_run WHERE pk IN (SELECT j.pk FROM ROWS(?1, pk INT) j)";
+    let next = query(NEXT).bind(ceil_micros(before)).bind(after.0).bind(CLEAN_RUNS).fetch_all(conn).await?;
+    let runs: Vec<i64> = next.iter().map(|row| row.num("pk")).collect::<StoreResult<_>>()?;
+    let Some(last) = runs.last() else { return Ok(None) };
+    let mut rows = conn.rows();
+    for run in &runs {
+        rows.row().int(*run).end();
+    }
+    let list = rows.finish();
+    let mut counts = [u64::try_from(runs.len()).map_err(corrupt)?, 0, 0, 0, 0];
+    for (count, sql) in counts[1..].iter_mut().zip(COUNT) {
+        *count = query(sql).bind(list.as_deref()).fetch_one(conn).await?.num("n")?;
+    }
+    if !dry_run {
+        query(DELETE).bind(list.as_deref()).execute(conn).await?;
+    }
+    Ok(Some((RunPk(*last), counts)))
+}
+
+/// Deletes some old entries of the audit log; says how many.
+pub(in crate::store) async fn clean_audit(conn: &mut Conn<'_>, before: DateTime<Utc>) -> StoreResult<u64> {
+    const OLD: &str = "SELECT id FROM af_audit WHERE at < ?1 ORDER BY at LIMIT ?2";
+    const DELETE: &str = "DELETE FROM af_audit WHERE id IN (SELECT j.id FROM ROWS(?1, id INT) j)";
+    let old = query(OLD).bind(ceil_micros(before)).bind(CLEAN_AUDIT).fetch_all(conn).await?;
+    let mut rows = conn.rows();
+    for row in &old {
+        rows.row().int(row.num::<i64>("id")?).end();
+    }
+    let Some(list) = rows.finish() else { return Ok(0) };
+    query(DELETE).bind(list).execute(conn).await
+}
+
+/// How many entries of the audit log are old.
+pub(in crate::store) async fn count_audit(conn: &mut Conn<'_>, before: DateTime<Utc>) -> StoreResult<u64> {
+    const COUNT: &str = "SELECT count(*) AS n FROM af_audit WHERE at < ?1";
+    query(COUNT).bind(ceil_micros(before)).fetch_one(conn).await?.num("n")
+}

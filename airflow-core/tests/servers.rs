@@ -1,0 +1,63 @@
+//! The stores on database servers: the contract, against the memory store, and what only they promise.
+
+#![expect(clippy::unwrap_used, reason = "a test stops at the first error")]
+
+#[path = "servers/cuts.rs"]
+mod cuts;
+#[path = "stores/differential.rs"]
+mod differential;
+#[path = "servers/kit.rs"]
+mod kit;
+#[path = "servers/many.rs"]
+mod many;
+#[path = "servers/tables.rs"]
+mod tables;
+
+use airflow_core::testing::servers::Server;
+use airflow_core::testing::store_suite::run_all;
+use kit::store;
+use sqlx::Connection as _;
+
+#[tokio::test]
+async fn postgres_keeps_the_contract() {
+    let Some((_database, store)) = store(Server::Postgres).await else { return };
+    run_all(store.shared()).await.unwrap();
+}
+
+#[tokio::test]
+async fn mysql_keeps_the_contract() {
+    let Some((_database, store)) = store(Server::Mysql).await else { return };
+    run_all(store.shared()).await.unwrap();
+}
+
+/// How many lists of operations are tried on a server; each costs a fifth of a second in a debug build.
+const LISTS: u32 = 25;
+
+/// Goal: PostgreSQL's statements do what the plain maps do.
+#[test]
+fn memory_and_postgres_give_the_same_answers() {
+    const EMPTY: &str = "
+        TRUNCATE airflow.af_dag, airflow.af_run, airflow.af_slot, airflow.af_pool RESTART IDENTITY CASCADE;
+        INSERT INTO airflow.af_pool VALUES ('default_pool', 128, 'Default pool', false)";
+    let runtime = tokio::runtime::Runtime::new().unwrap();
+    let Some((database, store)) = runtime.block_on(store(Server::Postgres)) else { return };
+    differential::same_as_memory(&runtime, &store.shared(), LISTS, async || {
+        let mut conn = sqlx::PgConnection::connect(&database.url()).await.unwrap();
+        sqlx::raw_sql(EMPTY).execute(&mut conn).await.unwrap();
+    });
+}
+
+/// Goal: MySQL's statements do what the plain maps do.
+#[test]
+fn memory_and_mysql_give_the_same_answers() {
+    const EMPTY: &str = "
+        BEGIN; DELETE FROM af_dag; DELETE FROM af_slot; DELETE FROM af_pool;
+        INSERT INTO af_pool VALUES ('default_pool', 128, 'Default pool', false); COMMIT;
+        ALTER TABLE af_run AUTO_INCREMENT = 1";
+    let runtime = tokio::runtime::Runtime::new().unwrap();
+    let Some((database, store)) = runtime.block_on(store(Server::Mysql)) else { return };
+    differential::same_as_memory(&runtime, &store.shared(), LISTS, async || {
+        let mut conn = sqlx::MySqlConnection::connect(&database.url()).await.unwrap();
+        sqlx::raw_sql(EMPTY).execute(&mut conn).await.unwrap();
+    });
+}

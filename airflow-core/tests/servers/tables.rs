@@ -1,0 +1,226 @@
+//! Migrations, the host's own tables, and what is shown of an address.
+
+use airflow_core::state::{TaskEvent, TaskState};
+use airflow_core::store::{MysqlOptions, MysqlStore, PostgresOptions, PostgresStore, StoreError, UnitResult};
+use airflow_core::testing::proxy::{Cut, CuttingProxy};
+use airflow_core::testing::servers::{Server, TestDatabase};
+use sqlx::Connection as _;
+
+use super::kit::{BOTH, Opened, launch, run, store};
+
+async fn execute(server: Server, database: &TestDatabase, sql: &'static str) {
+    match server {
+        Server::Postgres => {
+            let mut conn = sqlx::PgConnection::connect(&database.url()).await.unwrap();
+            sqlx::raw_sql(sql).execute(&mut conn).await.unwrap();
+        }
+        Server::Mysql => {
+            let mut conn = sqlx::MySqlConnection::connect(&database.url()).await.unwrap();
+            sqlx::raw_sql(sql).execute(&mut conn).await.unwrap();
+        }
+    }
+}
+
+async fn count(server: Server, database: &TestDatabase, sql: &'static str) -> i64 {
+    match server {
+        Server::Postgres => {
+            let mut conn = sqlx::PgConnection::connect(&database.url()).await.unwrap();
+            sqlx::query_scalar(sql).fetch_one(&mut conn).await.unwrap()
+        }
+        Server::Mysql => {
+            let mut conn = sqlx::MySqlConnection::connect(&database.url()).await.unwrap();
+            sqlx::query_scalar(sql).fetch_one(&mut conn).await.unwrap()
+        }
+    }
+}
+
+#[tokio::test]
+async fn every_call_before_the_migration_says_so_and_a_newer_schema_is_refused() {
+    for server in BOTH {
+        let Some((database, opened)) = store(server).await else { continue };
+        let early = opened.shared();
+        assert_eq!(early.check().await.unwrap().version, 0);
+        let says_so = |error: Option<StoreError>| {
+            assert!(matches!(error, Some(StoreError::NotMigrated { found: 0, .. })), "{error:?}");
+        };
+        says_so(early.dags().await.err());
+        says_so(early.commit(vec![]).await.err());
+        says_so(early.set_paused(&"d".into(), true).await.err());
+        let migrated = early.migrate().await.unwrap();
+        assert_eq!((migrated.from, migrated.to), (0, early.check().await.unwrap().needed));
+        assert_eq!(early.dags().await.unwrap(), []);
+        let sql = match server {
+            Server::Postgres => "INSERT INTO airflow.airflow_schema VALUES (99, now())",
+            Server::Mysql => "INSERT INTO airflow_schema VALUES (99, now(6))",
+        };
+        execute(server, &database, sql).await;
+        let late = Opened::at(server, &database.url()).await.unwrap().shared();
+        for error in [late.dags().await.err(), late.migrate().await.err()] {
+            assert!(matches!(error, Some(StoreError::Newer { found: 99, .. })), "{error:?}");
+        }
+    }
+}
+
+/// Goal: migrators do not disturb each other or the host. Method: several at once, beside tables of the host with names
+/// like ours and like those of its own migrations.
+#[tokio::test(flavor = "multi_thread")]
+async fn migrators_at_once_make_the_tables_once_and_leave_the_host_alone() {
+    for server in BOTH {
+        let Some((database, opened)) = store(server).await else { continue };
+        execute(
+            server,
+            &database,
+            "CREATE TABLE _sqlx_migrations (version BIGINT PRIMARY KEY); CREATE TABLE run (pk BIGINT PRIMARY KEY);
+             INSERT INTO run VALUES (7); INSERT INTO _sqlx_migrations VALUES (1)",
+        )
+        .await;
+        let mut tasks = Vec::new();
+        for _ in 0..4 {
+            let other = Opened::at(server, &database.url()).await.unwrap().shared();
+            tasks.push(tokio::spawn(async move { other.migrate().await.unwrap() }));
+        }
+        let mut made = 0;
+        for task in tasks {
+            made += u32::from(task.await.unwrap().from == 0);
+        }
+        assert_eq!(made, 1, "{server:?}: one of them made the tables");
+        opened.shared().reset().await.unwrap();
+        for sql in [
+            "SELECT count(*) FROM run WHERE pk = 7",
+            "SELECT count(*) FROM _sqlx_migrations WHERE version = 1",
+        ] {
+            assert_eq!(count(server, &database, sql).await, 1);
+        }
+    }
+}
+
+/// Goal: a migration that was interrupted goes on. Method: cut the connection at each of its statements, then let it
+/// through; the result must work like a fresh one.
+#[tokio::test(flavor = "multi_thread")]
+async fn an_interrupted_migration_goes_on() {
+    for (server, tables) in [
+        (Server::Postgres, ["af_dag_version", "af_commit_units_1"]),
+        (Server::Mysql, ["af_attempt (", "af_commit ("]),
+    ] {
+        for table in tables {
+            for before in [true, false] {
+                let Some(database) = TestDatabase::on(server).await else { continue };
+                let proxy = CuttingProxy::start(&database.host()).await.unwrap();
+                let opened = Opened::at(server, &database.url_by(&proxy.address())).await.unwrap();
+                let mark = table.as_bytes().to_vec();
+                proxy.cut(if before { Cut::Before(mark) } else { Cut::After(mark) });
+                // PostgreSQL takes it back and tries again by itself.
+                opened.shared().migrate().await.ok();
+                assert_eq!(proxy.cuts(), 1, "{table}");
+                let shared = opened.shared();
+                let row = run(&shared, "r").await;
+                assert_eq!(shared.check().await.unwrap().version, shared.check().await.unwrap().needed);
+                assert_eq!(shared.pools().await.unwrap().len(), 1);
+                let unit = launch(&row, "a", "s", 10);
+                assert_eq!(shared.commit(vec![unit]).await.unwrap(), [UnitResult::Committed]);
+            }
+        }
+    }
+}
+
+/// Goal: a host can lend its own pool, even one of a single connection.
+#[tokio::test]
+async fn a_pool_of_the_host_is_enough() {
+    for server in BOTH {
+        let Some(database) = TestDatabase::on(server).await else { continue };
+        let shared: airflow_core::store::SharedStore = match server {
+            Server::Postgres => {
+                let pool = sqlx::postgres::PgPoolOptions::new().max_connections(1);
+                let pool = pool.connect(&database.url()).await.unwrap();
+                std::sync::Arc::new(PostgresStore::from_pool_in_schema(pool, "my \"own\" schema"))
+            }
+            Server::Mysql => {
+                let pool = sqlx::mysql::MySqlPoolOptions::new().max_connections(1);
+                std::sync::Arc::new(MysqlStore::from_pool(pool.connect(&database.url()).await.unwrap()))
+            }
+        };
+        let row = run(&shared, "r").await;
+        for task in ["a", "b"] {
+            let results = shared.commit(vec![launch(&row, task, "s", 10)]).await.unwrap();
+            assert_eq!(results, [UnitResult::Committed]);
+            shared.change_token().await.unwrap();
+        }
+        assert_eq!(shared.task_instances(row.pk).await.unwrap().len(), 2);
+    }
+}
+
+/// Goal: nothing refers to a run that is gone. Method: delete a dag and count all rows.
+#[tokio::test]
+async fn deleting_a_dag_leaves_no_orphan_rows() {
+    for server in BOTH {
+        let Some((database, opened)) = store(server).await else { continue };
+        let shared = opened.shared();
+        let row = run(&shared, "r").await;
+        let mut unit = launch(&row, "a", "s", 10);
+        unit.tis[0].transition = TaskState::None.on(TaskEvent::MarkedSuccess).unwrap();
+        shared.commit(vec![unit]).await.unwrap();
+        shared.delete_dag(&"d".into()).await.unwrap();
+        let schema = if server == Server::Postgres { "SET search_path = airflow; " } else { "" };
+        for table in [
+            "af_dag",
+            "af_dag_version",
+            "af_run",
+            "af_ti",
+            "af_event",
+            "af_attempt",
+            "af_xcom",
+            "af_expansion",
+        ] {
+            let sql = match server {
+                Server::Postgres => format!("SELECT count(*) FROM airflow.{table}"),
+                Server::Mysql => format!("SELECT count(*) FROM {table}"),
+            };
+            assert_eq!(count(server, &database, Box::leak(sql.into_boxed_str())).await, 0, "{schema}{table}");
+        }
+    }
+}
+
+/// Goal: no secret is shown. Method: look at all that can be printed of stores and errors.
+#[tokio::test]
+async fn nothing_shows_the_password() {
+    const SECRET: &str = "hunter2";
+    let urls = [
+        format!("postgres://me:{SECRET}@127.0.0.1:1/db"),
+        format!("mysql://me:{SECRET}@127.0.0.1:1/db"),
+        format!("postgres://me:{SECRET}@127.0.0.1:notaport/db"),
+        format!("mysql://me:{SECRET}@127.0.0.1:1"),
+    ];
+    for url in &urls {
+        let mut seen = Vec::new();
+        if url.starts_with("postgres") {
+            match PostgresOptions::new(url) {
+                Ok(options) => {
+                    let options =
+                        options.pool(|pool| pool.acquire_timeout = std::time::Duration::from_millis(50));
+                    seen.push(format!("{options:?} {}", options.place()));
+                    let error = PostgresStore::connect_with(options).await.unwrap_err();
+                    seen.push(format!("{error} {error:?}"));
+                }
+                Err(error) => seen.push(format!("{error} {error:?}")),
+            }
+        } else {
+            match MysqlOptions::new(url) {
+                Ok(options) => {
+                    let options =
+                        options.pool(|pool| pool.acquire_timeout = std::time::Duration::from_millis(50));
+                    seen.push(format!("{options:?} {}", options.place()));
+                    let error = MysqlStore::connect_with(options).await.unwrap_err();
+                    seen.push(format!("{error} {error:?}"));
+                }
+                Err(error) => seen.push(format!("{error} {error:?}")),
+            }
+        }
+        assert!(!seen.is_empty());
+        for text in seen {
+            assert!(text.contains("127.0.0.1") && !text.contains(SECRET), "{text}");
+        }
+    }
+    if let Some((_database, opened)) = store(Server::Postgres).await {
+        assert!(format!("{opened:?}").contains("schema airflow"));
+    }
+}
