@@ -186,26 +186,26 @@ impl Plan {
     /// The plan of a seed: ten minutes with some faults.
     pub(crate) fn of_seed(seed: u64) -> Self {
         let mut random = Random::new(seed, "plan");
-        let processes = (0..random.between(1, 3)).map(|_| process(&mut random)).collect::<Vec<_>>();
-        let dags = (0..random.between(1, 3)).map(|_| dag(&mut random)).collect::<Vec<_>>();
+        let processes = (0..random.between::<u64>(1, 3)).map(|_| process(&mut random)).collect::<Vec<_>>();
+        let dags = (0..random.between::<u64>(1, 3)).map(|_| dag(&mut random)).collect::<Vec<_>>();
         let mut plan = Self {
             seed,
             minutes: 10,
-            pool: random.between(1, 4) as i32,
-            max_lost: if random.chance(25) { random.between(1, 3) as u32 } else { 1000 },
+            pool: random.between(1, 4),
+            max_lost: if random.chance(25) { random.between(1, 3) } else { 1000 },
             processes,
             dags,
             events: Vec::new(),
         };
         let mut random = Random::new(seed, "faults");
-        let count = random.between(0, 14);
+        let count: u64 = random.between(0, 14);
         for _ in 0..count {
             let at = random.between(1_000, plan.minutes * 60_000);
             let what = fault(&mut random, &plan);
             plan.events.push(Event { at, what });
         }
         let mut random = Random::new(seed, "users");
-        for _ in 0..random.between(0, 8) {
+        for _ in 0..random.between::<u64>(0, 8) {
             let at = random.between(1_000, plan.minutes * 60_000);
             let what = user(&mut random, &plan);
             plan.events.push(Event { at, what });
@@ -257,18 +257,18 @@ impl Plan {
 
 fn process(random: &mut Random) -> ProcessPlan {
     ProcessPlan {
-        slots: random.between(1, 6) as usize,
+        slots: random.between(1, 6),
         offset: if random.chance(30) { random.signed(60_000) } else { random.signed(50) },
         drift: random.signed(20_000),
     }
 }
 
 fn dag(random: &mut Random) -> DagPlan {
-    let count = random.between(1, 6) as usize;
+    let count: usize = random.between(1, 6);
     DagPlan {
         every: random.between(1, 5),
-        max_active_runs: random.between(1, 4) as u32,
-        max_active_tasks: random.between(1, 8) as u32,
+        max_active_runs: random.between(1, 4),
+        max_active_tasks: random.between(1, 8),
         tasks: (0..count).map(|number| task(random, number)).collect(),
     }
 }
@@ -280,7 +280,7 @@ fn task(random: &mut Random, number: usize) -> TaskPlan {
             upstream.push(other);
         }
     }
-    let ends = (0..random.between(1, 3)).map(|_| match random.below(10) {
+    let ends = (0..random.between::<u64>(1, 3)).map(|_| match random.below::<u64>(10) {
         0 | 1 => End::Fail,
         2 => End::Skip,
         _ => End::Success,
@@ -288,31 +288,31 @@ fn task(random: &mut Random, number: usize) -> TaskPlan {
     TaskPlan {
         upstream,
         ends: ends.collect(),
-        rule: if random.chance(60) { 0 } else { random.below(RULES as u64) as usize },
-        retries: random.between(0, 2) as u32,
+        rule: if random.chance(60) { 0 } else { random.below(RULES as u64) },
+        retries: random.between(0, 2),
         seconds: if random.chance(20) { random.between(20, 70) } else { random.between(0, 8) },
-        mapped: random.chance(15).then(|| random.between(1, 4) as usize),
+        mapped: random.chance(15).then(|| random.between(1, 4)),
         pooled: random.chance(30),
         looks_back: random.chance(15),
     }
 }
 
 fn fault(random: &mut Random, plan: &Plan) -> What {
-    let process = random.below(plan.processes.len() as u64) as usize;
+    let process: usize = random.below(plan.processes.len() as u64);
     let seconds = random.between(1, 60);
     let down = random.between(0, 40);
     let millis = random.between(10, 4_000);
-    match random.below(16) {
+    match random.below::<u64>(16) {
         0 | 1 => What::Kill { process, down },
         2..=4 => {
-            let point = POINTS[random.below(POINTS.len() as u64) as usize];
-            What::CrashAt { process, point, nth: random.between(1, 6) as u32, down }
+            let point = POINTS[random.below::<usize>(POINTS.len() as u64)];
+            What::CrashAt { process, point, nth: random.between(1, 6), down }
         }
         5 => What::Stop { process, down },
         6 | 7 => What::Pause { process, seconds },
         8 | 9 => What::Cut { process, seconds, hang: random.chance(50) },
         10 => {
-            let how = match random.below(3) {
+            let how = match random.below::<u64>(3) {
                 0 => Unknown::Written,
                 1 => Unknown::NotWritten,
                 _ => Unknown::Late(random.between(100, 20_000)),
@@ -330,10 +330,10 @@ fn fault(random: &mut Random, plan: &Plan) -> What {
 }
 
 fn user(random: &mut Random, plan: &Plan) -> What {
-    let dag = random.below(plan.dags.len() as u64) as usize;
-    let nth = random.below(6) as usize;
-    let task = random.below(plan.dags[dag].tasks.len() as u64) as usize;
-    match random.below(8) {
+    let dag: usize = random.below(plan.dags.len() as u64);
+    let nth: usize = random.below(6);
+    let task: usize = random.below(plan.dags[dag].tasks.len() as u64);
+    match random.below::<u64>(8) {
         0 | 1 => What::Clear { dag, nth, task: random.chance(60).then_some(task) },
         2 | 3 => What::Mark { dag, nth, task, success: random.chance(50) },
         4 => What::MarkRun { dag, nth, success: random.chance(50) },

@@ -120,7 +120,7 @@ impl Life {
             let cut = trouble.cut.filter(|(until, _)| *until > now);
             let most = trouble.slow.filter(|(until, _)| *until > now).map_or(3, |(_, millis)| millis);
             let percent = trouble.errors.filter(|(until, _)| *until > now).map_or(0, |(_, percent)| percent);
-            let slow = Duration::from_millis(trouble.random.below(most + 1));
+            let slow = Duration::from_millis(trouble.random.below::<u64>(most + 1));
             (cut, slow, percent > 0 && trouble.random.chance(percent))
         };
         if !slow.is_zero() {
@@ -359,7 +359,7 @@ impl Executor for Watched {
                     let mut trouble = lock(&life.trouble);
                     let now = Instant::now();
                     let most = trouble.late.filter(|(until, _)| *until > now).map_or(0, |(_, most)| most);
-                    (trouble.random.below(most + 1), trouble.double.is_some_and(|until| until > now))
+                    (trouble.random.below::<u64>(most + 1), trouble.double.is_some_and(|until| until > now))
                 };
                 if late > 0 {
                     lock(&life.oracle).seen("a report is late");

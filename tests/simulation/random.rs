@@ -22,21 +22,30 @@ impl Random {
         z ^ (z >> 31)
     }
 
-    pub(crate) fn below(&mut self, end: u64) -> u64 {
+    fn draw(&mut self, end: u64) -> u64 {
         self.next() % end.max(1)
     }
 
-    pub(crate) fn between(&mut self, first: u64, last: u64) -> u64 {
-        first + self.below(last - first + 1)
+    /// A number below `end`, of the type that is wanted.
+    pub(crate) fn below<T: TryFrom<u64>>(&mut self, end: u64) -> T {
+        let Ok(number) = T::try_from(self.draw(end)) else { panic!("{end} is too large") };
+        number
+    }
+
+    pub(crate) fn between<T: TryFrom<u64>>(&mut self, first: u64, last: u64) -> T {
+        let Ok(number) = T::try_from(first + self.draw(last - first + 1)) else {
+            panic!("{last} is too large")
+        };
+        number
     }
 
     /// Between minus and plus `most`.
     pub(crate) fn signed(&mut self, most: i64) -> i64 {
-        i64::try_from(self.below(most as u64 * 2 + 1)).expect("small") - most
+        self.below::<i64>(most.unsigned_abs() * 2 + 1) - most
     }
 
     pub(crate) fn chance(&mut self, percent: u64) -> bool {
-        self.below(100) < percent
+        self.draw(100) < percent
     }
 }
 

@@ -90,13 +90,18 @@ impl Lease {
         MOST_MARGIN.min(self.length / 5)
     }
 
+    /// How long a renewal holds that began at this moment.
+    fn trusted_until(&self, begun: Duration) -> Duration {
+        (begun + self.length).saturating_sub(self.margin())
+    }
+
     pub(super) fn length(&self) -> Duration {
         self.length
     }
 
     /// The process is known to the store since a call that began at `begun`.
     pub(super) fn begin(&self, id: IncarnationId, begun: Duration) {
-        let until = Some((begun + self.length).saturating_sub(self.margin()));
+        let until = Some(self.trusted_until(begun));
         *self.lock() = Held { id, until, refused: false, renewed: Some(begun) };
         self.changed.notify_waiters();
     }
@@ -154,7 +159,7 @@ impl Lease {
             Ok(true) => {
                 let mut held = self.lock();
                 if held.id == id {
-                    let until = (begun + self.length).saturating_sub(self.margin());
+                    let until = self.trusted_until(begun);
                     held.until = Some(held.until.map_or(until, |old| old.max(until)));
                     held.renewed = Some(begun);
                     drop(held);
