@@ -74,14 +74,25 @@ impl IsSensor for FileSensor {}
 /// The first file that matches; files that cannot be read are passed over, as they may be on their way.
 fn find(pattern: &str, recursive: bool) -> Result<Option<String>> {
     let plain = if recursive { pattern.to_owned() } else { one_level(pattern) };
+    // The crate leaves out every name with a dot at its start, also where the pattern names the dot.
+    let names_dot = plain.rsplit('/').next().is_some_and(|name| name.starts_with('.'));
     let options = MatchOptions {
         require_literal_separator: true,
-        require_literal_leading_dot: true,
+        require_literal_leading_dot: !names_dot,
         ..MatchOptions::default()
+    };
+    let literal = plain.split('/').take_while(|name| !name.contains(['*', '?', '['])).count();
+    let is_hidden = |path: &Path| {
+        // As text: `Path` leaves out a `.` at the end, which a folder has beside its files.
+        let text = path.to_string_lossy();
+        let mut names = text.split('/').skip(literal).peekable();
+        std::iter::from_fn(|| names.next().map(|name| (name, names.peek().is_none())))
+            .any(|(name, is_last)| name.starts_with('.') && (!is_last || name == "." || name == ".."))
     };
     let found = glob_with(&plain, options)
         .map_err(|error| TaskError::fail(format_args!("`{pattern}` is no pattern for paths: {error}")))?;
-    let path = found.flatten().find(|path| path.is_file() || holds_a_file(path));
+    let mut seen = found.flatten().filter(|path| !names_dot || !is_hidden(path));
+    let path = seen.find(|path| path.is_file() || holds_a_file(path));
     Ok(path.map(|path| path.display().to_string()))
 }
 
@@ -133,6 +144,8 @@ mod tests {
             ("in/2026", false, Some("in/2026")),
             ("in/empty", false, None),
             ("in/.secret*", false, Some("in/.secret.csv")),
+            ("in/**/.s*", true, Some("in/.secret.csv")),
+            ("in/*/.*", false, None),
             ("in/*secret*", false, None),
             ("in/**/c.csv", false, None),
             ("in/**/c.csv", true, Some("in/2026/deep/c.csv")),
