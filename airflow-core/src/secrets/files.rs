@@ -26,7 +26,7 @@ pub struct FileError {
 /// use airflow_core::secrets::{FileSecrets, SecretsBackend};
 ///
 /// # #[tokio::main(flavor = "current_thread")]
-/// # async fn main() -> Result<(), Box<dyn std::error::Error>> {
+/// # async fn main() -> Result<(), Box<dyn std::error::Error + Send + Sync>> {
 /// # let folder = std::env::temp_dir().join(format!("airflow-files-{}", std::process::id()));
 /// # std::fs::create_dir_all(&folder)?;
 /// # let (connections, variables) = (folder.join("connections.json"), folder.join("variables.env"));
