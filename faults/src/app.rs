@@ -5,7 +5,7 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use airflow_core::app::Airflow;
-use airflow_core::store::{SharedStore, SqliteOptions, SqliteStore};
+use airflow_core::store::{MysqlStore, PostgresStore, SharedStore, SqliteStore};
 use airflow_executors::LocalExecutor;
 use tokio::signal::unix::{SignalKind, signal};
 
@@ -63,6 +63,8 @@ impl Setup {
             .shared_store(open(&self.store).await?)
             .resource(Ledger::open(&self.ledger)?)
             .pool(POOL.0, POOL.1)
+            // Here processes die far more often than a task may be lost before it counts as poisonous.
+            .scheduler(|config| config.max_lost_attempts = u32::MAX)
             .dag(workload::load(self.plan));
         if self.points > 0 {
             builder = builder.dag(workload::points(self.plan, self.points));
@@ -76,8 +78,11 @@ impl Setup {
 
 /// Opens a database by its address.
 pub(crate) async fn open(address: &str) -> Result<SharedStore, Box<dyn std::error::Error>> {
-    let options: SqliteOptions = address.parse()?;
-    Ok(Arc::new(SqliteStore::open_with(options).await?))
+    Ok(match address.split(':').next() {
+        Some("postgres" | "postgresql") => Arc::new(PostgresStore::connect(address).await?),
+        Some("mysql" | "mariadb") => Arc::new(MysqlStore::connect(address).await?),
+        _ => Arc::new(SqliteStore::open(address).await?),
+    })
 }
 
 /// Works until it is told to stop.

@@ -1,7 +1,7 @@
 //! Faults on purpose: our own processes over a real database, killed, frozen, stopped and started while they work; then
 //! everything is compared with what the plan says must come of it.
 //!
-//! `faults [--store ADDRESS] [--seed N] [--runs N] [NAME..]` runs the named tests, or all of them, and prints one line of
+//! `faults [--store sqlite|postgres|mysql] [--seed N] [--runs N] [NAME..]` runs the named tests, or all of them, and prints one line of
 //! JSON for each. A test fails if anything was lost, doubled without a reason or against a limit, and if its faults did
 //! not happen.
 #![expect(clippy::print_stdout, reason = "the results are what this program is for")]
@@ -23,7 +23,13 @@ fn options() -> Result<Options, String> {
     while let Some(arg) = args.next() {
         let mut value = || args.next().ok_or(format!("{arg} wants a value"));
         match arg.as_str() {
-            "--store" => options.store = Some(value()?),
+            "--store" => {
+                let store = value()?;
+                if !["sqlite", "postgres", "mysql"].contains(&store.as_str()) {
+                    return Err(format!("{store} is no store; there are sqlite, postgres, mysql"));
+                }
+                options.store = Some(store);
+            }
             "--seed" => options.seed = value()?.parse().map_err(|_| "--seed wants a number")?,
             "--runs" => options.runs = value()?.parse().map_err(|_| "--runs wants a number")?,
             name if TESTS.iter().any(|test| test.name == name) => options.names.push(name.to_owned()),

@@ -26,9 +26,8 @@ pub(crate) const POOL: (&str, i32) = ("narrow", 8);
 /// The first point of the schedule: long past, so that all points are due.
 const FIRST_POINT: &str = "2025-01-01T00:00:00Z";
 
-/// How long one task in a hundred takes: shorter than the time between two kills, or it would be lost three times
-/// sooner or later, which fails it by design.
-const LONG: Duration = Duration::from_millis(250);
+/// How long one task in a hundred takes: as long as the time between two kills, and longer.
+const LONG: Duration = Duration::from_millis(900);
 
 const CHAIN: usize = 10;
 const FAN: usize = 25;
