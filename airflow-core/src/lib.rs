@@ -25,6 +25,7 @@ pub mod connection;
 pub mod dag;
 pub mod executor;
 pub mod fernet;
+mod hash;
 pub mod id;
 pub mod mask;
 pub mod operator;

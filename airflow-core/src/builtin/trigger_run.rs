@@ -5,6 +5,7 @@ use std::time::Duration;
 use serde::{Deserialize, Serialize};
 use serde_json::Value;
 
+use crate::hash::Hash;
 use crate::id::{DagId, RunId};
 use crate::operator::{
     DEFAULT_POKE_INTERVAL, Deferral, Description, Operator, Result, Resumed, RunRequest, RunsQuery,
@@ -174,8 +175,10 @@ fn requester(cx: &TaskContext) -> String {
 
 /// A run id that is the same for all tries of this instance and unlike any other.
 fn own_id(cx: &TaskContext) -> RunId {
-    let hash = blake3::hash(requester(cx).as_bytes()).to_hex();
-    RunId::new(format!("triggered__{}__{}", cx.logical_date().format("%Y-%m-%dT%H:%M:%S+00:00"), &hash[..16]))
+    let mut hash = Hash::default();
+    hash.add(&requester(cx));
+    let date = cx.logical_date().format("%Y-%m-%dT%H:%M:%S+00:00");
+    RunId::new(format!("triggered__{date}__{}", hash.hex(16)))
 }
 
 impl Operator for TriggerDagRun {

@@ -1,16 +1,14 @@
 //! What makes two versions of a dag the same: ids, edges, options, operators and types.
 
+use crate::hash::Hash;
 use crate::operator::InputRef;
 
 use super::CompiledDag;
 
 /// A hash over everything that decides how a run goes. Texts for people (docs, tooltips, labels) do not count.
 pub(super) fn of(dag: &CompiledDag) -> String {
-    let mut hash = blake3::Hasher::new();
-    let mut add = |text: &str| {
-        hash.update(&u64::try_from(text.len()).unwrap_or(u64::MAX).to_le_bytes());
-        hash.update(text.as_bytes());
-    };
+    let mut hash = Hash::default();
+    let mut add = |text: &str| hash.add(text);
     add(dag.id.as_str());
     add(&dag.timetable.identity());
     let s = &dag.settings;
@@ -70,5 +68,5 @@ pub(super) fn of(dag: &CompiledDag) -> String {
         add(scope.owner.as_str());
         add(&format!("{:?}", scope.expand));
     }
-    hash.finalize().to_hex()[..32].to_owned()
+    hash.hex(32)
 }
