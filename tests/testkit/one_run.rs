@@ -208,6 +208,24 @@ async fn templates_are_rendered_also_for_mocked_tasks() {
     assert_eq!(run.output::<Post>().as_deref(), Some("2026-03-02,blue,3"));
 }
 
+/// Goal: a template knows the dates around that of its run: by the schedule, or the run's own if nobody scheduled it.
+#[tokio::test]
+async fn templates_know_the_dates_around_their_run() {
+    let dag = || {
+        DagDef::new("d").schedule("0 6 * * MON-FRI").start_date("2026-03-01").define(|d| {
+            let lines = vec!["{{ prev_ds }} {{ ds }} {{ next_ds }}".into()];
+            d.add(Post { channel: "#d".into(), lines });
+        })
+    };
+    let sim = Sim::new([dag()]).start("2026-03-01").await;
+    sim.advance_to("2026-03-07").await;
+    let ids = sim.runs("d").ids();
+    let monday = sim.run("d", &ids[ids.len() - 1]);
+    assert_eq!(monday.output::<Post>().as_deref(), Some("2026-03-04 2026-03-05 2026-03-06"));
+    let run = DagTest::new(dag()).at("2026-03-05").run().await;
+    assert_eq!(run.output::<Post>().as_deref(), Some("2026-03-05 2026-03-05 2026-03-05"));
+}
+
 #[tokio::test]
 async fn conf_reaches_the_tasks() {
     let dag = DagDef::new("d").define(|d| {

@@ -4,6 +4,7 @@ use std::collections::BTreeMap;
 use std::sync::Arc;
 
 use async_trait::async_trait;
+use chrono::{DateTime, Utc};
 use serde_json::{Map, Value};
 
 use crate::compile::CompiledDag;
@@ -294,6 +295,19 @@ async fn previous(runner: &Runner, attempt: &Attempt) -> Result<Option<PreviousR
     }))
 }
 
+/// The logical dates before and after that of a run, by its schedule. A run that no schedule made has its own on both
+/// sides, as in Airflow.
+fn neighbours(dag: &CompiledDag, run: &RunInfo) -> [Option<DateTime<Utc>>; 2] {
+    if run.run_type == RunType::Manual {
+        return [Some(run.logical_date); 2];
+    }
+    let interval = run.data_interval;
+    let before = dag.timetable.infer_manual_data_interval(interval.start).ok();
+    let before = before.map(|before| before.start).filter(|start| *start < interval.start);
+    // Without an interval there is nothing to say where the next one begins.
+    [before, (interval.end > interval.start).then_some(interval.end)]
+}
+
 fn template_context(
     runner: &Runner,
     dag: &CompiledDag,
@@ -302,6 +316,7 @@ fn template_context(
     previous_success: Option<PreviousRun>,
 ) -> TemplateContext {
     let (run, ti, task) = (&attempt.run, &attempt.ti, dag.task(attempt.task));
+    let [previous_logical_date, next_logical_date] = neighbours(dag, run);
     let mut dag_fields = Map::new();
     dag_fields.insert("dag_id".into(), dag.id.as_str().into());
     dag_fields.insert("tags".into(), dag.settings.tags.clone().into());
@@ -324,8 +339,8 @@ fn template_context(
         run_type: run.run_type.to_string(),
         logical_date: Some(run.logical_date),
         data_interval: Some((run.data_interval.start, run.data_interval.end)),
-        previous_logical_date: None,
-        next_logical_date: (run.run_type == RunType::Scheduled).then_some(run.data_interval.end),
+        previous_logical_date,
+        next_logical_date,
         previous_success,
         try_number: ti.try_number,
         max_tries: ti.max_tries,
