@@ -16,7 +16,7 @@ use airflow_core::dag::{Dag, DagDef, Node, Spec, TaskExt, TaskOptions};
 use airflow_core::id::{RunPk, TaskIdx};
 use airflow_core::operator::{Description, In, IntoIn, Operator, Result, TaskContext};
 use airflow_core::plan::RunView;
-use airflow_core::state::{Counts, TaskState};
+use airflow_core::state::{Counts, RunState, TaskState};
 use airflow_core::trigger_rule::TriggerRule;
 use proptest::prelude::*;
 use serde_json::Value;
@@ -349,4 +349,37 @@ fn may_fail(rule: TriggerRule, up: &Counts) -> bool {
             R::OneSuccess | R::AllDoneMinOneSuccess => success == 0,
             _ => false,
         }
+}
+
+/// Goal: an instance that was stopped before it had a slot is in nobody's way. Method: a run that fails fast while one
+/// of its instances waits for a slot, and a run after it that needs the slots.
+#[test]
+fn a_run_that_fails_fast_leaves_nothing_in_the_way() {
+    let task = |kind, upstream: &[usize], outcome| Plan {
+        kind,
+        upstream: upstream.to_vec(),
+        rule: TriggerRule::AllSuccess,
+        retries: 0,
+        looks_back: false,
+        outcomes: vec![outcome],
+    };
+    let plans = [
+        task(Kind::Plain, &[], "success"),
+        task(Kind::Plain, &[], "success"),
+        task(Kind::Mapped(2), &[], "fail"),
+        task(Kind::Plain, &[0], "success"),
+    ];
+    block_on(async {
+        let order = Order { slots: 3, picked: true };
+        let mut sim =
+            Sim::new(dag_of(&plans, true), order, 1024, Keeps::Memory).await.expect("it compiles");
+        for day in ["2024-01-01", "2024-01-02"] {
+            sim.create(&format!("scheduled__{day}"), format!("{day}T00:00:00Z").parse().expect("a date")).await;
+        }
+        // The last of those that are out: the mapped task of the first run fails while its second instance waits.
+        sim.run_watched(|count| count - 1, views_are_right).await;
+        for run in sim.runs().await {
+            assert_eq!(run.state, RunState::Failed, "{}", run.run_id);
+        }
+    });
 }

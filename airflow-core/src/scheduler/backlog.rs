@@ -10,6 +10,8 @@ use chrono::{DateTime, Utc};
 use crate::id::{DagId, MapIndex, RunPk, TaskIdx, TiKey};
 use crate::plan::RunView;
 
+use super::routes::Place;
+
 /// Smaller starts earlier: higher weight, then older run, then lower index.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
 pub(super) struct Candidate {
@@ -40,12 +42,13 @@ impl Candidate {
     }
 }
 
-/// The limits that the instances of a lane share.
+/// The limits that the instances of a lane share, and the executor that runs them.
 #[derive(Debug, Clone, PartialEq, Eq, PartialOrd, Ord)]
 pub(super) struct Lane {
     pub(super) dag: DagId,
     pub(super) pool: String,
     pub(super) pool_slots: u32,
+    pub(super) place: Place,
     /// The task, if it has limits of its own.
     pub(super) task: Option<TaskIdx>,
     /// The run, if the task has a limit for each run.
@@ -53,7 +56,7 @@ pub(super) struct Lane {
 }
 
 impl Lane {
-    fn of(view: &RunView, key: TiKey) -> Self {
+    fn of(view: &RunView, key: TiKey, place: Place) -> Self {
         let settings = &view.dag.task(key.task).settings;
         let per_run = settings.max_active_tis_per_dagrun.is_some();
         let limited = per_run || settings.max_active_tis_per_dag.is_some();
@@ -61,6 +64,7 @@ impl Lane {
             dag: view.dag.id.clone(),
             pool: settings.pool.clone(),
             pool_slots: settings.pool_slots,
+            place,
             task: limited.then_some(key.task),
             run: per_run.then_some(view.run.pk),
         }
@@ -76,10 +80,10 @@ pub(super) struct Backlog {
 }
 
 impl Backlog {
-    pub(super) fn add(&mut self, view: &RunView, key: TiKey, now: DateTime<Utc>) {
+    pub(super) fn add(&mut self, view: &RunView, key: TiKey, place: Place, now: DateTime<Utc>) {
         let candidate = Candidate::new(view, key);
         self.since.entry(candidate).or_insert(now);
-        self.lanes.entry(Lane::of(view, key)).or_default().insert(candidate);
+        self.lanes.entry(Lane::of(view, key, place)).or_default().insert(candidate);
     }
 
     /// Since when the one waits that waits for the longest time.
@@ -95,6 +99,11 @@ impl Backlog {
                 self.lanes.remove(lane);
             }
         }
+    }
+
+    /// Takes out an instance that no longer waits: it was skipped or stopped before it had a slot.
+    pub(super) fn forget(&mut self, view: &RunView, key: TiKey, place: Place) {
+        self.remove(&Lane::of(view, key, place), Candidate::new(view, key));
     }
 
     /// Takes out everything of a run: it ended or is loaded again.

@@ -15,6 +15,7 @@ use crate::scheduler::limits::difference;
 use crate::state::{RunEvent, RunState};
 use crate::store::Unit;
 
+use super::out::Sent;
 use super::{Core, InFlight, Timer};
 
 impl Core {
@@ -81,7 +82,7 @@ impl Core {
         let mut ended = None;
         let mut settled = Settled::default();
         let mut later = Vec::new();
-        let mut taken = Vec::new();
+        let (mut taken, mut stale) = (Vec::new(), Vec::new());
         if plan.view.run.state == RunState::Queued && plan.change_run(RunEvent::Started, None).is_err() {
             debug_assert!(false, "a queued run can start");
         }
@@ -93,6 +94,7 @@ impl Core {
                 Accepted::Later => later.push(report),
                 Accepted::Stale => {
                     tracing::debug!(attempt = %report.attempt_id, "a report of an attempt that no longer counts");
+                    stale.push(report.attempt_id);
                 }
             }
         }
@@ -112,6 +114,7 @@ impl Core {
         }
         let unit = plan.unit;
         live.rest = settled.rest;
+        stale.into_iter().for_each(|id| self.report_is_done(id));
         if !later.is_empty() {
             self.inbox.insert(pk, later);
             self.dirty.insert(pk);
@@ -131,10 +134,15 @@ impl Core {
     ) {
         for (pk, ready) in fresh.iter() {
             let view = &self.runs[pk].view;
-            ready.iter().for_each(|key| self.backlog.add(view, *key, now));
+            for key in ready {
+                let place = self.out.routes().of(view.dag.task(key.task));
+                self.backlog.add(view, *key, place, now);
+            }
         }
-        let free = self.free_slots();
-        if free == 0 || self.closed || self.rests(now) || self.backlog.is_empty() {
+        let mut room = self.out.room();
+        let may = !self.closed && !self.rests(now);
+        self.spare = if may { room.total() } else { 0 };
+        if self.spare == 0 || self.backlog.is_empty() {
             return;
         }
         // What the drafts give back is free for this round.
@@ -142,14 +150,18 @@ impl Core {
         self.limits.apply(&limits_now);
         let mut heads: BinaryHeap<Reverse<(Candidate, Lane)>> =
             self.backlog.heads().map(|(candidate, lane)| Reverse((candidate, lane.clone()))).collect();
-        let mut left = free;
-        while left > 0
+        while !room.is_empty()
             && let Some(Reverse((candidate, lane))) = heads.pop()
         {
             let (pk, key) = (candidate.run(), candidate.key());
             let paused = self.dags.get(&lane.dag).is_none_or(|lane| lane.row.is_paused);
-            let Some(live) = self.runs.get_mut(&pk) else { continue };
-            if paused || !self.limits.admit(&lane, candidate, &live.view) {
+            let Some(live) = self.runs.get_mut(&pk) else {
+                debug_assert!(false, "what waits is of a run in memory");
+                self.backlog.remove(&lane, candidate);
+                heads.extend(self.backlog.head(&lane).map(|next| Reverse((next, lane))));
+                continue;
+            };
+            if paused || !room.has(lane.place) || !self.limits.admit(&lane, candidate, &live.view) {
                 continue;
             }
             let draft = drafts.entry(pk).or_insert_with(|| InFlight {
@@ -159,7 +171,8 @@ impl Core {
             });
             let before = draft.unit.slots.clone();
             let id = (self.config.new_id)();
-            let by = Some(self.config.incarnation);
+            let is_remote = self.out.routes().is_remote(lane.place);
+            let by = (!is_remote).then_some(self.config.incarnation);
             let touched = edit(&mut live.view, &mut draft.unit, now, |plan| {
                 plan.is_touched(key) || launch(plan, key, id, by).is_err()
             });
@@ -168,8 +181,8 @@ impl Core {
                 ready.remove(&key);
             }
             if !touched {
-                left -= 1;
-                self.attempts.insert(id, (pk, key));
+                room.take(lane.place);
+                self.out.insert(id, Sent { run: pk, key, place: lane.place });
                 let change = difference(&before, &draft.unit.slots);
                 self.limits.apply(&change);
                 limits_now.extend(change);
@@ -178,6 +191,7 @@ impl Core {
                 heads.push(Reverse((next, lane)));
             }
         }
+        self.spare = room.total();
         self.limits.undo(&limits_now);
     }
 }

@@ -38,8 +38,11 @@ impl Core {
     pub(in crate::scheduler) fn commit_unknown(&mut self) {
         for draft in std::mem::take(&mut self.writing) {
             for start in &draft.unit.started {
-                self.attempts.remove(&start.attempt_id);
-                self.unsure.insert(start.attempt_id, (draft.unit.run, UNSURE_LOOKS));
+                let sent = self.out.remove(start.attempt_id);
+                // What waits for a worker is sent if it turns out to be queued.
+                if sent.is_some_and(|sent| !self.out.routes().is_remote(sent.place)) {
+                    self.unsure.insert(start.attempt_id, (draft.unit.run, UNSURE_LOOKS));
+                }
             }
             self.load.insert(draft.unit.run);
             self.inbox.entry(draft.unit.run).or_default().extend(draft.reports);
@@ -51,7 +54,7 @@ impl Core {
         let pk = draft.unit.run;
         self.limits.undo(&draft.unit.slots);
         for start in &draft.unit.started {
-            self.attempts.remove(&start.attempt_id);
+            self.out.remove(start.attempt_id);
         }
         self.inbox.entry(pk).or_default().extend(draft.reports);
         if let Some(live) = self.runs.get_mut(&pk) {
@@ -71,6 +74,7 @@ impl Core {
     fn written(&mut self, draft: InFlight, now: DateTime<Utc>, effects: &mut Effects) {
         let pk = draft.unit.run;
         self.follow_waits(&draft.unit);
+        self.feed(&draft.unit);
         let Some(live) = self.runs.get_mut(&pk) else { return };
         live.stale = 0;
         let view = &live.view;
@@ -82,23 +86,38 @@ impl Core {
             logical_date: view.run.logical_date,
             notice: notice.clone(),
         }));
+        let mut queued = Vec::new();
         for start in &draft.unit.started {
-            let Some((_, key)) = self.attempts.get(&start.attempt_id) else { continue };
-            let mut attempt = attempt_of(view, *key, start.attempt_id, start.at);
+            let Some(sent) = self.out.get(start.attempt_id) else { continue };
+            let mut attempt = attempt_of(view, sent.key, start.attempt_id, start.at);
             attempt.run = Arc::clone(&info);
-            effects.submit.push(attempt);
+            effects.submit.push((sent.place, attempt));
+            if self.out.routes().is_remote(sent.place) {
+                queued.push(start.attempt_id);
+            }
         }
         for end in &draft.unit.ended {
-            if self.attempts.contains_key(&end.attempt_id) {
-                effects.cancel.push(end.attempt_id);
+            let Some(sent) = self.out.get(end.attempt_id) else { continue };
+            effects.cancel.push((sent.place, end.attempt_id));
+            if self.out.routes().is_remote(sent.place) {
+                // It is over for us: what its worker still says is refused by the store.
+                self.out.remove(end.attempt_id);
             }
         }
         for change in &draft.unit.tis {
-            // What lost its attempt, or was given back, waits for a slot again.
-            if change.transition.to() == TaskState::Scheduled
-                && let Some(task) = view.dag.find(change.task_id.as_str())
-            {
-                self.backlog.add(view, TiKey { task, map: change.map_index }, now);
+            let (from, to) = (change.transition.from(), change.transition.to());
+            let waits_no_more = from == TaskState::Scheduled && !to.is_executing();
+            if !waits_no_more && to != TaskState::Scheduled {
+                continue;
+            }
+            let Some(task) = view.dag.find(change.task_id.as_str()) else { continue };
+            let key = TiKey { task, map: change.map_index };
+            let place = self.out.routes().of(view.dag.task(task));
+            if to == TaskState::Scheduled {
+                // What lost its attempt, or was given back, waits for a slot again.
+                self.backlog.add(view, key, place, now);
+            } else {
+                self.backlog.forget(view, key, place);
             }
         }
         if draft.unit.run_change.as_ref().is_some_and(|change| change.transition.to() == RunState::Running) {
@@ -106,6 +125,8 @@ impl Core {
             self.started(&view, now);
         }
         self.tell_later_runs(pk, &draft.unit);
+        queued.into_iter().for_each(|id| self.was_sent(pk, id, 0, now));
+        draft.reports.iter().for_each(|report| self.report_is_done(report.attempt_id));
         if draft.ended.is_some() {
             self.ended(pk, now, effects);
         }
@@ -161,22 +182,14 @@ impl Core {
         }
         self.dag_of.remove(&pk);
         self.share.forget(pk);
-        self.inbox.remove(&pk);
+        self.drop_reports(pk);
         self.look_at_schedule(&id, now);
     }
 
     /// What could not be submitted is given back.
     pub(in crate::scheduler) fn not_submitted(&mut self, attempt: &Attempt, now: DateTime<Utc>) {
         let until = now + TimeDelta::milliseconds(REFUSED_PAUSE_MS);
-        self.report(Report {
-            run: attempt.run.pk,
-            key: attempt.key(),
-            attempt_id: attempt.ti.attempt_id,
-            outcome: crate::plan::Outcome::HandedBack,
-            pushed: Vec::new(),
-            rendered: Vec::new(),
-            at: now,
-        });
+        self.report(Report::handed_back(attempt.run.pk, attempt.key(), attempt.ti.attempt_id, now));
         self.rests_until = Some(until);
     }
 }
