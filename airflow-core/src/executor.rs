@@ -5,11 +5,12 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use async_trait::async_trait;
-use tokio::sync::mpsc;
+use tokio::sync::{Notify, mpsc};
 
 use crate::id::AttemptId;
 use crate::operator::Cancel;
 use crate::plan::{Attempt, Report};
+use crate::store::SharedStore;
 
 /// Why an attempt was not taken.
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
@@ -68,6 +69,10 @@ pub struct ExecutorServices {
     /// Takes reports. Never full: there is one report for each attempt that was taken, and those are bounded by the
     /// executor's slots.
     pub reports: mpsc::UnboundedSender<Report>,
+    /// To be told by a remote executor when reports may wait in the store. A word that gets lost costs a second.
+    pub reports_wait: Arc<Notify>,
+    /// Where everything is kept.
+    pub store: SharedStore,
 }
 
 impl fmt::Debug for ExecutorServices {
@@ -89,8 +94,15 @@ pub trait Executor: Send + Sync + fmt::Debug + 'static {
     /// Its name, for tasks that ask for it.
     fn name(&self) -> &str;
 
-    /// How many attempts it runs at once.
+    /// How many attempts it runs at once; of a remote one, how many may be queued and running at once.
     fn slots(&self) -> usize;
+
+    /// Whether other processes run the attempts. They are `queued` in the store when they are submitted; who runs one
+    /// claims it there, and leaves its report there ([`Store::add_reports`](crate::store::Store::add_reports)). What
+    /// nobody claims is submitted again, with the same attempt id.
+    fn is_remote(&self) -> bool {
+        false
+    }
 
     /// Gets ready. Called once, before anything is submitted.
     fn start(&self, services: ExecutorServices);

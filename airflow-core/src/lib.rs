@@ -4,7 +4,7 @@
 //!
 //! - [`id`], [`time`], [`secret`], [`mask`], [`fernet`]: words;
 //! - [`state`]: what may become of task instances and runs;
-//! - [`dag`], [`operator`], [`timetable`], [`template`], [`trigger_rule`], [`retry`], [`xcom`], [`callback`],
+//! - [`asset`], [`dag`], [`operator`], [`timetable`], [`template`], [`trigger_rule`], [`retry`], [`xcom`], [`callback`],
 //!   [`connection`], [`config`]: definitions;
 //! - [`compile`], [`registry`], [`discovery`]: checked definitions;
 //! - [`store`]: the contract of what keeps the state; [`secrets`]: connections and variables, wherever they are;
@@ -16,6 +16,7 @@
 //! - [`testing`]: the test kit.
 
 pub mod app;
+pub mod asset;
 pub mod attempt;
 pub mod builtin;
 pub mod callback;

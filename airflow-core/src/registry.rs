@@ -2,10 +2,11 @@
 //!
 //! A process carries one version of each dag: the one it was built with.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, HashMap};
 use std::fmt;
 use std::sync::Arc;
 
+use crate::asset::Asset;
 use crate::compile::{CompiledDag, DefinitionErrors};
 use crate::dag::{DagDef, Place, Problem, ProblemKind};
 use crate::id::DagId;
@@ -87,6 +88,7 @@ impl Registry {
                 }
             }
         }
+        errors.dags.extend(two_assets(dags.values()));
         if errors.dags.is_empty() && errors.duplicates.is_empty() { Ok(Self { dags }) } else { Err(errors) }
     }
 
@@ -109,6 +111,35 @@ impl Registry {
     pub fn is_empty(&self) -> bool {
         self.dags.is_empty()
     }
+}
+
+/// An asset is known by its name and by its URI, so each stands for one asset in all dags.
+fn two_assets<'d>(dags: impl Iterator<Item = &'d Arc<CompiledDag>>) -> Vec<DefinitionErrors> {
+    let mut by_name: HashMap<&str, (&Asset, Place)> = HashMap::new();
+    let mut by_uri: HashMap<&str, (&Asset, Place)> = HashMap::new();
+    let mut found = Vec::new();
+    for dag in dags {
+        let mut problems = Vec::new();
+        for (asset, place) in dag.assets().filter_map(|(one, place)| Some((one.asset()?, place))) {
+            let named = *by_name.entry(asset.name()).or_insert((asset, place));
+            let placed = *by_uri.entry(asset.uri()).or_insert((asset, place));
+            if let Some((other, first)) = [named, placed].into_iter().find(|(other, _)| *other != asset) {
+                let kind = ProblemKind::TwoAssets {
+                    name: asset.name().to_owned(),
+                    uri: asset.uri().to_owned(),
+                    other_name: other.name().to_owned(),
+                    other_uri: other.uri().to_owned(),
+                    first,
+                };
+                problems.push(Problem { kind, place });
+            }
+        }
+        problems.dedup();
+        if !problems.is_empty() {
+            found.push(DefinitionErrors { dag_id: dag.id.to_string(), place: dag.place, problems });
+        }
+    }
+    found
 }
 
 fn missing_resources(

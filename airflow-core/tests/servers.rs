@@ -12,6 +12,8 @@ mod kit;
 mod many;
 #[path = "servers/tables.rs"]
 mod tables;
+#[path = "servers/tls.rs"]
+mod tls;
 
 use airflow_core::testing::servers::Server;
 use airflow_core::testing::store_suite::run_all;
@@ -37,7 +39,7 @@ const LISTS: u32 = 25;
 #[test]
 fn memory_and_postgres_give_the_same_answers() {
     const EMPTY: &str = "
-        TRUNCATE airflow.af_dag, airflow.af_run, airflow.af_slot, airflow.af_pool RESTART IDENTITY CASCADE;
+        TRUNCATE airflow.af_dag, airflow.af_asset, airflow.af_asset_event, airflow.af_run, airflow.af_slot, airflow.af_pool RESTART IDENTITY CASCADE;
         INSERT INTO airflow.af_pool VALUES ('default_pool', 128, 'Default pool', false)";
     let runtime = tokio::runtime::Runtime::new().unwrap();
     let Some((database, store)) = runtime.block_on(store(Server::Postgres)) else { return };
@@ -51,7 +53,7 @@ fn memory_and_postgres_give_the_same_answers() {
 #[test]
 fn memory_and_mysql_give_the_same_answers() {
     const EMPTY: &str = "
-        BEGIN; DELETE FROM af_dag; DELETE FROM af_slot; DELETE FROM af_pool;
+        BEGIN; DELETE FROM af_dag; DELETE FROM af_asset; DELETE FROM af_asset_event; DELETE FROM af_slot; DELETE FROM af_pool;
         INSERT INTO af_pool VALUES ('default_pool', 128, 'Default pool', false); COMMIT;
         ALTER TABLE af_run AUTO_INCREMENT = 1";
     let runtime = tokio::runtime::Runtime::new().unwrap();

@@ -12,7 +12,7 @@ use crate::fernet::Fernet;
 use crate::mask::Masker;
 use crate::operator::{AnyOperator, Resources};
 use crate::registry::{Registry, RegistryErrors};
-use crate::scheduler::SchedulerConfig;
+use crate::scheduler::{Executors, SchedulerConfig};
 use crate::secret::Secret;
 use crate::secrets::{Backends, EnvironmentSecrets, Secrets, SecretsBackend, Vault};
 use crate::store::{PoolSpec, SharedStore, Store, StoreError};
@@ -47,6 +47,7 @@ pub struct AirflowBuilder {
     resources: Resources,
     store: Option<SharedStore>,
     executor: Option<Arc<dyn Executor>>,
+    more_executors: Vec<(Vec<String>, Arc<dyn Executor>)>,
     clock: Option<Arc<dyn Clock>>,
     pub(super) scheduler: SchedulerConfig,
     pub(super) runner: RunnerConfig,
@@ -57,7 +58,9 @@ pub struct AirflowBuilder {
     pub(super) defaults: DagDefaults,
     pub(super) default_pool: Option<i32>,
     pub(super) fernet_keys: Option<Secret>,
-    backends: Backends,
+    pub(super) backends: Backends,
+    /// What is wrong with the settings that were given.
+    pub(super) wrong_settings: Option<String>,
     environment: Option<EnvironmentSecrets>,
     pub(super) masker: Masker,
 }
@@ -140,6 +143,32 @@ impl AirflowBuilder {
     #[must_use]
     pub fn executor(mut self, executor: impl Executor) -> Self {
         self.executor = Some(Arc::new(executor));
+        self
+    }
+
+    /// As [`executor`](Self::executor), for one that is shared.
+    #[must_use]
+    pub fn shared_executor(mut self, executor: Arc<dyn Executor>) -> Self {
+        self.executor = Some(executor);
+        self
+    }
+
+    /// As [`executor_for`](Self::executor_for), for one that is shared.
+    #[must_use]
+    pub fn shared_executor_for(mut self, queues: Vec<String>, executor: Arc<dyn Executor>) -> Self {
+        self.more_executors.push((queues, executor));
+        self
+    }
+
+    /// Another executor, which runs the tasks of these queues, and those that name it as their `executor`.
+    #[must_use]
+    pub fn executor_for<Q: Into<String>>(
+        mut self,
+        queues: impl IntoIterator<Item = Q>,
+        executor: impl Executor,
+    ) -> Self {
+        let queues = queues.into_iter().map(Into::into).collect();
+        self.more_executors.push((queues, Arc::new(executor)));
         self
     }
 
@@ -300,7 +329,11 @@ impl AirflowBuilder {
                 self.scheduler.lease, self.scheduler.beat
             )));
         }
-        let fernet = Fernet::new(self.fernet_keys());
+        let executors = executors(self.executor, self.more_executors, &registry)?;
+        if let Some(wrong) = self.wrong_settings {
+            return Err(BuildError::Config(wrong));
+        }
+        let fernet = Fernet::new(self.fernet_keys.as_ref().map_or("", |keys| keys.expose()));
         let fernet = fernet.map_err(|error| BuildError::Config(error.to_string()))?;
         let store = self.store.ok_or(BuildError::Missing("store; add `.store(..)`"))?;
         if !self.no_migration {
@@ -321,7 +354,7 @@ impl AirflowBuilder {
             registry,
             resources: self.resources,
             clock: self.clock.unwrap_or_else(|| Arc::new(SystemClock)),
-            executor: self.executor,
+            executors,
             scheduler: self.scheduler,
             runner: self.runner,
             secrets,
@@ -331,6 +364,43 @@ impl AirflowBuilder {
             airflow.sync_dags().await?;
         }
         Ok(airflow)
+    }
+}
+
+/// The executors, if they have names of their own and all tasks find theirs. Without any, nothing is checked: the
+/// application only looks.
+fn executors(
+    first: Option<Arc<dyn Executor>>,
+    more: Vec<(Vec<String>, Arc<dyn Executor>)>,
+    registry: &Registry,
+) -> Result<Executors, BuildError> {
+    let mut all = Executors::default();
+    first.into_iter().for_each(|executor| all.push(executor));
+    more.into_iter().for_each(|(queues, executor)| all.push_for(queues, executor));
+    let mut names: Vec<&str> = all.iter().map(|executor| executor.name()).collect();
+    if names.is_empty() {
+        return Ok(all);
+    }
+    let tasks = registry.iter().flat_map(|dag| dag.tasks.iter().map(move |task| (dag, task)));
+    let unknown = tasks.filter_map(|(dag, task)| {
+        let name = task.settings.executor.as_ref().filter(|name| !names.contains(&name.as_str()))?;
+        let near = super::ops::suggestion(name, names.iter().map(|name| (*name).to_owned()));
+        let place = task.place;
+        Some(format!(
+            "the task `{}.{}` ({place}) names the executor `{name}`, which there is not{near}",
+            dag.id, task.id
+        ))
+    });
+    let unknown: Vec<String> = unknown.collect();
+    if !unknown.is_empty() {
+        return Err(BuildError::Config(unknown.join("\n")));
+    }
+    names.sort_unstable();
+    match names.windows(2).find(|pair| pair[0] == pair[1]) {
+        Some(pair) => {
+            Err(BuildError::Config(format!("two executors are called `{}`; give one another name", pair[0])))
+        }
+        None => Ok(all),
     }
 }
 

@@ -71,6 +71,28 @@ pub struct Health {
     pub metadatabase: DatabaseHealth,
     /// The scheduler.
     pub scheduler: SchedulerHealth,
+    /// What runs the waits of deferred task instances: the scheduler does.
+    pub triggerer: TriggererHealth,
+    /// What reads dags: nothing, they are code of the program. Always null, as in Airflow for parts that never ran.
+    pub dag_processor: DagProcessorHealth,
+}
+
+/// What runs the waits of deferred task instances.
+#[derive(Debug, Clone, PartialEq, Serialize)]
+pub struct TriggererHealth {
+    /// That of the scheduler; nothing if none was ever heard of.
+    pub status: Option<HealthStatus>,
+    /// That of the scheduler.
+    pub latest_triggerer_heartbeat: Option<DateTime<Utc>>,
+}
+
+/// What reads dags.
+#[derive(Debug, Clone, PartialEq, Eq, Default, Serialize)]
+pub struct DagProcessorHealth {
+    /// Always nothing.
+    pub status: Option<HealthStatus>,
+    /// Always nothing.
+    pub latest_dag_processor_heartbeat: Option<DateTime<Utc>>,
 }
 
 impl Health {
@@ -95,6 +117,7 @@ impl Airflow {
     /// let json = serde_json::to_value(&health)?;
     /// assert_eq!(json["metadatabase"]["status"], "healthy");
     /// assert_eq!(json["scheduler"]["status"], "unhealthy");
+    /// assert_eq!(json["dag_processor"]["status"], serde_json::Value::Null);
     /// # Ok(()) }
     /// ```
     pub async fn health(&self) -> Health {
@@ -126,7 +149,10 @@ impl Airflow {
                 }
             }
         };
-        Health { metadatabase, scheduler }
+        let latest = scheduler.latest_scheduler_heartbeat;
+        let triggerer =
+            TriggererHealth { status: latest.map(|_| scheduler.status), latest_triggerer_heartbeat: latest };
+        Health { metadatabase, scheduler, triggerer, dag_processor: DagProcessorHealth::default() }
     }
 
     /// When the scheduler that was heard of last renewed its lease, and whether it counts as alive.

@@ -4,7 +4,10 @@
 //! the scheduler in the background of the host's own program. The operations on runs and task instances are methods
 //! of [`Airflow`].
 
+mod assets;
 mod builder;
+mod clean;
+mod doctor;
 mod health;
 mod made_runs;
 mod ops;
@@ -20,21 +23,28 @@ use chrono::{DateTime, Utc};
 use tokio::sync::watch;
 use tokio::task::JoinHandle;
 
+use crate::asset::AssetCondition;
 use crate::attempt::{Runner, RunnerConfig};
+use crate::compile::CompiledDag;
 use crate::decide::timetable::next_run;
 use crate::executor::{Executor, ExecutorServices};
 use crate::operator::Resources;
 use crate::registry::Registry;
-use crate::scheduler::{Scheduler, SchedulerConfig, SchedulerHandle};
+use crate::scheduler::{Executors, Scheduler, SchedulerConfig, SchedulerHandle};
 use crate::secrets::Secrets;
-use crate::store::{DagRecord, DagRow, SharedStore, StoreError, StoreResult};
+use crate::store::{AssetRole, DagAsset, DagRecord, DagRow, SharedStore, StoreError, StoreResult};
 use crate::time::Clock;
 
 use made_runs::AppRuns;
 use waits::LocalWaiter;
 
+pub use assets::{AssetEventRequest, AssetOpError};
 pub use builder::{AirflowBuilder, BuildError};
-pub use health::{DatabaseHealth, Health, HealthStatus, SchedulerHealth};
+pub use clean::{CleanError, CleanOptions, CleanedTable, clean};
+pub use doctor::{Checkup, Finding, Severity, doctor};
+pub use health::{
+    DagProcessorHealth, DatabaseHealth, Health, HealthStatus, SchedulerHealth, TriggererHealth,
+};
 pub use ops::{ClearOptions, Cleared, Mark, OpError, Selection, suggestion};
 pub use runs::{BackfillOptions, BackfillOutcome, Reprocess, Trigger, TriggerError};
 
@@ -48,7 +58,7 @@ struct Parts {
     registry: Registry,
     resources: Resources,
     clock: Arc<dyn Clock>,
-    executor: Option<Arc<dyn Executor>>,
+    executors: Executors,
     scheduler: SchedulerConfig,
     runner: RunnerConfig,
     secrets: Secrets,
@@ -103,7 +113,12 @@ impl Airflow {
 
     /// What runs its attempts, if it was given an executor.
     pub fn executor(&self) -> Option<&Arc<dyn Executor>> {
-        self.0.executor.as_ref()
+        self.0.executors.iter().next()
+    }
+
+    /// All its executors, the first of which runs what says nothing else.
+    pub fn executors(&self) -> &Executors {
+        &self.0.executors
     }
 
     /// How its scheduler works.
@@ -172,10 +187,10 @@ impl Airflow {
     /// If the builder was given no executor.
     pub fn start(&self) -> Running {
         let parts = &self.0;
-        let executor = parts.executor.clone().expect("an application that is started has an executor");
+        assert!(!parts.executors.is_empty(), "an application that is started has an executor");
         let (scheduler, reports) = Scheduler::new(
             Arc::clone(&parts.store),
-            Arc::clone(&executor),
+            parts.executors.clone(),
             parts.registry.clone(),
             Arc::clone(&parts.clock),
             parts.scheduler.clone(),
@@ -183,7 +198,13 @@ impl Airflow {
         let runner = Arc::new(self.runner());
         let waiter = LocalWaiter::new(runner.clone(), reports.clone(), parts.scheduler.max_waits);
         let scheduler = scheduler.with_waiter(Arc::new(waiter));
-        executor.start(ExecutorServices { runner, reports });
+        let reports_wait = scheduler.reports_wait();
+        for executor in parts.executors.iter() {
+            let (runner, reports, reports_wait) =
+                (runner.clone(), reports.clone(), Arc::clone(&reports_wait));
+            let store = Arc::clone(&parts.store);
+            executor.start(ExecutorServices { runner, reports, reports_wait, store });
+        }
         let handle = scheduler.handle();
         self.attach(handle.clone());
         let (stop, stopped) = watch::channel(None);
@@ -256,7 +277,7 @@ pub(crate) async fn sync_dags(
     paused_at_creation: bool,
     now: DateTime<Utc>,
 ) -> StoreResult<Vec<DagRow>> {
-    let record = |dag: &Arc<crate::compile::CompiledDag>| DagRecord {
+    let record = |dag: &Arc<CompiledDag>| DagRecord {
         dag_id: dag.id.clone(),
         fingerprint: dag.fingerprint.clone(),
         structure: dag.structure(),
@@ -266,6 +287,19 @@ pub(crate) async fn sync_dags(
         tags: dag.settings.tags.clone(),
         paused_at_creation: dag.settings.paused_at_creation.unwrap_or(paused_at_creation),
         next: next_run(dag, None, now).ok().flatten(),
+        assets: assets_of(dag),
     };
     store.sync_dags(registry.iter().map(record).collect(), now).await
+}
+
+/// The assets that a dag names, and what it has to do with them.
+fn assets_of(dag: &CompiledDag) -> Vec<DagAsset> {
+    let timed = dag.timetable.asset_condition().map(AssetCondition::refs).unwrap_or_default();
+    let timed = timed.into_iter().map(|one| (one, AssetRole::Schedule, None));
+    let of_tasks = dag.tasks.iter().flat_map(|task| {
+        let outlets = task.settings.outlets.iter().map(|one| (one, AssetRole::Outlet, Some(&task.id)));
+        outlets.chain(task.settings.inlets.iter().map(|one| (one, AssetRole::Inlet, Some(&task.id))))
+    });
+    let named = timed.chain(of_tasks);
+    named.map(|(asset, role, task)| DagAsset { asset: asset.clone(), role, task_id: task.cloned() }).collect()
 }

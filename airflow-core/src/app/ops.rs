@@ -382,6 +382,7 @@ impl Airflow {
         }
     }
 
+    /// Writes to the audit log what a user did.
     pub(super) async fn note(
         &self,
         actor: &str,
@@ -390,17 +391,40 @@ impl Airflow {
         run_id: Option<&RunId>,
         extra: Option<String>,
     ) -> Result<(), OpError> {
-        let entry = AuditEntry {
+        self.note_of(actor, event, Some(dag_id), run_id, extra).await
+    }
+
+    /// The same, of something that may be of no dag.
+    pub(super) async fn note_of(
+        &self,
+        actor: &str,
+        event: &str,
+        dag_id: Option<&DagId>,
+        run_id: Option<&RunId>,
+        extra: Option<String>,
+    ) -> Result<(), OpError> {
+        Ok(self.store().audit(self.entry(actor, event, dag_id, run_id, extra)).await?)
+    }
+
+    /// What the audit log says of what a user did.
+    pub(super) fn entry(
+        &self,
+        actor: &str,
+        event: &str,
+        dag_id: Option<&DagId>,
+        run_id: Option<&RunId>,
+        extra: Option<String>,
+    ) -> AuditEntry {
+        AuditEntry {
             at: self.now(),
             actor: actor.to_owned(),
             event: event.to_owned(),
-            dag_id: Some(dag_id.clone()),
+            dag_id: dag_id.cloned(),
             run_id: run_id.cloned(),
             task_id: None,
             map_index: None,
             extra,
-        };
-        Ok(self.store().audit(entry).await?)
+        }
     }
 }
 

@@ -8,11 +8,12 @@ use chrono::{DateTime, Utc};
 use serde::Serialize;
 use serde_json::Value;
 
+use crate::decide::deadline::with_deadlines;
 use crate::decide::timetable::{manual_run, run_id};
 use crate::id::{DagId, RunId};
 use crate::scheduler::Wake;
 use crate::state::{RunState, RunType};
-use crate::store::{CreatedRun, NewRun, RunRow, StoreError};
+use crate::store::{CreatedRun, HostTx, NewRun, RunRow, StoreError};
 use crate::timetable::{TimeRestriction, TimetableError};
 
 use super::Airflow;
@@ -68,7 +69,7 @@ pub struct Trigger<'a> {
     actor: String,
 }
 
-impl Trigger<'_> {
+impl<'a> Trigger<'a> {
     /// What the run gets: an object that overrides the parameters of the dag.
     pub fn conf<T: Serialize + ?Sized>(mut self, conf: &T) -> Self {
         self.conf = serde_json::to_value(conf).map(Some).map_err(|error| error.to_string());
@@ -94,27 +95,79 @@ impl Trigger<'_> {
         self
     }
 
-    async fn send(self) -> Result<RunRow, TriggerError> {
-        let airflow = self.airflow;
-        let dag = airflow.dag(&self.dag_id)?;
+    /// Checks all that can be checked without the store.
+    fn prepare(self) -> Result<(&'a Airflow, NewRun), TriggerError> {
+        let dag = self.airflow.dag(&self.dag_id)?;
         let conf = self.conf.map_err(TriggerError::NotJson)?;
-        dag.params(conf.as_ref()).map_err(|error| TriggerError::Conf(self.dag_id.clone(), error))?;
+        dag.params(conf.as_ref()).map_err(|error| TriggerError::Conf(self.dag_id, error))?;
         if let Some(id) = &self.run_id {
             check_run_id(id)?;
         }
-        let now = airflow.now();
-        let run = manual_run(&dag, self.run_id, self.logical_date.unwrap_or(now), conf, &self.actor, now)?;
+        let now = self.airflow.now();
+        let date = self.logical_date.unwrap_or(now);
+        Ok((self.airflow, manual_run(&dag, self.run_id, date, conf, &self.actor, now)?))
+    }
+
+    /// Makes the run in a transaction of yours: if you commit it, the run is there and starts at once; if you roll it
+    /// back, there never was one. The transaction must be of the database that the store is in; `&mut
+    /// sqlx::Transaction` of SQLite, PostgreSQL and MySQL fit. Nothing else of the store waits for it but further runs
+    /// of the same dag (on SQLite: all that is written), so commit soon, and do not wait for the run before.
+    ///
+    /// ```no_run
+    /// # #[cfg(feature = "postgres")]
+    /// # mod example {
+    /// # use airflow_core::app::Airflow;
+    /// async fn sign_up(pool: &sqlx::PgPool, airflow: &Airflow, mail: &str) -> Result<(), Box<dyn std::error::Error>> {
+    ///     let mut tx = pool.begin().await?;
+    ///     let user: i64 = sqlx::query_scalar("INSERT INTO users (mail) VALUES ($1) RETURNING id")
+    ///         .bind(mail)
+    ///         .fetch_one(&mut *tx)
+    ///         .await?;
+    ///     airflow.trigger("welcome").run_id(format!("user-{user}")).in_tx(&mut tx).await?;
+    ///     tx.commit().await?;
+    ///     Ok(())
+    /// }
+    /// # }
+    /// # fn main() {}
+    /// ```
+    ///
+    /// # Errors
+    ///
+    /// As awaiting the trigger; [`TriggerError::Op`] if the transaction is of another database. On a server roll back
+    /// after an error of the database; after any other error the transaction is as it was.
+    pub async fn in_tx(self, tx: impl Into<HostTx<'_>> + Send) -> Result<RunRow, TriggerError> {
+        let tx = tx.into();
+        let (airflow, run) = self.prepare()?;
+        let (dag_id, run_id) = (run.dag_id.clone(), run.run_id.clone());
+        let note = airflow.entry(&run.triggered_by, "trigger", Some(&dag_id), Some(&run_id), None);
+        match airflow.store().create_in_tx(tx, run, note).await? {
+            CreatedRun::New(row) => {
+                if let Some(scheduler) = airflow.scheduler() {
+                    scheduler.wake(Wake::Soon);
+                }
+                Ok(*row)
+            }
+            CreatedRun::Exists(row) => Err(TriggerError::Exists(dag_id, row.run_id)),
+            CreatedRun::Taken => Err(TriggerError::Refused("the run is by assets that are not new".into())),
+        }
+    }
+
+    async fn send(self) -> Result<RunRow, TriggerError> {
+        let (airflow, run) = self.prepare()?;
+        let (dag_id, actor) = (run.dag_id.clone(), run.triggered_by.clone());
         let created = airflow.store().create_runs(vec![run]).await?.into_iter().next();
         match created {
             Some(CreatedRun::New(row)) => {
-                airflow.note(&self.actor, "trigger", &self.dag_id, Some(&row.run_id), None).await?;
+                airflow.note(&actor, "trigger", &dag_id, Some(&row.run_id), None).await?;
                 if let Some(scheduler) = airflow.scheduler() {
                     scheduler.wake(Wake::Run(row.clone()));
                 }
                 Ok(*row)
             }
-            Some(CreatedRun::Exists(row)) => Err(TriggerError::Exists(self.dag_id, row.run_id)),
-            None => Err(TriggerError::Refused("the store gave no answer for the run".into())),
+            Some(CreatedRun::Exists(row)) => Err(TriggerError::Exists(dag_id, row.run_id)),
+            Some(CreatedRun::Taken) | None => {
+                Err(TriggerError::Refused("the store gave no answer for the run".into()))
+            }
         }
     }
 }
@@ -253,28 +306,32 @@ impl Airflow {
                 to: Some(logical_date),
                 ..Default::default()
             };
-            let there =
-                self.store().runs(&filter).await?.into_iter().find(|run| run.run_type != RunType::Manual);
+            let there = self.store().runs(&filter).await?.into_iter().find(|run| run.run_type.is_timed());
             if let Some(run) = there {
                 outcomes.push(self.reprocess(dag_id, &run, options).await?);
                 continue;
             }
             let id = run_id(RunType::Backfill, &logical_date);
             if !options.dry_run {
-                let run = NewRun {
-                    dag_id: dag_id.clone(),
-                    run_id: id.clone(),
-                    run_type: RunType::Backfill,
-                    logical_date,
-                    data_interval: info.data_interval,
-                    run_after: info.run_after.min(now),
-                    queued_at: now,
-                    conf: options.conf.clone(),
-                    fingerprint: dag.fingerprint.clone(),
-                    triggered_by: "backfill".into(),
-                    ignores_past: std::mem::take(&mut first),
-                    advance: None,
-                };
+                let run = with_deadlines(
+                    &dag,
+                    NewRun {
+                        dag_id: dag_id.clone(),
+                        run_id: id.clone(),
+                        run_type: RunType::Backfill,
+                        logical_date,
+                        data_interval: info.data_interval,
+                        run_after: info.run_after.min(now),
+                        queued_at: now,
+                        conf: options.conf.clone(),
+                        fingerprint: dag.fingerprint.clone(),
+                        triggered_by: "backfill".into(),
+                        ignores_past: std::mem::take(&mut first),
+                        advance: None,
+                        assets: None,
+                        deadlines: Vec::new(),
+                    },
+                );
                 for created in self.store().create_runs(vec![run]).await? {
                     if let (CreatedRun::New(row), Some(scheduler)) = (created, self.scheduler()) {
                         scheduler.wake(Wake::Run(row));

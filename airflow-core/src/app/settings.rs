@@ -1,7 +1,14 @@
 //! What `airflow.cfg` and the environment say, handed to an application.
 
+use std::sync::Arc;
+
+use serde_json::{Map, Value};
+
 use crate::attempt::log::LogTemplate;
 use crate::config::options::Settings;
+use crate::id::suggestion;
+use crate::operator::SensorMode;
+use crate::secrets::FileSecrets;
 
 use super::AirflowBuilder;
 
@@ -40,6 +47,13 @@ impl AirflowBuilder {
             defaults.task.retry_delay = settings.seconds("core", "default_task_retry_delay");
         }
         defaults.task.timeout = settings.seconds("core", "default_task_execution_timeout");
+        if settings.is_set("sensors", "default_timeout") {
+            defaults.sensor.timeout = settings.seconds("sensors", "default_timeout");
+        }
+        if settings.is_set("operators", "default_deferrable") {
+            let deferred = settings.boolean("operators", "default_deferrable");
+            defaults.sensor.mode = Some(if deferred { SensorMode::Deferred } else { SensorMode::Poke });
+        }
         if set("default_pool_task_slot_count") {
             self.default_pool = Some(settings.number("core", "default_pool_task_slot_count"));
         }
@@ -55,8 +69,33 @@ impl AirflowBuilder {
             self.runner.log_folder = Some(settings.text("logging", "base_log_folder").into());
         }
         self.runner.log_template = LogTemplate::new(settings.text("logging", "log_filename_template"));
+        match settings.secrets_backend().map(|(_, args)| file_secrets(&args)) {
+            Some(Ok(files)) => self.backends.push(files),
+            Some(Err(why)) => self.wrong_settings = Some(format!("`secrets.backend_kwargs`: {why}")),
+            None => {}
+        }
+        self.runner.settings = Arc::new(settings.clone());
         self.fernet_keys = Some(settings.text("core", "fernet_key").into());
         self.masker = self.masker.with_rules(settings.mask_rules());
         self
     }
+}
+
+/// The backend that reads files, with Airflow's names of arguments.
+fn file_secrets(args: &Map<String, Value>) -> Result<FileSecrets, String> {
+    let mut files = FileSecrets::default();
+    for (name, value) in args {
+        let path = value.as_str().ok_or_else(|| format!("`{name}` is no path: {value}"))?;
+        let read = match name.as_str() {
+            "connections_file_path" => files.with_connections(path),
+            "variables_file_path" => files.with_variables(path),
+            other => {
+                let known = ["connections_file_path", "variables_file_path"];
+                let hint = suggestion(other, known.map(str::to_owned).into_iter());
+                return Err(format!("the backend has no argument `{other}`{hint}"));
+            }
+        };
+        files = read.map_err(|error| error.to_string())?;
+    }
+    Ok(files)
 }

@@ -18,16 +18,18 @@ use std::time::Duration;
 use async_trait::async_trait;
 use chrono::{DateTime, Utc};
 use futures_util::FutureExt as _;
+use serde_json::{Map, Value};
 use tracing::Instrument as _;
 
 use crate::callback::{CallbackContext, panic_text};
 use crate::compile::{CompiledDag, CompiledTask};
+use crate::config::options::Settings;
 use crate::executor::AttemptRunner;
 use crate::fernet::Fernet;
 use crate::mask::Masker;
 use crate::operator::{
     AnyOperator, BoxError, Cancel, ContextParts, MadeRun, Resources, Returned, RunRequest, TaskContext,
-    TaskError,
+    TaskError, TemplateField,
 };
 use crate::plan::{Attempt, Outcome, Report};
 use crate::registry::Registry;
@@ -51,11 +53,18 @@ pub struct RunnerConfig {
     pub log_template: LogTemplate,
     /// The largest value that is stored, in bytes of JSON.
     pub xcom_limit: usize,
+    /// What templates see as `conf`; the defaults of all options unless set.
+    pub settings: Arc<Settings>,
 }
 
 impl Default for RunnerConfig {
     fn default() -> Self {
-        Self { log_folder: None, log_template: LogTemplate::default(), xcom_limit: DEFAULT_XCOM_LIMIT }
+        Self {
+            log_folder: None,
+            log_template: LogTemplate::default(),
+            xcom_limit: DEFAULT_XCOM_LIMIT,
+            settings: Arc::default(),
+        }
     }
 }
 
@@ -177,6 +186,7 @@ impl Runner {
             clock: Arc::clone(&self.clock),
             timezone: dag.settings.timezone,
             retries: task.settings.retry.retries,
+            assets: [Arc::clone(&task.settings.inlets), Arc::clone(&task.settings.outlets)],
         }))
     }
 
@@ -306,10 +316,8 @@ impl AttemptRunner for Runner {
             Ok(done) => done,
             Err(panic) => (failed(format!("the attempt panicked: {}", panic_text(&*panic)), true), None),
         };
-        let (pushed, mut rendered) = cx.map(|cx| cx.take_notes()).unwrap_or_default();
-        for field in &mut rendered {
-            field.shown = self.masker().mask_json(field.name, &field.shown);
-        }
+        let (pushed, asset_events, rendered) = cx.map(|cx| cx.take_notes()).unwrap_or_default();
+        let rendered = shown(self.masker(), rendered);
         let outcome = masked(self.masker(), outcome);
         log.footer(&attempt, &outcome);
         let pushed =
@@ -320,10 +328,19 @@ impl AttemptRunner for Runner {
             attempt_id: attempt.ti.attempt_id,
             outcome,
             pushed,
+            asset_events,
             rendered,
             at: self.clock.now(),
         }
     }
+}
+
+/// Rendered fields as people may see them.
+fn shown(masker: &Masker, fields: Vec<TemplateField>) -> Option<Value> {
+    let fields =
+        fields.iter().map(|field| (field.name.to_owned(), masker.mask_json(field.name, &field.shown)));
+    let fields: Map<String, Value> = fields.collect();
+    (!fields.is_empty()).then_some(Value::Object(fields))
 }
 
 /// What is told about an attempt outside of it names no secret.

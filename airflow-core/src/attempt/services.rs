@@ -7,7 +7,9 @@ use async_trait::async_trait;
 use chrono::{DateTime, Utc};
 use serde_json::{Map, Value};
 
+use crate::asset::{AssetEvent, AssetEventFilter, AssetRef};
 use crate::compile::CompiledDag;
+use crate::config::{ConfigError, options::Settings};
 use crate::connection::Connection;
 use crate::id::{DagId, MapIndex, RunPk, TaskId};
 use crate::operator::{BoxError, FoundRun, MadeRun, RunInfo, RunRequest, RunsQuery, TaskServices, XComQuery};
@@ -17,7 +19,7 @@ use crate::secret::Secret;
 use crate::secrets::{EnvironmentSecrets, Secrets};
 use crate::state::{RunState, RunType, TaskState};
 use crate::store::{RunFilter, RunRow, SharedStore, XComFilter};
-use crate::template::{Lookups, PreviousRun, Renderer, TemplateConnection, TemplateContext};
+use crate::template::{Lookups, PreviousRun, Renderer, TemplateAssets, TemplateConnection, TemplateContext};
 use crate::xcom::XComValue;
 
 use super::names::Names;
@@ -25,6 +27,9 @@ use super::{RunMaker, Runner};
 
 /// How many earlier runs are searched for a value (`include_prior_dates`).
 const PRIOR_RUNS: u32 = 1000;
+
+/// How many events of each inlet templates see, the newest of them.
+const PAST_EVENTS: u32 = 1000;
 
 #[derive(Debug)]
 pub(super) struct StoreServices {
@@ -104,6 +109,10 @@ impl TaskServices for StoreServices {
         self.secrets.masker().add(secret);
     }
 
+    async fn asset_events(&self, filter: &AssetEventFilter) -> Result<Vec<AssetEvent>, BoxError> {
+        Ok(self.store.asset_events(filter).await?)
+    }
+
     async fn find_runs(&self, query: &RunsQuery) -> Result<Vec<FoundRun>, BoxError> {
         let filter = RunFilter {
             dag_id: Some(query.dag_id.clone()),
@@ -168,6 +177,7 @@ struct Fetched {
     variables: BTreeMap<String, String>,
     connections: BTreeMap<String, Connection>,
     values: BTreeMap<(TaskId, String), Vec<Indexed>>,
+    settings: Arc<Settings>,
 }
 
 impl Lookups for Fetched {
@@ -190,6 +200,10 @@ impl Lookups for Fetched {
             extra: exposed(&found.extra),
             uri: Some(found.to_uri()),
         })
+    }
+
+    fn setting(&self, section: &str, key: &str) -> Result<String, ConfigError> {
+        self.settings.public(section, key)
     }
 
     fn xcom(&self, task_id: &str, key: &str, map_index: Option<i32>) -> Option<Value> {
@@ -254,8 +268,13 @@ pub(super) async fn template_parts(
     params: &Value,
 ) -> Result<TemplateParts, BoxError> {
     let task = dag.task(attempt.task);
-    let mut lookups = Fetched::default();
+    let mut lookups = Fetched { settings: Arc::clone(&runner.config.settings), ..Fetched::default() };
     let mut previous_success = None;
+    let mut assets = TemplateAssets {
+        inlets: Arc::clone(&task.settings.inlets),
+        outlets: Arc::clone(&task.settings.outlets),
+        ..TemplateAssets::default()
+    };
     if task.has_templates || !task.operator.description().input_templates.is_empty() {
         let description = task.operator.description();
         let fields = description.templates.iter().flat_map(|field| &field.sources);
@@ -271,10 +290,29 @@ pub(super) async fn template_parts(
         if names("prev_") {
             previous_success = previous(runner, attempt).await?;
         }
+        if names("triggering_") {
+            let filter = AssetEventFilter::that_made(attempt.run.pk);
+            assets.triggering = runner.store.asset_events(&filter).await?;
+        }
+        if names("inlet_events") {
+            assets.past = past_events(runner, &task.settings.inlets).await?;
+        }
     }
-    let context = template_context(runner, dag, attempt, params, previous_success);
+    let mut context = template_context(runner, dag, attempt, params, previous_success);
+    context.assets = Box::new(assets);
     let macros = dag.settings.user_defined_macros.clone();
     Ok(TemplateParts { context: Arc::new(context), lookups: Arc::new(lookups), macros })
+}
+
+/// The events of the assets that a task reads, by time.
+async fn past_events(runner: &Runner, inlets: &[AssetRef]) -> Result<Vec<AssetEvent>, BoxError> {
+    let mut all = Vec::new();
+    for asset in inlets.iter().filter_map(AssetRef::asset) {
+        let newest =
+            AssetEventFilter { newest_first: true, limit: Some(PAST_EVENTS), ..AssetEventFilter::of(asset) };
+        all.extend(runner.store.asset_events(&newest).await?.into_iter().rev());
+    }
+    Ok(all)
 }
 
 async fn previous(runner: &Runner, attempt: &Attempt) -> Result<Option<PreviousRun>, BoxError> {

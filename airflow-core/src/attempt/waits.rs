@@ -16,7 +16,7 @@ use crate::operator::{BoxError, Cancel, Deferred, POKES, TaskContext, TaskError,
 use crate::plan::{Attempt, Outcome, Report};
 
 use super::log::AttemptLog;
-use super::{Runner, failed, masked, on_kill};
+use super::{Runner, failed, masked, on_kill, shown};
 
 /// How often the context of a wait is asked for before the wait fails: a store may be away for a while.
 const CONTEXT_TRIES: u32 = 10;
@@ -167,13 +167,12 @@ impl WaitRunner for Runner {
         };
         let outcome = masked(self.masker(), outcome);
         log.footer(&attempt, &outcome);
-        let (pushed, mut rendered) = cx.map(|cx| cx.take_notes()).unwrap_or_default();
-        for field in &mut rendered {
-            field.shown = self.masker().mask_json(field.name, &field.shown);
-        }
+        let (pushed, asset_events, rendered) = cx.map(|cx| cx.take_notes()).unwrap_or_default();
+        let rendered = shown(self.masker(), rendered);
         let ends = matches!(outcome, Outcome::Success(_) | Outcome::Skipped(_));
         let (key, attempt_id) = (attempt.key(), attempt.ti.attempt_id);
         let pushed = if ends { pushed } else { Vec::new() };
-        Report { run: attempt.run.pk, key, attempt_id, outcome, pushed, rendered, at: self.clock.now() }
+        let (run, at) = (attempt.run.pk, self.clock.now());
+        Report { run, key, attempt_id, outcome, pushed, asset_events, rendered, at }
     }
 }

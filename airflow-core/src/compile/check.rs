@@ -7,16 +7,23 @@ use chrono_tz::Tz;
 use serde_json::Value;
 
 use crate::dag::{
-    DagDef, DagOptions, ParamsSpec, Problem, ProblemKind, Role, TaskOptions, TaskSettings, When,
+    DagDef, DagDefaults, DagOptions, DeadlineReference, ParamsSpec, Problem, ProblemKind, Role, TaskOptions,
+    TaskSettings, When,
 };
 use crate::operator::InputRef;
 use crate::timetable::{Schedule, TimeRestriction, Timetable, parse_zone};
 use crate::trigger_rule::TriggerRule;
 
-use super::{CompiledDag, DEFAULT_MAX_ACTIVE_RUNS, DEFAULT_MAX_ACTIVE_TASKS, DagSettings};
+use super::{
+    CompiledDag, CompiledDeadline, DEFAULT_MAX_ACTIVE_RUNS, DEFAULT_MAX_ACTIVE_TASKS, DagSettings,
+    DeadlineStart,
+};
 
 /// The longest tag, in characters.
 const MAX_TAG_CHARS: usize = 100;
+
+/// The longest name of a deadline, in characters: the name of its event is stored.
+const MAX_DEADLINE_CHARS: usize = 200;
 
 /// The options of the dag, and its timetable.
 pub(super) fn options(
@@ -59,9 +66,49 @@ pub(super) fn options(
     if let Some(error) = params_problem(o, timetable.as_deref()) {
         report(ProblemKind::BadParams(error));
     }
-    let settings = dag_settings(def, zone, TimeRestriction { earliest, latest, catchup: o.catchup });
+    let deadlines = deadlines(def, zone, &mut report);
+    let restriction = TimeRestriction { earliest, latest, catchup: o.catchup };
+    let settings = DagSettings { deadlines, ..dag_settings(def, zone, restriction) };
     let timetable = timetable.filter(|_| problems.len() == before)?;
     Some((settings, timetable))
+}
+
+/// The deadlines with their names and moments.
+fn deadlines(def: &DagDef, zone: Tz, report: &mut impl FnMut(ProblemKind)) -> Vec<CompiledDeadline> {
+    let mut all: Vec<CompiledDeadline> = Vec::new();
+    for (nth, alert) in (1..).zip(&def.options.deadlines) {
+        let name = alert.name.clone().unwrap_or_else(|| format!("deadline_{nth}"));
+        let mut wrong = |why: String| {
+            let of = format!("dag `{}`", def.id);
+            report(ProblemKind::BadOption { option: "deadline", of, why });
+        };
+        let start = match &alert.reference {
+            DeadlineReference::QueuedAt => DeadlineStart::QueuedAt,
+            DeadlineReference::LogicalDate => DeadlineStart::LogicalDate,
+            DeadlineReference::Fixed(When::At(at)) => DeadlineStart::Fixed(*at),
+            DeadlineReference::Fixed(When::Text(text)) => match crate::time::parse_moment(text, zone) {
+                Ok(at) => DeadlineStart::Fixed(at),
+                Err(error) => {
+                    wrong(format!("`{name}`: {error}"));
+                    continue;
+                }
+            },
+        };
+        if alert.callbacks.is_empty() {
+            wrong(format!("`{name}` tells nobody; add `.call(..)`"));
+        }
+        if start == DeadlineStart::QueuedAt && alert.after.is_zero() {
+            wrong(format!("`{name}` is over before the run begins; write a longer time"));
+        }
+        if name.is_empty() || name.chars().count() > MAX_DEADLINE_CHARS {
+            wrong(format!("the name `{name}` must have 1 to {MAX_DEADLINE_CHARS} characters"));
+        }
+        if all.iter().any(|other| other.name == name) {
+            wrong(format!("two are called `{name}`; give one of them another `.named(..)`"));
+        }
+        all.push(CompiledDeadline { name, start, after: alert.after, callbacks: alert.callbacks.clone() });
+    }
+    all
 }
 
 fn wrong_numbers(
@@ -179,6 +226,7 @@ fn dag_settings(def: &DagDef, timezone: Tz, restriction: TimeRestriction) -> Dag
         paused_at_creation: o.paused_at_creation,
         fail_fast: o.fail_fast,
         callbacks: o.callbacks.clone(),
+        deadlines: Vec::new(),
         max_consecutive_failed_dag_runs: o.max_consecutive_failed_dag_runs,
         user_defined_macros: o.user_defined_macros.clone(),
     }
@@ -198,7 +246,8 @@ pub(super) fn tasks(def: &DagDef, problems: &mut Vec<Problem>) -> Vec<TaskSettin
             options = options.or(&group_def.options.defaults);
             group = group_def.parent;
         }
-        let mut options = options.or(&from_dag).or(&def.options.inherited.task);
+        let is_sensor = task.operator.is_sensor();
+        let mut options = options.or(&from_dag).or(&inherited(&def.options.inherited, is_sensor));
         // A teardown waits for its setups, whatever rule was asked for.
         if matches!(task.role, Role::Teardown { .. }) {
             options.trigger_rule = Some(TriggerRule::AllDoneSetupSuccess);
@@ -214,10 +263,25 @@ pub(super) fn tasks(def: &DagDef, problems: &mut Vec<Problem>) -> Vec<TaskSettin
                 problems.push(Problem { kind, place: task.place });
             }
         }
-        let is_sensor = task.operator.is_sensor();
+        for asset in options.outlets.iter().chain(&options.inlets).flatten() {
+            if let Err(error) = asset.check() {
+                let kind = ProblemKind::BadAsset { task: task.id.clone(), error };
+                problems.push(Problem { kind, place: task.place });
+            }
+        }
         all.push(if is_sensor { TaskSettings::of_sensor(options) } else { TaskSettings::from(options) });
     }
     all
+}
+
+/// What the application says of tasks. The `timeout` of tasks is that of an attempt, which a sensor has beside its own.
+fn inherited(defaults: &DagDefaults, is_sensor: bool) -> TaskOptions {
+    if !is_sensor {
+        return defaults.task.clone();
+    }
+    let mut task = defaults.task.clone();
+    task.execution_timeout = task.execution_timeout.or(task.timeout.take());
+    defaults.sensor.clone().or(&task)
 }
 
 fn wrong_options(o: &TaskOptions) -> Vec<(&'static str, &'static str)> {

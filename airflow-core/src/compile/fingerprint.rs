@@ -51,6 +51,9 @@ pub(super) fn of(dag: &CompiledDag) -> String {
             task.branching,
             t.executor,
         ));
+        for asset in t.outlets.iter().chain(t.inlets.iter()) {
+            add(asset.key().as_str());
+        }
         if let Some(sensor) = &t.sensor {
             add(&format!("{sensor:?}"));
         }

@@ -20,7 +20,8 @@ use chrono_tz::Tz;
 use petgraph::graph::DiGraph;
 use serde_json::Value;
 
-use crate::callback::Callbacks;
+use crate::asset::{AssetCondition, AssetRef};
+use crate::callback::{Callback, Callbacks};
 use crate::dag::{DagDef, ParamsSpec, Place, Problem, Role, TaskSettings};
 use crate::id::{DagId, TaskId, TaskIdx};
 use crate::operator::{AnyOperator, Expand, InputRef, ScopeId};
@@ -92,10 +93,36 @@ pub struct DagSettings {
     pub fail_fast: bool,
     /// Called when a run ends.
     pub callbacks: Callbacks,
+    /// By when its runs should be done.
+    pub deadlines: Vec<CompiledDeadline>,
     /// After how many failed runs in a row it pauses itself; 0 = never.
     pub max_consecutive_failed_dag_runs: u32,
     /// Names that templates may use beside the built-in ones.
     pub user_defined_macros: Vec<(String, Value)>,
+}
+
+/// From when the time of a deadline counts.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum DeadlineStart {
+    /// When the run was queued.
+    QueuedAt,
+    /// Its logical date.
+    LogicalDate,
+    /// It is over at this moment.
+    Fixed(DateTime<Utc>),
+}
+
+/// A deadline of the runs of a dag.
+#[derive(Debug, Clone)]
+pub struct CompiledDeadline {
+    /// Its name, unique in the dag.
+    pub name: String,
+    /// From when its time counts.
+    pub start: DeadlineStart,
+    /// How long it is.
+    pub after: Duration,
+    /// Who is told.
+    pub callbacks: Vec<Callback>,
 }
 
 /// What a task decides about those after it, with indices.
@@ -164,7 +191,8 @@ impl CompiledTask {
     /// Whether it is done without an executor: it does nothing and nobody wants to hear of it.
     pub fn is_elided(&self) -> bool {
         let callbacks = &self.settings.callbacks;
-        self.operator.is_empty() && callbacks.on_execute.is_empty() && callbacks.on_success.is_empty()
+        let is_silent = callbacks.on_execute.is_empty() && callbacks.on_success.is_empty();
+        self.operator.is_empty() && is_silent && self.settings.outlets.is_empty()
     }
 }
 
@@ -329,6 +357,16 @@ impl CompiledDag {
         let settings = &self.task(task).settings;
         settings.start_date.is_none_or(|start| start <= logical_date)
             && settings.end_date.is_none_or(|end| logical_date <= end)
+    }
+
+    /// The assets and aliases it names, with the place of each: those of its schedule, then those of its tasks.
+    pub fn assets(&self) -> impl Iterator<Item = (&AssetRef, Place)> {
+        let timed = self.timetable.asset_condition().map(AssetCondition::refs).unwrap_or_default();
+        let of_tasks = self.tasks.iter().flat_map(|task| {
+            let all = task.settings.outlets.iter().chain(task.settings.inlets.iter());
+            all.map(|asset| (asset, task.place))
+        });
+        timed.into_iter().map(|asset| (asset, self.place)).chain(of_tasks)
     }
 
     /// The parameters of a run: the defaults with `conf` over them, checked against the schema.

@@ -5,6 +5,7 @@ use std::fmt::Write as _;
 use petgraph::visit::EdgeRef as _;
 use serde_json::{Value, json};
 
+use crate::asset::{AssetCondition, AssetRef};
 use crate::dag::Role;
 use crate::id::{TaskId, TaskIdx};
 use crate::state::TaskState;
@@ -48,7 +49,8 @@ impl CompiledDag {
             let state = state(&compiled.id).map(|state| format!(" {state}")).unwrap_or_default();
             let seen = if again && !compiled.downstream.is_empty() { " …" } else { "" };
             let indent = "  ".repeat(depth);
-            let _ = writeln!(out, "{indent}{}{mapped}{role}{state}{seen}", compiled.id);
+            let makes = made(&compiled.settings.outlets);
+            let _ = writeln!(out, "{indent}{}{mapped}{role}{state}{seen}{makes}", compiled.id);
             if !again {
                 stack.extend(compiled.downstream.iter().rev().map(|next| (*next, depth + 1)));
             }
@@ -68,6 +70,16 @@ impl CompiledDag {
             let _ =
                 writeln!(out, "  {} [label={}, fillcolor={color}];", quote(task.id.as_str()), quote(&label));
         }
+        for (task, assets) in self.assets_of_tasks() {
+            for (asset, is_outlet) in assets {
+                let (asset, task) = (quote(asset.name()), quote(task.as_str()));
+                let (from, to) = if is_outlet { (&task, &asset) } else { (&asset, &task) };
+                let _ = writeln!(
+                    out,
+                    "  {asset} [shape=note, fillcolor=white];\n  {from} -> {to} [style=dashed];"
+                );
+            }
+        }
         for edge in self.graph.edge_references() {
             let ends =
                 [edge.source(), edge.target()].map(|node| quote(self.task(self.graph[node]).id.as_str()));
@@ -79,6 +91,14 @@ impl CompiledDag {
         out
     }
 
+    /// The inlets and outlets (`true`) of each task.
+    fn assets_of_tasks(&self) -> impl Iterator<Item = (&TaskId, Vec<(&AssetRef, bool)>)> {
+        self.tasks.iter().map(|task| {
+            let inlets = task.settings.inlets.iter().map(|asset| (asset, false));
+            (&task.id, inlets.chain(task.settings.outlets.iter().map(|asset| (asset, true))).collect())
+        })
+    }
+
     fn mermaid(&self, state: &dyn Fn(&TaskId) -> Option<TaskState>) -> String {
         let escape = |text: &str| text.replace('"', "#quot;");
         let mut out = String::from("flowchart LR\n");
@@ -87,6 +107,21 @@ impl CompiledDag {
             let _ = writeln!(out, "  t{index}[\"{}{mapped}\"]", escape(task.id.as_str()));
             if let Some(state) = state(&task.id) {
                 let _ = writeln!(out, "  style t{index} fill:{}", color(state));
+            }
+        }
+        let mut known: Vec<&str> = Vec::new();
+        for (index, (_, assets)) in self.assets_of_tasks().enumerate() {
+            for (asset, is_outlet) in assets {
+                let number = known.iter().position(|name| *name == asset.name()).unwrap_or_else(|| {
+                    let _ = writeln!(out, "  a{}[(\"{}\")]", known.len(), escape(asset.name()));
+                    known.push(asset.name());
+                    known.len() - 1
+                });
+                let _ = if is_outlet {
+                    writeln!(out, "  t{index} -.-> a{number}")
+                } else {
+                    writeln!(out, "  a{number} -.-> t{index}")
+                };
             }
         }
         for edge in self.graph.edge_references() {
@@ -101,6 +136,7 @@ impl CompiledDag {
     pub fn structure(&self) -> Value {
         let ids =
             |tasks: &[TaskIdx]| tasks.iter().map(|task| self.task(*task).id.as_str()).collect::<Vec<_>>();
+        let names = |assets: &[AssetRef]| assets.iter().map(|one| one.name().to_owned()).collect::<Vec<_>>();
         let tasks: Vec<Value> = self
             .tasks
             .iter()
@@ -121,6 +157,8 @@ impl CompiledDag {
                     "owner": s.owner,
                     "doc": s.doc,
                     "output": task.operator.output_type(),
+                    "outlets": names(&s.outlets),
+                    "inlets": names(&s.inlets),
                 })
             })
             .collect();
@@ -133,6 +171,7 @@ impl CompiledDag {
             "dag_id": self.id,
             "schedule": self.timetable.summary(),
             "timezone": self.settings.timezone.name(),
+            "asset_expression": self.timetable.asset_condition().map(AssetCondition::expression),
             "catchup": self.settings.restriction.catchup,
             "max_active_runs": self.settings.max_active_runs,
             "max_active_tasks": self.settings.max_active_tasks,
@@ -144,6 +183,12 @@ impl CompiledDag {
             "tasks": tasks,
         })
     }
+}
+
+/// The assets that a task makes, behind its line.
+fn made(outlets: &[AssetRef]) -> String {
+    let names: Vec<&str> = outlets.iter().map(AssetRef::name).collect();
+    if names.is_empty() { String::new() } else { format!(" => {}", names.join(", ")) }
 }
 
 /// The colour people know for a state.

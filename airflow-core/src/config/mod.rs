@@ -17,8 +17,9 @@ use chrono::TimeDelta;
 use serde_json::Value;
 
 pub use ini::{Ini, IniError, InterpolationError};
+pub(crate) use number::python_float;
 pub(crate) use number::python_int;
-use number::{python_float, python_strip};
+use number::python_strip;
 
 /// Options that may come from a command (`…_cmd`) or a secrets backend (`…_secret`), because they are secret.
 pub const SENSITIVE: [(&str, &str); 9] = [
@@ -74,6 +75,14 @@ pub enum ConfigError {
     /// Nobody has set it.
     #[error("there is no setting `{section}.{key}`")]
     Missing {
+        /// The section.
+        section: String,
+        /// The option.
+        key: String,
+    },
+    /// It is secret, and was asked for where secrets are not to be.
+    #[error("`{section}.{key}` is secret and cannot be read here; keep secrets in connections or variables")]
+    Secret {
         /// The section.
         section: String,
         /// The option.

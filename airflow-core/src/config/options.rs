@@ -21,6 +21,10 @@ enum Kind {
     Zone,
     Level,
     Keys,
+    /// The name of a secrets backend.
+    Backend,
+    /// A JSON object.
+    Object,
 }
 
 /// An option that has an effect.
@@ -50,12 +54,15 @@ const fn known(
 /// Every option that has an effect, by section and name.
 #[rustfmt::skip]
 pub const OPTIONS: &[Known] = &[
+    known("celery", "broker_url", "", Kind::Text, "the broker between schedulers and workers: redis:// or amqp://"),
+    known("celery", "worker_concurrency", "16", Kind::Number(1), "tasks that run at once in a worker"),
     known("core", "dags_are_paused_at_creation", "False", Kind::Boolean, "whether new dags begin paused"),
     known("core", "default_pool_task_slot_count", "128", Kind::Number(-1), "slots of `default_pool` in a new database"),
     known("core", "default_task_execution_timeout", "", Kind::Seconds(1), "seconds an attempt may take, for tasks without a timeout"),
     known("core", "default_task_retries", "0", Kind::Number(0), "retries of tasks that say nothing"),
     known("core", "default_task_retry_delay", "300", Kind::Seconds(0), "seconds before a retry, for tasks that say nothing"),
     known("core", "default_timezone", "utc", Kind::Zone, "zone of dags that name none"),
+    known("core", "executor", "LocalExecutor", Kind::Text, "what runs tasks: LocalExecutor, SequentialExecutor, CeleryExecutor for workers; several with a comma"),
     known("core", "fernet_key", "", Kind::Keys, "keys that encrypt passwords, extras and variables, separated by commas; the first encrypts"),
     known("core", "hide_sensitive_var_conn_fields", "True", Kind::Boolean, "whether values with sensitive names are hidden"),
     known("core", "max_active_runs_per_dag", "16", Kind::Number(1), "active runs of a dag that says nothing"),
@@ -68,17 +75,30 @@ pub const OPTIONS: &[Known] = &[
     known("logging", "log_filename_template", super::LOG_TEMPLATE, Kind::Text, "where the log of an attempt lies in that folder"),
     known("logging", "logging_level", "INFO", Kind::Level, "DEBUG, INFO, WARNING or ERROR"),
     known("logging", "min_length_masked_secret", "5", Kind::Number(1), "the shortest secret that is hidden in logs"),
+    known("operators", "default_deferrable", "False", Kind::Boolean, "whether sensors that say nothing wait deferred, without a slot"),
     known("scheduler", "job_heartbeat_sec", "5", Kind::Seconds(1), "seconds between signs of life of a process"),
     known("scheduler", "scheduler_health_check_threshold", "20", Kind::Seconds(3), "seconds without a sign of life after which a process is dead"),
     known("scheduler", "scheduler_idle_sleep_time", "1", Kind::Seconds(1), "seconds between looks for changes by other processes"),
     known("scheduler", "use_job_schedule", "True", Kind::Boolean, "whether timetables make runs"),
+    known("secrets", "backend", "", Kind::Backend, "a place for connections and variables that is asked before the others: `file`"),
+    known("secrets", "backend_kwargs", "", Kind::Object, "arguments of that backend, a JSON object"),
+    known("sensors", "default_timeout", "604800", Kind::Seconds(1), "seconds a sensor waits in all that says nothing"),
 ];
 
 /// Sections whose options are all known: a name that is neither here nor Airflow's is a mistake.
-const OWNED: [&str; 4] = ["core", "database", "logging", "scheduler"];
+const OWNED: [&str; 8] =
+    ["celery", "core", "database", "logging", "operators", "scheduler", "secrets", "sensors"];
 
 /// Options of these sections that Airflow has and that have no effect here.
 const WITHOUT_EFFECT: &[(&str, &str)] = &[
+    (
+        "celery",
+        "celery_app_name celery_config_options extra_celery_config flower_basic_auth flower_host flower_port \
+        flower_url_prefix operation_timeout pool result_backend result_backend_sqlalchemy_engine_options ssl_active \
+        ssl_cacert ssl_cert ssl_key ssl_mutual_tls stalled_task_timeout sync_parallelism task_acks_late \
+        task_adoption_timeout task_publish_max_retries task_track_started worker_autoscale worker_enable_remote_control \
+        worker_precheck worker_prefetch_multiplier worker_umask",
+    ),
     (
         "core",
         "auth_manager allowed_deserialization_classes allowed_deserialization_classes_regexp check_slas \
@@ -86,7 +106,7 @@ const WITHOUT_EFFECT: &[(&str, &str)] = &[
         dag_run_conf_overrides_params dagbag_import_error_traceback_depth dagbag_import_error_tracebacks \
         dagbag_import_timeout dags_folder database_access_isolation dataset_manager_class dataset_manager_kwargs \
         default_impersonation default_task_weight_rule donot_pickle enable_xcom_pickling execution_api_server_url \
-        execute_tasks_new_python_interpreter executor hostname_callable internal_api_url internal_api_secret_key \
+        execute_tasks_new_python_interpreter hostname_callable internal_api_url internal_api_secret_key \
         killed_task_cleanup_time lazy_discover_providers lazy_load_plugins load_examples max_consecutive_failed_dag_runs_per_dag \
         max_num_rendered_ti_fields_per_task max_task_retry_delay max_templated_field_length might_contain_dag_callable \
         min_serialized_dag_fetch_interval min_serialized_dag_update_interval mp_start_method multi_team plugins_folder \
@@ -116,6 +136,11 @@ const WITHOUT_EFFECT: &[(&str, &str)] = &[
         worker_log_server_port",
     ),
     (
+        "operators",
+        "allow_illegal_arguments default_cpus default_disk default_gpus default_owner default_queue default_ram",
+    ),
+    ("secrets", "cache_ttl_seconds use_cache"),
+    (
         "scheduler",
         "allow_trigger_in_future allowed_run_id_pattern catchup_by_default child_process_log_directory \
         create_cron_data_intervals create_delta_data_intervals dag_dir_list_interval dag_stale_not_seen_duration \
@@ -131,10 +156,15 @@ const WITHOUT_EFFECT: &[(&str, &str)] = &[
     ),
 ];
 
+/// Secrets backends that a configuration can name, and what each is: our name, and that of the class in Airflow.
+const BACKENDS: [(&str, &str); 2] =
+    [("file", "file"), ("airflow.secrets.local_filesystem.LocalFilesystemBackend", "file")];
+
 /// The values of all options, checked.
 #[derive(Clone)]
 pub struct Settings {
     home: PathBuf,
+    config: Config,
     values: BTreeMap<(&'static str, &'static str), Found>,
 }
 
@@ -144,6 +174,13 @@ impl std::fmt::Debug for Settings {
         let shown =
             self.shown().map(|(option, value, _)| (format!("{}.{}", option.section, option.key), value));
         f.debug_map().entries(shown).finish()
+    }
+}
+
+/// The defaults of all options.
+impl Default for Settings {
+    fn default() -> Self {
+        Self::read(&Config::default(), "airflow_home").expect("what stands in the table makes sense")
     }
 }
 
@@ -169,7 +206,24 @@ impl Settings {
             let found = option.read(config, &home)?;
             values.insert((option.section, option.key), found);
         }
-        Ok(Self { home, values })
+        Ok(Self { home, config: config.clone(), values })
+    }
+
+    /// What anybody may read, by name: an option of the table or any other one of the file and the environment, such as
+    /// those of a section of one's own.
+    ///
+    /// # Errors
+    ///
+    /// [`ConfigError::Secret`] for what is secret, by its option or by its name; [`ConfigError::Missing`].
+    pub fn public(&self, section: &str, key: &str) -> Result<String, ConfigError> {
+        let (section, key) = (section.to_lowercase(), key.to_lowercase());
+        if Config::is_sensitive(&section, &key) || self.mask_rules().is_sensitive(&key) {
+            return Err(ConfigError::Secret { section, key });
+        }
+        match find(&section, &key) {
+            Some(option) => Ok(self.text(option.section, option.key).to_owned()),
+            None => self.config.text(&section, &key),
+        }
     }
 
     /// The home of the program.
@@ -250,6 +304,14 @@ impl Settings {
     pub fn seconds(&self, section: &str, key: &str) -> Option<Duration> {
         let seconds = parse_int(self.text(section, key))?;
         u64::try_from(seconds).ok().map(Duration::from_secs)
+    }
+
+    /// Which secrets backend is named, by our name, and its arguments.
+    pub fn secrets_backend(&self) -> Option<(&'static str, serde_json::Map<String, serde_json::Value>)> {
+        let name = self.text("secrets", "backend");
+        let (_, ours) = BACKENDS.iter().find(|(known, _)| *known == name)?;
+        let args = serde_json::from_str(self.text("secrets", "backend_kwargs")).unwrap_or_default();
+        Some((ours, args))
     }
 
     /// What is hidden in logs.
@@ -386,6 +448,19 @@ impl Known {
                 let known = ["DEBUG", "INFO", "WARNING", "WARN", "ERROR", "CRITICAL", "FATAL"];
                 let is_known = known.contains(&value.to_uppercase().as_str());
                 (!is_known).then(|| "DEBUG, INFO, WARNING or ERROR".to_owned())
+            }
+            Kind::Backend if value.is_empty() || BACKENDS.iter().any(|(name, _)| *name == value) => None,
+            Kind::Backend => {
+                let ours: Vec<&str> = BACKENDS.iter().map(|(name, _)| *name).collect();
+                let ours = ours.join("`, `");
+                Some(format!("one of `{ours}`; other backends are given in code, with `secrets_backend(..)`"))
+            }
+            Kind::Object if value.is_empty() => None,
+            Kind::Object => {
+                let is_object = serde_json::from_str::<serde_json::Map<_, serde_json::Value>>(value).is_ok();
+                (!is_object).then(|| {
+                    "a JSON object, such as `{\"connections_file_path\": \"/etc/x.json\"}`".to_owned()
+                })
             }
             Kind::Keys => crate::fernet::Fernet::new(value).err().map(|error| error.to_string()),
         }

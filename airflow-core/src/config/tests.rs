@@ -92,10 +92,10 @@ fn an_old_name_still_works_and_says_so() {
 /// Goal: a slip of the pen is an error with its cure, an option of Airflow without effect here a warning.
 #[test]
 fn unknown_options_are_errors_only_where_nobody_knows_them() {
-    let config =
-        config("[core]\nparalelism = 3\nload_examples = False\n[celery]\nworker_concurrency = 4\n").with_env(
-            [("AIRFLOW__SCHEDULER__USE_JOB_SCHEDUL", "True"), ("AIRFLOW__CORE__FERNET_KEY_CMD", "true")],
-        );
+    let config = config(
+        "[core]\nparalelism = 3\nload_examples = False\n[celery]\nworker_umask = 4\n[smtp]\nsmtp_port = 25\n",
+    )
+    .with_env([("AIRFLOW__SCHEDULER__USE_JOB_SCHEDUL", "True"), ("AIRFLOW__CORE__FERNET_KEY_CMD", "true")]);
     let lint = Lint::of(&config, Path::new("home"));
     assert_eq!(
         lint.errors,
@@ -108,8 +108,9 @@ fn unknown_options_are_errors_only_where_nobody_knows_them() {
     assert_eq!(
         lint.warnings,
         [
-            "[celery] worker_concurrency: the section has no effect here",
-            "[core] load_examples: has no effect here"
+            "[celery] worker_umask: has no effect here",
+            "[core] load_examples: has no effect here",
+            "[smtp] smtp_port: the section has no effect here"
         ]
     );
 }

@@ -31,7 +31,13 @@ use super::{Connection, ConnectionError};
 /// # Ok::<(), ConnectionError>(())
 /// ```
 ///
-/// In a task: `let slack = cx.conn::<Slack>("team").await?;`
+/// In a task: `let slack = cx.conn::<Slack>("team").await?;`, or as a parameter of the function: `team: &Conn<Slack>` is
+/// the connection `team`, `#[conn("team")] slack: &Conn<Slack>` says the id.
+#[diagnostic::on_unimplemented(
+    message = "`{Self}` is no kind of connection",
+    label = "`Conn<..>` needs a type that says how a connection is read",
+    note = "implement `ConnectionKind` for it, or take the connection as it is: `cx.connection(\"id\").await?`"
+)]
 pub trait ConnectionKind: Sized + Send + 'static {
     /// The types of connections that fit; any if empty.
     const TYPES: &'static [&'static str];

@@ -12,6 +12,7 @@ use crate::callback::{Callbacks, IntoCallback};
 use crate::timetable::Schedule;
 
 use super::builder::{Dag, Definition};
+use super::deadline::DeadlineAlert;
 use super::options::TaskOptions;
 use super::problem::Place;
 
@@ -98,6 +99,8 @@ pub struct DagOptions {
     pub fail_fast: bool,
     /// What to call when a run ends.
     pub callbacks: Callbacks,
+    /// By when runs should be done.
+    pub deadlines: Vec<DeadlineAlert>,
     /// After how many failed runs in a row the dag pauses itself; 0 = never.
     pub max_consecutive_failed_dag_runs: u32,
     /// Names that templates may use beside the built-in ones, with their values.
@@ -117,6 +120,8 @@ pub struct DagDefaults {
     pub max_active_tasks: Option<u32>,
     /// Options of tasks.
     pub task: TaskOptions,
+    /// Options of sensors, before those of tasks. Their `timeout` is that of the whole wait.
+    pub sensor: TaskOptions,
 }
 
 /// A dag: made with [`DagDef::new`], filled with [`define`](Self::define), given to the `Airflow` builder.
@@ -351,6 +356,12 @@ impl DagDef {
     pub fn on_failure(self, callback: impl IntoCallback) -> Self {
         let callback = callback.into_callback();
         self.set(|o| o.callbacks.on_failure.push(callback))
+    }
+
+    /// By when a run should have succeeded, and who is told if it has not. May be said several times.
+    #[must_use]
+    pub fn deadline(self, alert: DeadlineAlert) -> Self {
+        self.set(|o| o.deadlines.push(alert))
     }
 
     /// A name that templates of this dag may use, with its value.

@@ -4,6 +4,7 @@
 //! Start with [`DagDef::new`] and [`Dag::add`].
 
 mod builder;
+mod deadline;
 mod def;
 mod edges;
 mod handle;
@@ -13,6 +14,7 @@ mod problem;
 mod spec;
 
 pub use builder::{Branching, Dag, TaskGroup};
+pub use deadline::{DeadlineAlert, DeadlineReference};
 pub use def::{DagDef, DagDefaults, DagOptions, ParamsSpec, When};
 pub use edges::{Chain, Endpoint, Label, Labeled, NodeSet, label};
 pub use handle::{Group, Handle, Mapped, Node, Nodes};

@@ -5,11 +5,13 @@
 //! (`#[task(retries = 3)]`), the innermost group's `default_args`, outer groups, the dag's `default_args`, the
 //! built-in default.
 
+use std::sync::Arc;
 use std::time::Duration;
 
 use chrono::{DateTime, Utc};
 use serde::Deserialize;
 
+use crate::asset::{AssetRef, IntoAssetRefs};
 use crate::callback::{Callbacks, IntoCallback};
 use crate::operator::{DEFAULT_POKE_INTERVAL, DEFAULT_SENSOR_TIMEOUT, SensorMode, SensorSettings};
 use crate::retry::RetryPolicy;
@@ -133,6 +135,10 @@ task_options! {
     doc: String,
     /// The name shown to people, where it differs from the id.
     display_name: String,
+    /// The assets it makes: each of its successes is an event of them.
+    outlets: Vec<AssetRef>,
+    /// The assets it reads, for people and for [`inlet_events`](crate::operator::TaskContext::inlet_events).
+    inlets: Vec<AssetRef>,
 }
 
 /// The options of one task after all defaults.
@@ -178,6 +184,10 @@ pub struct TaskSettings {
     pub doc: Option<String>,
     /// The name shown to people.
     pub display_name: Option<String>,
+    /// The assets it makes.
+    pub outlets: Arc<[AssetRef]>,
+    /// The assets it reads.
+    pub inlets: Arc<[AssetRef]>,
     /// What to call when something happens.
     pub callbacks: Callbacks,
 }
@@ -234,6 +244,8 @@ impl From<TaskOptions> for TaskSettings {
             owner: o.owner.unwrap_or_else(|| "airflow".into()),
             doc: o.doc,
             display_name: o.display_name,
+            outlets: o.outlets.unwrap_or_default().into(),
+            inlets: o.inlets.unwrap_or_default().into(),
             callbacks: o.callbacks,
         }
     }
@@ -384,6 +396,20 @@ macro_rules! task_option_setters {
         $vis fn display_name(self, name: impl Into<String>) -> $out {
             let name = name.into();
             self.$opts(|o| o.display_name = Some(name))
+        }
+
+        /// The assets it makes: each of its successes is an event of them.
+        #[must_use]
+        $vis fn outlets(self, assets: impl IntoAssetRefs) -> $out {
+            let assets = assets.into_refs();
+            self.$opts(|o| o.outlets = Some(assets))
+        }
+
+        /// The assets it reads.
+        #[must_use]
+        $vis fn inlets(self, assets: impl IntoAssetRefs) -> $out {
+            let assets = assets.into_refs();
+            self.$opts(|o| o.inlets = Some(assets))
         }
 
         /// No instance in runs with an earlier logical date.

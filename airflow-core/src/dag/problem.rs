@@ -3,6 +3,7 @@
 use std::fmt;
 use std::panic::Location;
 
+use crate::asset::AssetError;
 use crate::id::InvalidId;
 
 /// A line of the user's code.
@@ -97,6 +98,31 @@ pub enum ProblemKind {
         task: String,
         /// What the template engine says.
         error: String,
+    },
+    /// An inlet or outlet cannot be used.
+    #[error("task `{task}`: {error}")]
+    BadAsset {
+        /// The task.
+        task: String,
+        /// What is wrong with it.
+        error: AssetError,
+    },
+    /// Two assets share a name or a URI, but not both.
+    #[error(
+        "the asset `{name}` at `{uri}` is also called `{other_name}` at `{other_uri}` ({first}); give an asset one name \
+         and one URI everywhere"
+    )]
+    TwoAssets {
+        /// The name here.
+        name: String,
+        /// The URI here.
+        uri: String,
+        /// The name elsewhere.
+        other_name: String,
+        /// The URI elsewhere.
+        other_uri: String,
+        /// Where that is.
+        first: Place,
     },
     /// A task directly after a setup does not use the default rule.
     #[error(

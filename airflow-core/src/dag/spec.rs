@@ -5,6 +5,7 @@ use std::time::Duration;
 
 use chrono::{DateTime, Utc};
 
+use crate::asset::IntoAssetRefs;
 use crate::callback::IntoCallback;
 use crate::operator::{Operator, SensorMode};
 use crate::trigger_rule::{TriggerRule, WeightRule};

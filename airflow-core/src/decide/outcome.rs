@@ -5,7 +5,7 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use chrono::{DateTime, TimeDelta, Utc};
-use serde_json::{Map, Value};
+use serde_json::Value;
 
 use crate::compile::{CompiledBranching, CompiledDag};
 use crate::id::{TaskId, TaskIdx, TiKey};
@@ -15,6 +15,8 @@ use crate::retry::RetrySeed;
 use crate::state::{TaskEvent, TaskState};
 use crate::store::{AttemptEnd, AttemptEndData, AttemptState, SkipRecord, TiData, XComWrite};
 use crate::xcom::{RETURN_VALUE, XComValue};
+
+use super::assets::events_of;
 
 /// How many instances a mapping may have, unless configured otherwise (Airflow's `max_map_length`).
 pub const DEFAULT_MAX_MAP_LENGTH: usize = 1024;
@@ -149,11 +151,16 @@ fn succeed(plan: &mut Planner<'_>, report: &Report, value: Option<Arc<XComValue>
     let has_result = value.is_some();
     end_attempt(plan, report, AttemptState::Success, None);
     push_values(plan, report, value);
-    legal(plan.change(report.key, TaskEvent::Succeeded, |data| {
+    let accepted = legal(plan.change(report.key, TaskEvent::Succeeded, |data| {
         data.has_result = has_result;
         data.map_length = length.and_then(|length| u32::try_from(length).ok());
         data.reason = None;
-    }))
+    }));
+    if accepted == Accepted::Yes {
+        let events = events_of(plan.view, report);
+        plan.unit.asset_events.extend(events);
+    }
+    accepted
 }
 
 fn fail(
@@ -282,11 +289,8 @@ fn lose(plan: &mut Planner<'_>, report: &Report, max_lost: u32) -> Accepted {
 }
 
 fn end_attempt(plan: &mut Planner<'_>, report: &Report, state: AttemptState, error: Option<&str>) {
-    let rendered = (!report.rendered.is_empty()).then(|| {
-        let fields = report.rendered.iter().map(|field| (field.name.to_owned(), field.shown.clone()));
-        Value::Object(fields.collect::<Map<_, _>>())
-    });
-    let data = AttemptEndData { at: report.at, error: error.map(str::to_owned), rendered };
+    let (error, rendered) = (error.map(str::to_owned), report.rendered.clone());
+    let data = AttemptEndData { at: report.at, error, rendered };
     plan.unit.ended.push(AttemptEnd { attempt_id: report.attempt_id, state, data });
 }
 

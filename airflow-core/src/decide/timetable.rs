@@ -9,6 +9,8 @@ use crate::state::RunType;
 use crate::store::{Advance, DagRow, NewRun, NextRun};
 use crate::timetable::{DataInterval, TimetableError};
 
+use super::deadline::with_deadlines;
+
 /// The next run of the timetable after the interval `last`.
 ///
 /// # Errors
@@ -39,20 +41,25 @@ pub fn due_run(
     let Some(next) = row.next.filter(|next| next.run_after <= now) else { return Ok(None) };
     let following = next_run(dag, Some(next.data_interval), now)?;
     let logical_date = next.data_interval.start;
-    Ok(Some(NewRun {
-        dag_id: dag.id.clone(),
-        run_id: run_id(RunType::Scheduled, &logical_date),
-        run_type: RunType::Scheduled,
-        logical_date,
-        data_interval: next.data_interval,
-        run_after: next.run_after,
-        queued_at: now,
-        conf: None,
-        fingerprint: dag.fingerprint.clone(),
-        triggered_by: "timetable".into(),
-        ignores_past: false,
-        advance: Some(Advance { last_interval: Some(next.data_interval), next: following }),
-    }))
+    Ok(Some(with_deadlines(
+        dag,
+        NewRun {
+            dag_id: dag.id.clone(),
+            run_id: run_id(RunType::Scheduled, &logical_date),
+            run_type: RunType::Scheduled,
+            logical_date,
+            data_interval: next.data_interval,
+            run_after: next.run_after,
+            queued_at: now,
+            conf: None,
+            fingerprint: dag.fingerprint.clone(),
+            triggered_by: "timetable".into(),
+            ignores_past: false,
+            advance: Some(Advance { last_interval: Some(next.data_interval), next: following }),
+            assets: None,
+            deadlines: Vec::new(),
+        },
+    )))
 }
 
 /// A run made by hand for `logical_date`.
@@ -69,20 +76,25 @@ pub fn manual_run(
     now: DateTime<Utc>,
 ) -> Result<NewRun, TimetableError> {
     let data_interval = dag.timetable.infer_manual_data_interval(logical_date)?;
-    Ok(NewRun {
-        dag_id: dag.id.clone(),
-        run_id: run_id_given.unwrap_or_else(|| run_id(RunType::Manual, &logical_date)),
-        run_type: RunType::Manual,
-        logical_date,
-        data_interval,
-        run_after: logical_date.min(now),
-        queued_at: now,
-        conf,
-        fingerprint: dag.fingerprint.clone(),
-        triggered_by: triggered_by.to_owned(),
-        ignores_past: false,
-        advance: None,
-    })
+    Ok(with_deadlines(
+        dag,
+        NewRun {
+            dag_id: dag.id.clone(),
+            run_id: run_id_given.unwrap_or_else(|| run_id(RunType::Manual, &logical_date)),
+            run_type: RunType::Manual,
+            logical_date,
+            data_interval,
+            run_after: logical_date.min(now),
+            queued_at: now,
+            conf,
+            fingerprint: dag.fingerprint.clone(),
+            triggered_by: triggered_by.to_owned(),
+            ignores_past: false,
+            advance: None,
+            assets: None,
+            deadlines: Vec::new(),
+        },
+    ))
 }
 
 /// `<type>__<date>`, with microseconds only if there are any, and with the offset that the date carries.

@@ -12,6 +12,7 @@ use serde::de::DeserializeOwned;
 use serde_json::Value;
 use tokio::sync::watch;
 
+use crate::asset::{AssetRef, OutletEvent};
 use crate::dag::TaskOptions;
 use crate::id::{AttemptId, DagId, MapIndex, RunId, RunPk, TaskId};
 use crate::state::RunType;
@@ -139,13 +140,19 @@ pub struct ContextParts {
     pub timezone: Tz,
     /// How many retries the task has.
     pub retries: u32,
+    /// The assets it reads, and those it makes.
+    pub assets: [Arc<[AssetRef]>; 2],
 }
 
 #[derive(Debug, Default)]
 struct Notes {
     pushed: Vec<(String, Arc<XComValue>)>,
+    asset_events: Vec<OutletEvent>,
     rendered: Vec<TemplateField>,
 }
+
+/// What a body pushed, said of assets, and rendered.
+pub(crate) type Said = (Vec<(String, Arc<XComValue>)>, Vec<OutletEvent>, Vec<TemplateField>);
 
 struct Shared {
     parts: ContextParts,
@@ -410,10 +417,24 @@ impl TaskContext {
         self.notes().rendered = fields.to_vec();
     }
 
-    /// What the body pushed and rendered, handed over once at its end.
-    pub(crate) fn take_notes(&self) -> (Vec<(String, Arc<XComValue>)>, Vec<TemplateField>) {
-        let mut notes = self.notes();
-        (std::mem::take(&mut notes.pushed), std::mem::take(&mut notes.rendered))
+    /// What the body pushed, said of assets and rendered, handed over once at its end.
+    pub(crate) fn take_notes(&self) -> Said {
+        let notes = std::mem::take(&mut *self.notes());
+        (notes.pushed, notes.asset_events, notes.rendered)
+    }
+
+    pub(crate) fn note_asset_events(&self, change: impl FnOnce(&mut Vec<OutletEvent>)) {
+        change(&mut self.notes().asset_events);
+    }
+
+    /// The assets that the task reads.
+    pub fn inlets(&self) -> &[AssetRef] {
+        &self.0.parts.assets[0]
+    }
+
+    /// The assets that the task makes.
+    pub fn outlets(&self) -> &[AssetRef] {
+        &self.0.parts.assets[1]
     }
 
     fn notes(&self) -> std::sync::MutexGuard<'_, Notes> {

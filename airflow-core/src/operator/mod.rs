@@ -6,6 +6,7 @@
 //! - [`TaskContext`]: everything about the attempt, its run and its dag.
 //! - [`TaskError`]: how an attempt can end other than well.
 
+mod assets;
 mod branch;
 mod context;
 mod error;
@@ -17,6 +18,7 @@ mod sensor;
 mod services;
 mod wait;
 
+pub use assets::{AliasNote, OutletNote};
 pub use branch::Branch;
 pub use context::{Cancel, ContextParts, RunInfo, TaskContext, TiInfo};
 pub use error::{BoxError, ResultExt, TaskError, TaskReturn};

@@ -6,6 +6,7 @@ use async_trait::async_trait;
 use chrono::{DateTime, Utc};
 use serde_json::Value;
 
+use crate::asset::{AssetEvent, AssetEventFilter};
 use crate::connection::Connection;
 use crate::id::{DagId, MapIndex, RunId, RunPk, TaskId};
 use crate::state::{RunState, TaskState};
@@ -64,6 +65,16 @@ pub trait TaskServices: Send + Sync + 'static {
 
     /// Hides a text in logs and rendered fields from now on.
     fn mask_secret(&self, secret: &str);
+
+    /// Events of assets that match.
+    ///
+    /// # Errors
+    ///
+    /// If the store cannot be read.
+    async fn asset_events(&self, filter: &AssetEventFilter) -> Result<Vec<AssetEvent>, BoxError> {
+        let _ = filter;
+        Err("events of assets cannot be looked at here".into())
+    }
 
     /// Runs of a dag that match, by logical date and number.
     ///

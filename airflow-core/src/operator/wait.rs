@@ -178,6 +178,17 @@ impl Deferral {
         Self { kind, args: Value::Null, method, kwargs: Value::Null, timeout: None, problem: None }
     }
 
+    /// As it was stored.
+    pub(crate) fn from_parts(
+        kind: String,
+        args: Value,
+        method: String,
+        kwargs: Value,
+        timeout: Option<Duration>,
+    ) -> Self {
+        Self { kind, args, method, kwargs, timeout, problem: None }
+    }
+
     /// The kind of trigger it waits for.
     pub fn kind(&self) -> &str {
         &self.kind

@@ -6,8 +6,9 @@ use std::time::Duration;
 use chrono::{DateTime, Utc};
 use serde_json::Value;
 
+use crate::asset::OutletEvent;
 use crate::id::{AttemptId, RunPk, TaskIdx, TiKey};
-use crate::operator::{Deferral, RunInfo, TaskError, TemplateField, TiInfo, Wait};
+use crate::operator::{Deferral, RunInfo, TaskError, TiInfo, Wait};
 use crate::xcom::XComValue;
 
 /// An attempt to be made. The database knows of it already.
@@ -85,6 +86,14 @@ impl From<TaskError> for Outcome {
     }
 }
 
+impl Report {
+    /// An attempt that is given back: it costs no retry.
+    pub fn handed_back(run: RunPk, key: TiKey, attempt_id: AttemptId, at: DateTime<Utc>) -> Self {
+        let (pushed, asset_events) = (Vec::new(), Vec::new());
+        Self { run, key, attempt_id, outcome: Outcome::HandedBack, pushed, asset_events, rendered: None, at }
+    }
+}
+
 /// What an executor says at the end of an attempt, or who waits at the end of a wait.
 #[derive(Debug, Clone)]
 pub struct Report {
@@ -98,8 +107,10 @@ pub struct Report {
     pub outcome: Outcome,
     /// Values it pushed beside its result.
     pub pushed: Vec<(String, Arc<XComValue>)>,
-    /// Its template fields as rendered.
-    pub rendered: Vec<TemplateField>,
+    /// What it says of assets it has made.
+    pub asset_events: Vec<OutletEvent>,
+    /// Its template fields as rendered, by name; `None` if it has none.
+    pub rendered: Option<Value>,
     /// When it ended.
     pub at: DateTime<Utc>,
 }

@@ -2,10 +2,14 @@
 //! ([`Report`]), and the change being put together ([`Planner`]).
 
 mod attempt;
+mod claim;
 mod planner;
 mod view;
+mod wire;
 
 pub use attempt::{Attempt, Outcome, Report};
+pub use claim::{claim, claimed_attempt};
 pub use planner::Planner;
 pub(crate) use planner::slots_of;
 pub use view::{RunView, TaskView, Ti};
+pub use wire::{Said, from_body, to_body};

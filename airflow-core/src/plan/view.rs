@@ -361,19 +361,7 @@ impl RunView {
 
     /// What attempts get to know of the run.
     pub fn info(&self) -> RunInfo {
-        let run = &self.run;
-        RunInfo {
-            pk: run.pk,
-            dag_id: run.dag_id.clone(),
-            run_id: run.run_id.clone(),
-            run_type: run.run_type,
-            logical_date: run.logical_date,
-            data_interval: run.data_interval,
-            run_after: run.run_after,
-            queued_at: run.queued_at,
-            started_at: run.started_at,
-            conf: run.conf.clone(),
-        }
+        super::claim::run_info(&self.run)
     }
 }
 

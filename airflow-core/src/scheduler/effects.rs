@@ -8,14 +8,15 @@ use crate::compile::CompiledDag;
 use crate::id::{AttemptId, DagId, IncarnationId, MapIndex, RunId, TiKey};
 use crate::operator::TiInfo;
 use crate::plan::{Attempt, Report, RunView};
+use crate::scheduler::routes::Place;
 use crate::state::{RunEvent, RunState, TaskEvent};
 use crate::store::{Notice, NoticeRow, TiChange, Unit};
 
 /// What is to be done after a commit.
 #[derive(Debug, Default)]
 pub(super) struct Effects {
-    pub submit: Vec<Attempt>,
-    pub cancel: Vec<AttemptId>,
+    pub submit: Vec<(Place, Attempt)>,
+    pub cancel: Vec<(Place, AttemptId)>,
     /// What callbacks are told now.
     pub notices: Vec<NoticeRow>,
     pub ended: Vec<(DagId, RunId, RunState)>,

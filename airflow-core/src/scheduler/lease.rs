@@ -12,6 +12,7 @@ use tokio::sync::Notify;
 
 use crate::id::IncarnationId;
 use crate::store::SharedStore;
+use crate::store::points::pass_point;
 use crate::time::Clock;
 
 /// The most that is held back at the end of a lease, for attempts to end in.
@@ -150,11 +151,13 @@ impl Lease {
     /// Asks the store once more; `Some(true)` if the lease goes on, `Some(false)` if the process was declared dead.
     pub(super) async fn renew(&self, store: &SharedStore) -> Option<bool> {
         let (id, begun) = (self.lock().id, self.clock.elapsed());
+        pass_point!("lease.before_beat");
         let answer = tokio::select! {
             biased;
             answer = store.beat(id) => answer,
             () = self.clock.sleep(self.length) => return None,
         };
+        pass_point!("lease.after_beat");
         match answer {
             Ok(true) => {
                 let mut held = self.lock();

@@ -6,11 +6,14 @@
 
 mod backlog;
 mod core;
+mod deadlines;
 mod effects;
 mod lease;
 mod limits;
+mod member;
 mod process;
 mod progress;
+mod routes;
 mod run;
 mod telling;
 
@@ -19,17 +22,20 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use chrono::{DateTime, Utc};
-use tokio::sync::{broadcast, mpsc};
+use tokio::sync::{Notify, broadcast, mpsc};
 use uuid::Uuid;
 
 use crate::compile::CompiledDag;
 use crate::decide::outcome::{DEFAULT_MAX_MAP_LENGTH, MAX_LOST_ATTEMPTS};
-use crate::executor::{Executor, Waiter};
+use crate::executor::Waiter;
 use crate::id::{AttemptId, DagId, IncarnationId, RunId};
 use crate::plan::Report;
 use crate::registry::Registry;
 use crate::state::RunState;
-use crate::store::{AuditEntry, Deadline, RunFilter, RunRow, SharedStore, Store, StoreResult};
+use crate::store::points::{pass_point, reach_point};
+use crate::store::{
+    AuditEntry, Deadline, RunFilter, RunRow, SharedStore, Store, StoreResult, Unit, UnitResult,
+};
 use crate::time::Clock;
 
 use self::core::{Core, CoreConfig};
@@ -40,8 +46,10 @@ use self::progress::Notes;
 use self::telling::Telling;
 
 pub use lease::OnLeaseLoss;
-pub use process::{IncarnationSpec, is_gone, seems_alive};
+pub use member::Member;
+pub use process::{IncarnationSpec, host_name, is_gone, seems_alive};
 pub use progress::Progress;
+pub use routes::Executors;
 
 /// How many finished runs a listener may be behind before it misses some.
 const ENDED_BUFFER: usize = 1024;
@@ -52,6 +60,15 @@ const STORE_DEADLINE: Duration = Duration::from_secs(10);
 
 /// How many waits of deferred task instances a process runs: each costs a few kilobytes.
 const DEFAULT_MAX_WAITS: usize = 10_000;
+
+/// How many reports of workers are read at once: each may carry a value of a megabyte.
+const MOST_REPORTS: u32 = 256;
+
+/// How many reports that were taken in may wait to be deleted before the next poll.
+const MOST_DONE_REPORTS: usize = 128;
+
+/// How soon a change that was announced is looked for: about as long as the rest of a transaction takes.
+const LOOK_FIRST: Duration = Duration::from_millis(5);
 
 /// How a scheduler works.
 #[derive(Debug, Clone)]
@@ -110,6 +127,8 @@ pub enum Wake {
     Run(Box<RunRow>),
     /// Something changed: look at everything.
     Refresh,
+    /// Somebody in this process is about to commit a change: look for it often for a while.
+    Soon,
 }
 
 /// Wakes a scheduler of this process, and hears of runs that end. Cheap to clone.
@@ -152,7 +171,7 @@ impl SchedulerHandle {
 #[derive(Debug)]
 pub struct Scheduler {
     store: SharedStore,
-    executor: Arc<dyn Executor>,
+    executors: Executors,
     waiter: Option<Arc<dyn Waiter>>,
     registry: Registry,
     clock: Arc<dyn Clock>,
@@ -167,8 +186,14 @@ pub struct Scheduler {
     handle: SchedulerHandle,
     /// When to look for changes and for deaths next, by the clock that nobody can set.
     next_poll: Duration,
+    /// How long after a look the next one comes while a change is expected.
+    pace: Duration,
     next_reap: Duration,
     next_sweep: Duration,
+    /// Told when workers may have left reports in the store.
+    reports_wait: Arc<Notify>,
+    /// They are read with the next turn.
+    workers_reported: bool,
     /// What the store's change token was; `None` if everything must be read again.
     seen: Option<u64>,
     telling: Telling,
@@ -178,7 +203,7 @@ impl Scheduler {
     /// A scheduler for the dags of `registry`, and the sender that the executor reports through.
     pub fn new(
         store: SharedStore,
-        executor: Arc<dyn Executor>,
+        executors: Executors,
         registry: Registry,
         clock: Arc<dyn Clock>,
         config: SchedulerConfig,
@@ -188,14 +213,14 @@ impl Scheduler {
         let process = IncarnationSpec::of_this_process("scheduler");
         let lease = Lease::new(Arc::clone(&clock), process.id, config.lease_on(&*store));
         let store = Deadline::around(store, Arc::clone(&clock), STORE_DEADLINE);
-        let core = Core::new(core_config(&config, &process, executor.slots()));
+        let core = Core::new(core_config(&config, &process, &executors));
         let progress = Notes::new(Arc::clone(&clock), lease.clone());
         let ended = broadcast::channel(ENDED_BUFFER).0;
         let handle = SchedulerHandle { wakes: wake_to, ended, progress: progress.clone() };
         let next_poll = clock.elapsed();
         let scheduler = Self {
             store,
-            executor,
+            executors,
             waiter: None,
             registry,
             clock,
@@ -209,8 +234,11 @@ impl Scheduler {
             wakes,
             handle,
             next_poll,
+            pace: Duration::MAX,
             next_reap: next_poll,
             next_sweep: next_poll,
+            reports_wait: Arc::default(),
+            workers_reported: true,
             seen: None,
             telling: Telling::default(),
         };
@@ -223,6 +251,37 @@ impl Scheduler {
         self.core.set_wait_capacity(waiter.capacity());
         self.waiter = Some(waiter);
         self
+    }
+
+    /// For executors: to be told when reports may wait in the store for this scheduler.
+    pub fn reports_wait(&self) -> Arc<Notify> {
+        Arc::clone(&self.reports_wait)
+    }
+
+    /// Reads what workers have reported.
+    async fn hear_workers(&mut self) -> StoreResult<()> {
+        if !self.executors.iter().any(|executor| executor.is_remote()) {
+            return Ok(());
+        }
+        let reports = self.store.reports(self.process.id, MOST_REPORTS).await?;
+        if reports.len() == MOST_REPORTS as usize {
+            self.reports_wait.notify_one();
+        }
+        self.core.stored(reports);
+        Ok(())
+    }
+
+    /// Deletes reports that were taken in, if there are at least so many.
+    async fn forget_reports(&mut self, least: usize) {
+        if self.core.done_reports() < least.max(1) {
+            return;
+        }
+        let ids = self.core.take_done_reports();
+        let result = self.store.delete_reports(ids.clone()).await;
+        if let Err(error) = &result {
+            tracing::warn!(%error, "cannot delete reports that were taken in; trying again later");
+        }
+        self.core.reports_deleted(ids, result.is_ok());
     }
 
     /// Begins and stops waits.
@@ -246,6 +305,13 @@ impl Scheduler {
         Ok(())
     }
 
+    async fn read_asset_queue(&mut self) -> StoreResult<()> {
+        if self.core.has_consumers() {
+            self.core.know_asset_queue(self.store.asset_queue().await?);
+        }
+        Ok(())
+    }
+
     /// Works until nothing is left to decide now.
     ///
     /// # Errors
@@ -263,7 +329,7 @@ impl Scheduler {
             let units = self.core.plan(now);
             let wrote = !units.is_empty();
             if wrote {
-                match self.store.commit(units).await {
+                match self.write(units).await {
                     Ok(results) => {
                         let effects = self.core.committed(&results, self.clock.now());
                         self.carry_out(effects).await?;
@@ -281,6 +347,13 @@ impl Scheduler {
         }
     }
 
+    async fn write(&self, units: Vec<Unit>) -> StoreResult<Vec<UnitResult>> {
+        reach_point!("step.before_commit");
+        let results = self.store.commit(units).await?;
+        reach_point!("step.after_commit");
+        Ok(results)
+    }
+
     fn take_news(&mut self) {
         while let Ok(report) = self.reports.try_recv() {
             self.core.report(report);
@@ -288,10 +361,17 @@ impl Scheduler {
         let now = self.clock.now();
         while let Ok(wake) = self.wakes.try_recv() {
             match wake {
-                Wake::Run(row) => self.core.know_run(*row, now),
+                Wake::Run(row) => self.core.know_new_run(*row, now),
                 Wake::Refresh => self.look_again(),
+                Wake::Soon => self.look_soon(),
             }
         }
+    }
+
+    /// Looks for changes often, then less and less, up to the usual pace: each look is one cheap question.
+    fn look_soon(&mut self) {
+        self.pace = LOOK_FIRST;
+        self.next_poll = self.next_poll.min(self.clock.elapsed() + self.pace);
     }
 
     /// Everything is read again with the next poll. The change token does not tell: it leaves out what was written by
@@ -308,16 +388,32 @@ impl Scheduler {
         for (dag_id, advance) in wants.advance {
             self.store.advance_dag(&dag_id, advance).await?;
         }
+        if wants.asset_queue {
+            self.read_asset_queue().await?;
+        }
+        if wants.deadlines {
+            self.settle_deadlines().await?;
+        }
         if !wants.create.is_empty() {
+            reach_point!("fetch.before_create");
             let created = self.store.create_runs(wants.create).await?;
+            reach_point!("fetch.after_create");
             self.core.created(created, self.clock.now());
         }
         if !wants.claim.is_empty() {
+            reach_point!("fetch.before_claim");
             let mine = self.store.claim_runs(&wants.claim, self.process.id).await?;
+            reach_point!("fetch.after_claim");
             self.core.claimed(&wants.claim, &mine);
+        }
+        if !wants.look_up.is_empty() {
+            let found = self.store.find_attempts(&wants.look_up).await?;
+            let effects = self.core.found(&wants.look_up, &found, self.clock.now());
+            self.carry_out(effects).await?;
         }
         for (pk, past) in wants.load {
             let snapshot = self.store.load_run(pk, past.as_ref()).await?;
+            reach_point!("fetch.loaded");
             let effects = self.core.loaded(pk, snapshot, self.clock.now());
             self.carry_out(effects).await?;
         }
@@ -325,18 +421,20 @@ impl Scheduler {
     }
 
     async fn carry_out(&mut self, effects: Effects) -> StoreResult<()> {
-        for attempt in effects.submit {
+        for (place, attempt) in effects.submit {
             // What a process does outside is its own only while nobody may have taken over.
             if !self.lease.is_trusted() {
                 self.core.not_submitted(&attempt, self.clock.now());
                 continue;
             }
-            if let Err(error) = self.executor.submit(attempt.clone()) {
+            pass_point!("step.before_submit");
+            if let Err(error) = self.executors.get(place).submit(attempt.clone()) {
                 tracing::warn!(%error, task = %attempt.ti.task_id, "the attempt was not taken; it waits again");
                 self.core.not_submitted(&attempt, self.clock.now());
             }
+            pass_point!("step.after_submit");
         }
-        effects.cancel.into_iter().for_each(|id| self.executor.cancel(id));
+        effects.cancel.into_iter().for_each(|(place, id)| self.executors.get(place).cancel(id));
         effects.notices.into_iter().for_each(|notice| self.telling.tell(&self.registry, notice));
         for (dag_id, run_id, state) in effects.ended {
             // Nobody may be listening.
@@ -393,6 +491,7 @@ impl Scheduler {
 
     /// Tells what was left untold by processes that are gone, or by a commit whose answer was lost.
     async fn take_over_notices(&mut self) -> StoreResult<()> {
+        reach_point!("notices.list");
         let waiting = self.store.notices().await?;
         if waiting.is_empty() {
             return Ok(());
@@ -418,10 +517,12 @@ impl Scheduler {
         if told.is_empty() {
             return;
         }
+        pass_point!("notices.before_delete");
         match self.store.delete_notices(told.clone()).await {
             Ok(()) => self.telling.forget(&told),
             Err(error) => tracing::warn!(%error, "cannot note that callbacks were called"),
         }
+        pass_point!("notices.after_delete");
     }
 
     /// Reads everything again if somebody asked for it; says whether somebody had. [`run`](Self::run) does so by
@@ -451,10 +552,10 @@ impl Scheduler {
     }
 }
 
-fn core_config(config: &SchedulerConfig, process: &IncarnationSpec, slots: usize) -> CoreConfig {
+fn core_config(config: &SchedulerConfig, process: &IncarnationSpec, executors: &Executors) -> CoreConfig {
     CoreConfig {
         incarnation: process.id,
-        slots,
+        routes: executors.routes(),
         max_map_length: config.max_map_length,
         max_lost: config.max_lost_attempts,
         new_id: || AttemptId(Uuid::now_v7()),

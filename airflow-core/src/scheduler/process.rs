@@ -31,7 +31,7 @@ impl IncarnationSpec {
         Self {
             id: IncarnationId(Uuid::now_v7()),
             kind,
-            host: host(),
+            host: host_name(),
             pid,
             birth: birth(pid).unwrap_or_default(),
         }
@@ -128,7 +128,8 @@ impl Watch {
     }
 }
 
-fn host() -> String {
+/// The name of this machine, as processes on it make it known.
+pub fn host_name() -> String {
     let name = std::fs::read_to_string("/proc/sys/kernel/hostname").ok();
     let name = name.or_else(|| std::env::var("HOSTNAME").ok()).unwrap_or_else(|| "localhost".into());
     name.trim().to_owned()

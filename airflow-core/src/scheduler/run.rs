@@ -7,14 +7,16 @@ use std::time::Duration;
 use chrono::TimeDelta;
 use tokio::sync::watch;
 
+use crate::id::IncarnationId;
 use crate::plan::Outcome;
 use crate::state::RunState;
-use crate::store::{RunFilter, StoreResult};
+use crate::store::points::{pass_point, reach_point};
+use crate::store::{Incarnation, RunFilter, StoreResult};
 
 use super::core::Core;
 use super::lease::OnLeaseLoss;
 use super::process::Death;
-use super::{Scheduler, Wake, core_config};
+use super::{MOST_DONE_REPORTS, Scheduler, Wake, core_config};
 
 /// How long the loop waits after the store failed: at first, and at most.
 const RETRY_FIRST: Duration = Duration::from_millis(100);
@@ -41,12 +43,15 @@ impl Scheduler {
     /// If the store fails.
     pub async fn prepare(&mut self) -> StoreResult<()> {
         self.store.register(self.process.new_incarnation(self.lease.length())).await?;
+        reach_point!("prepare.registered");
         self.refresh().await?;
+        reach_point!("prepare.refreshed");
         self.reap().await
     }
 
     /// Ends processes that are dead; their attempts are lost.
     async fn reap(&mut self) -> StoreResult<()> {
+        reach_point!("reap.begin");
         let all = self.store.incarnations().await?;
         let gap = self.config.beat * 2;
         let dead = self.watch.look(&all, self.process.id, self.clock.elapsed(), gap);
@@ -57,16 +62,13 @@ impl Scheduler {
             };
             if ended {
                 tracing::info!(process = %id, ?death, "a process of ours has died");
+                reach_point!("reap.ended");
             }
         }
-        let others: Vec<_> = all
-            .iter()
-            .filter(|one| one.process.id != self.process.id && one.process.kind == "scheduler")
-            .map(|one| one.process.id)
-            .collect();
-        if self.core.know_others(others) {
+        if self.core.know_others(self.other_schedulers(&all)) {
             self.look_again();
         }
+        reach_point!("reap.orphans");
         for orphan in self.store.orphans().await? {
             if orphan.start.incarnation != Some(self.process.id) {
                 tracing::warn!(task = %orphan.start.task_id, attempt = %orphan.start.attempt_id, "the attempt was lost");
@@ -76,16 +78,26 @@ impl Scheduler {
         self.take_over_notices().await
     }
 
+    fn other_schedulers(&self, all: &[Incarnation]) -> Vec<IncarnationId> {
+        let processes = all.iter().map(|one| &one.process);
+        let others = processes.filter(|one| one.id != self.process.id && one.kind == "scheduler");
+        others.map(|one| one.id).collect()
+    }
+
     /// Reads what other processes may have changed.
     pub(super) async fn refresh(&mut self) -> StoreResult<()> {
         let now = self.clock.now();
         let token = self.store.change_token().await?;
+        let processes = self.store.incarnations().await?;
+        self.core.meet_others(self.other_schedulers(&processes));
         let dags = self.store.dags().await?;
         self.core.know_dags(dags, &self.registry, now);
         let active = RunFilter { states: vec![RunState::Queued, RunState::Running], ..RunFilter::default() };
         let active = self.store.runs(&active).await?;
         self.core.know_active(active, now);
         self.read_limits().await?;
+        self.read_asset_queue().await?;
+        self.read_next_deadline().await?;
         self.seen = Some(token);
         Ok(())
     }
@@ -149,6 +161,12 @@ impl Scheduler {
         if self.next_poll <= self.clock.elapsed() {
             self.poll().await?;
         }
+        if std::mem::take(&mut self.workers_reported)
+            && let Err(error) = self.hear_workers().await
+        {
+            self.workers_reported = true;
+            return Err(error);
+        }
         self.step().await?;
         self.progress.completed();
         Ok(())
@@ -168,6 +186,7 @@ impl Scheduler {
     /// Returns when there is news.
     async fn wait(&mut self, stop: &mut watch::Receiver<Option<Duration>>) {
         self.forget_told().await;
+        self.forget_reports(MOST_DONE_REPORTS).await;
         let clock = Arc::clone(&self.clock);
         let poll = self.next_poll.saturating_sub(clock.elapsed());
         let due = self.core.next_wake();
@@ -180,13 +199,16 @@ impl Scheduler {
         tokio::select! {
             biased;
             report = self.reports.recv() => if let Some(report) = report {
+                pass_point!("report.taken");
                 self.core.report(report);
             },
             wake = self.wakes.recv() => match wake {
-                Some(Wake::Run(row)) => self.core.know_run(*row, clock.now()),
+                Some(Wake::Run(row)) => self.core.know_new_run(*row, clock.now()),
                 Some(Wake::Refresh) => self.look_again(),
+                Some(Wake::Soon) => self.look_soon(),
                 None => {}
             },
+            () = self.reports_wait.notified() => self.workers_reported = true,
             () = self.telling.next(), if self.telling.is_busy() => {}
             () = due => {}
             () = clock.sleep(poll) => {}
@@ -196,12 +218,16 @@ impl Scheduler {
 
     /// Looks for what other processes changed.
     pub(super) async fn poll(&mut self) -> StoreResult<()> {
+        reach_point!("poll.begin");
         let now = self.clock.elapsed();
         let token = self.store.change_token().await?;
         if self.seen != Some(token) {
             self.refresh().await?;
+            self.workers_reported = true;
         }
-        self.next_poll = now + self.config.poll_interval;
+        self.forget_reports(1).await;
+        self.next_poll = now + self.config.poll_interval.min(self.pace);
+        self.pace = self.pace.saturating_mul(2);
         self.progress.waits(self.core.waits_since());
         // A process dies without writing anything, so its death is looked for whether or not there is news.
         if self.next_reap <= now {
@@ -221,14 +247,14 @@ impl Scheduler {
         self.core.commit_unknown();
         self.look_again();
         self.progress.fenced();
-        let out = self.core.attempts_out();
+        let out = self.core.attempts_here();
         if !out.is_empty() {
             tracing::error!(
                 attempts = out.len(),
                 "the lease of this process is lost; its attempts are stopped"
             );
         }
-        out.iter().for_each(|id| self.executor.cancel(*id));
+        out.iter().for_each(|(id, place)| self.executors.get(*place).cancel(*id));
         let clock = Arc::clone(&self.clock);
         // Declared dead while it still trusted itself: it has no time left, and takes what is needed to stop.
         let end = self.lease.end().max(clock.elapsed() + self.lease.margin());
@@ -284,9 +310,9 @@ impl Scheduler {
             let begun = self.clock.elapsed();
             self.store.register(process.new_incarnation(self.lease.length())).await?;
             tracing::warn!(old = %self.process.id, new = %process.id, "this process begins anew");
-            let strays = self.core.attempts_out();
+            let strays = self.core.attempts_here();
             self.process = process;
-            self.core = Core::new(core_config(&self.config, &self.process, self.executor.slots()));
+            self.core = Core::new(core_config(&self.config, &self.process, &self.executors));
             self.core.keep_strays(strays);
             if let Some(waiter) = &self.waiter {
                 // They begin again with their runs.
@@ -301,12 +327,15 @@ impl Scheduler {
     }
 
     async fn shut_down(&mut self, grace: Duration) {
+        pass_point!("shutdown.begin");
         if let Some(waiter) = &self.waiter {
             waiter.stop();
             self.core.set_wait_capacity(0);
         }
-        let executor = Arc::clone(&self.executor);
-        let mut stopping = tokio::spawn(async move { executor.stop(grace).await });
+        let executors = self.executors.clone();
+        let mut stopping = tokio::spawn(async move {
+            futures_util::future::join_all(executors.iter().map(|executor| executor.stop(grace))).await;
+        });
         let mut stopped = false;
         let lease = self.lease.clone();
         let mut fenced = false;
@@ -321,7 +350,9 @@ impl Scheduler {
                 _ = &mut stopping, if !stopped => stopped = true,
                 () = lease.lost(), if !fenced => {
                     fenced = true;
-                    self.core.attempts_out().into_iter().for_each(|id| self.executor.cancel(id));
+                    for (id, place) in self.core.attempts_here() {
+                        self.executors.get(place).cancel(id);
+                    }
                 }
             }
             self.core.close();
@@ -330,6 +361,7 @@ impl Scheduler {
                 break;
             }
         }
+        pass_point!("shutdown.stopped");
         let clock = Arc::clone(&self.clock);
         tokio::select! {
             biased;
@@ -341,6 +373,7 @@ impl Scheduler {
         if let Err(error) = self.store.end_incarnation(self.process.id).await {
             tracing::warn!(%error, "cannot say goodbye; the lease runs out by itself");
         }
+        pass_point!("shutdown.goodbye");
     }
 }
 

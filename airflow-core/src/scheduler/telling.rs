@@ -11,6 +11,7 @@ use futures_util::FutureExt as _;
 use tokio::task::JoinSet;
 
 use crate::callback::{CallbackContext, panic_text};
+use crate::decide::deadline::EVENT as DEADLINE;
 use crate::registry::Registry;
 use crate::store::{NoticeKey, NoticeRow};
 
@@ -35,8 +36,14 @@ impl Telling {
             None => Some(&dag.settings.callbacks),
             Some(id) => dag.find(id.as_str()).map(|task| &dag.task(task).settings.callbacks),
         };
-        // A task that is gone from the code has nobody left to tell.
-        let callbacks = callbacks.map_or_else(Vec::new, |all| all.for_event(&notice.event).to_vec());
+        // A task that is gone from the code has nobody left to tell; nor has a deadline.
+        let callbacks = match notice.event.strip_prefix(DEADLINE) {
+            Some(name) => {
+                let deadline = dag.settings.deadlines.iter().find(|deadline| deadline.name == name);
+                deadline.map_or_else(Vec::new, |deadline| deadline.callbacks.clone())
+            }
+            None => callbacks.map_or_else(Vec::new, |all| all.for_event(&notice.event).to_vec()),
+        };
         self.running.spawn(async move {
             for callback in callbacks {
                 let call = AssertUnwindSafe(callback.call(context(&row))).catch_unwind();
@@ -94,6 +101,7 @@ fn context(row: &NoticeRow) -> CallbackContext {
             "success" => "success",
             "retry" => "retry",
             "skipped" => "skipped",
+            event if event.starts_with(DEADLINE) => "deadline",
             _ => "failure",
         },
         reason: notice.reason.clone(),

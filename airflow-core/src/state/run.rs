@@ -28,6 +28,8 @@ words! {
         Manual = "manual",
         /// Made by assets that were updated.
         AssetTriggered = "asset_triggered",
+        /// Made on request, to bring an asset up to date.
+        AssetMaterialization = "asset_materialization",
     }
 }
 
@@ -66,6 +68,13 @@ impl RunType {
         let begins =
             |kind: &&Self| run_id.strip_prefix(kind.as_str()).is_some_and(|rest| rest.starts_with("__"));
         Self::ALL.iter().find(begins).copied().unwrap_or(Self::Manual)
+    }
+}
+
+impl RunType {
+    /// Whether the logical date tells its runs apart: of these a dag has one for each date.
+    pub const fn is_timed(self) -> bool {
+        matches!(self, Self::Backfill | Self::Scheduled)
     }
 }
 

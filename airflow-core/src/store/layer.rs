@@ -7,15 +7,18 @@ use std::time::Duration;
 use async_trait::async_trait;
 use chrono::{DateTime, Utc};
 use futures_util::future::BoxFuture;
+use serde_json::Value;
 
-use crate::id::{DagId, IncarnationId, MapIndex, RunPk, TaskId};
+use crate::id::{AttemptId, DagId, IncarnationId, MapIndex, RunPk, TaskId};
 use crate::time::Clock;
 
 use super::{
-    Advance, AttemptRow, AuditEntry, AuditFilter, ConnectionRow, CreatedRun, DagRecord, DagRow, DagVersion,
-    EventRow, Incarnation, Migrated, NewIncarnation, NewRun, NoticeKey, NoticeRow, PastQuery, PoolRow,
-    PoolSpec, RunFilter, RunRow, RunSnapshot, SchemaStatus, SharedStore, SlotKey, Store, StoreError,
-    StoreResult, TiRow, TokenSwap, Unit, UnitResult, VariableRow, XComFilter, XComRow, XComWrite,
+    Advance, AssetEvent, AssetEventFilter, AssetRow, AttemptRow, AuditEntry, AuditFilter, Carrier,
+    ConnectionRow, CreatedRun, DagRecord, DagRow, DagVersion, DeadlineKey, DeadlineRow, EventRow, Examined,
+    FoundAttempt, HostTx, Incarnation, Migrated, NewIncarnation, NewRun, NoticeKey, NoticeRow, Old, OldKey,
+    OldRow, PastQuery, PoolRow, PoolSpec, QueuedAsset, Rows, RunFilter, RunRow, RunSnapshot, SchemaStatus,
+    Settlement, SharedStore, SlotCount, SlotKey, Store, StoreError, StoreResult, StoredReport, TiRow,
+    TokenSwap, Unit, UnitResult, VariableRow, WorkerRow, XComFilter, XComRow, XComWrite,
 };
 
 /// What is done around each call of a store.
@@ -126,6 +129,18 @@ passed_on! {
     fn forget_incarnations(before: DateTime<Utc>) -> u64;
     fn claim_runs(runs: &[RunPk], process: IncarnationId) -> Vec<RunPk>;
     fn orphans() -> Vec<AttemptRow>;
+    fn find_attempts(ids: &[AttemptId]) -> Vec<FoundAttempt>;
+    fn open_attempts(process: IncarnationId) -> Vec<AttemptId>;
+    fn add_reports(process: IncarnationId, reports: Vec<StoredReport>) -> Vec<bool>;
+    fn reports(process: IncarnationId, limit: u32) -> Vec<StoredReport>;
+    fn delete_reports(ids: Vec<AttemptId>) -> ();
+    fn register_worker(process: IncarnationId, name: &str, info: Value) -> bool;
+    fn update_worker(process: IncarnationId, name: &str, info: Value) -> bool;
+    fn workers() -> Vec<WorkerRow>;
+    fn forget_worker(name: &str) -> bool;
+    fn carry(process: IncarnationId, versions: Vec<(DagId, String)>) -> ();
+    fn carriers(dag_id: &DagId) -> Vec<Carrier>;
+    fn keep_setting(name: &str, value: &str) -> String;
     fn notices() -> Vec<NoticeRow>;
     fn take_notice(key: &NoticeKey, from: IncarnationId, to: IncarnationId) -> bool;
     fn delete_notices(keys: Vec<NoticeKey>) -> ();
@@ -136,6 +151,13 @@ passed_on! {
     fn set_paused(dag_id: &DagId, paused: bool) -> bool;
     fn advance_dag(dag_id: &DagId, advance: Advance) -> ();
     fn delete_dag(dag_id: &DagId) -> u64;
+    fn assets() -> Vec<AssetRow>;
+    fn asset_events(filter: &AssetEventFilter) -> Vec<AssetEvent>;
+    fn add_asset_events(events: Vec<AssetEvent>) -> ();
+    fn asset_queue() -> Vec<QueuedAsset>;
+    fn deadlines(dags: &[DagId], until: Option<DateTime<Utc>>, limit: u32) -> Vec<DeadlineRow>;
+    fn settle_deadline(seen: &DeadlineKey, settlement: Settlement) -> bool;
+    fn create_in_tx(tx: HostTx<'_>, run: NewRun, note: AuditEntry) -> CreatedRun;
     fn runs(filter: &RunFilter) -> Vec<RunRow>;
     fn load_run(run: RunPk, past: Option<&PastQuery>) -> Option<RunSnapshot>;
     fn delete_run(run: RunPk) -> bool;
@@ -158,9 +180,13 @@ passed_on! {
     fn set_pool(pool: PoolSpec) -> ();
     fn delete_pool(name: &str) -> bool;
     fn slots() -> Vec<(SlotKey, i64)>;
+    fn examine(rows: Rows) -> Examined;
+    fn slot_count() -> SlotCount;
     fn audit(entry: AuditEntry) -> ();
     fn audit_log(filter: &AuditFilter) -> Vec<AuditEntry>;
-    fn clean(before: DateTime<Utc>, dry_run: bool) -> Vec<(String, u64)>;
+    fn count_old(old: &Old) -> u64;
+    fn old_rows(old: &Old, limit: u32) -> Vec<OldRow>;
+    fn delete_old(old: &Old, keys: Vec<OldKey>) -> u64;
 }
 
 #[cfg(test)]

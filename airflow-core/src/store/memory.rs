@@ -11,15 +11,18 @@ use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
 use async_trait::async_trait;
 use chrono::{DateTime, Utc};
+use serde_json::Value;
 
-use crate::id::{DagId, IncarnationId, MapIndex, RunPk, TaskId};
+use crate::id::{AttemptId, DagId, IncarnationId, MapIndex, RunPk, TaskId};
 use crate::time::{Clock, SystemClock};
 
 use super::{
-    Advance, AttemptRow, AuditEntry, AuditFilter, ConnectionRow, CreatedRun, DagRecord, DagRow, DagVersion,
-    EventRow, Incarnation, Migrated, NewIncarnation, NewRun, NoticeKey, NoticeRow, PastQuery, PoolRow,
-    PoolSpec, RunFilter, RunRow, RunSnapshot, SchemaStatus, SlotKey, Store, StoreResult, TiRow, TokenSwap,
-    Unit, UnitResult, VariableRow, XComFilter, XComRow, XComWrite,
+    Advance, AssetEvent, AssetEventFilter, AssetRow, AttemptRow, AuditEntry, AuditFilter, Carrier,
+    ConnectionRow, CreatedRun, DagRecord, DagRow, DagVersion, DeadlineKey, DeadlineRow, EventRow, Examined,
+    FoundAttempt, HostTx, Incarnation, Migrated, NewIncarnation, NewRun, NoticeKey, NoticeRow, Old, OldKey,
+    OldRow, PastQuery, PoolRow, PoolSpec, QueuedAsset, Rows, RunFilter, RunRow, RunSnapshot, SchemaStatus,
+    Settlement, SlotCount, SlotKey, Store, StoreError, StoreResult, StoredReport, TiRow, TokenSwap, Unit,
+    UnitResult, VariableRow, WorkerRow, XComFilter, XComRow, XComWrite,
 };
 use state::State;
 
@@ -143,6 +146,10 @@ impl MemoryStore {
     }
 }
 
+fn no_rows() -> StoreError {
+    StoreError::Refused("the store in memory has no rows to look at; use a database".to_owned())
+}
+
 #[async_trait]
 impl Store for MemoryStore {
     fn kind(&self) -> &'static str {
@@ -210,6 +217,60 @@ impl Store for MemoryStore {
         Ok(self.read().orphans())
     }
 
+    async fn find_attempts(&self, ids: &[AttemptId]) -> StoreResult<Vec<FoundAttempt>> {
+        Ok(self.read().find_attempts(ids))
+    }
+
+    async fn open_attempts(&self, process: IncarnationId) -> StoreResult<Vec<AttemptId>> {
+        Ok(self.read().open_attempts_of(process))
+    }
+
+    async fn add_reports(
+        &self,
+        process: IncarnationId,
+        reports: Vec<StoredReport>,
+    ) -> StoreResult<Vec<bool>> {
+        Ok(self.write().add_reports(process, reports))
+    }
+
+    async fn reports(&self, process: IncarnationId, limit: u32) -> StoreResult<Vec<StoredReport>> {
+        Ok(self.read().reports(process, limit))
+    }
+
+    async fn delete_reports(&self, ids: Vec<AttemptId>) -> StoreResult<()> {
+        self.write().delete_reports(&ids);
+        Ok(())
+    }
+
+    async fn register_worker(&self, process: IncarnationId, name: &str, info: Value) -> StoreResult<bool> {
+        Ok(self.write().register_worker(process, name, &info, self.shared.clock.now()))
+    }
+
+    async fn update_worker(&self, process: IncarnationId, name: &str, info: Value) -> StoreResult<bool> {
+        Ok(self.write().update_worker(process, name, &info, self.shared.clock.now()))
+    }
+
+    async fn workers(&self) -> StoreResult<Vec<WorkerRow>> {
+        Ok(self.read().workers())
+    }
+
+    async fn forget_worker(&self, name: &str) -> StoreResult<bool> {
+        Ok(self.write().forget_worker(name))
+    }
+
+    async fn carry(&self, process: IncarnationId, versions: Vec<(DagId, String)>) -> StoreResult<()> {
+        self.write().carry(process, versions);
+        Ok(())
+    }
+
+    async fn carriers(&self, dag_id: &DagId) -> StoreResult<Vec<Carrier>> {
+        Ok(self.read().carriers(dag_id))
+    }
+
+    async fn keep_setting(&self, name: &str, value: &str) -> StoreResult<String> {
+        Ok(self.write().keep_setting(name, value))
+    }
+
     async fn notices(&self) -> StoreResult<Vec<NoticeRow>> {
         Ok(self.read().notices())
     }
@@ -234,6 +295,7 @@ impl Store for MemoryStore {
         for record in &dags {
             state.sync_dag(record, now);
         }
+        dags.iter().for_each(|record| state.assets.unqueue(&record.dag_id));
         Ok(dags.iter().filter_map(|record| state.dag(&record.dag_id)).collect())
     }
 
@@ -263,6 +325,41 @@ impl Store for MemoryStore {
 
     async fn create_runs(&self, runs: Vec<NewRun>) -> StoreResult<Vec<CreatedRun>> {
         self.write().create_runs(runs)
+    }
+
+    async fn assets(&self) -> StoreResult<Vec<AssetRow>> {
+        Ok(self.read().assets.list())
+    }
+
+    async fn asset_events(&self, filter: &AssetEventFilter) -> StoreResult<Vec<AssetEvent>> {
+        Ok(self.read().assets.events(filter))
+    }
+
+    async fn add_asset_events(&self, events: Vec<AssetEvent>) -> StoreResult<()> {
+        let mut state = self.write();
+        events.iter().for_each(|event| state.add_asset_event(event));
+        Ok(())
+    }
+
+    async fn asset_queue(&self) -> StoreResult<Vec<QueuedAsset>> {
+        Ok(self.read().assets.queued())
+    }
+
+    async fn deadlines(
+        &self,
+        dags: &[DagId],
+        until: Option<DateTime<Utc>>,
+        limit: u32,
+    ) -> StoreResult<Vec<DeadlineRow>> {
+        Ok(self.read().deadlines(dags, until, limit))
+    }
+
+    async fn settle_deadline(&self, seen: &DeadlineKey, settlement: Settlement) -> StoreResult<bool> {
+        Ok(self.write().settle_deadline(seen, settlement))
+    }
+
+    async fn create_in_tx(&self, tx: HostTx<'_>, _: NewRun, _: AuditEntry) -> StoreResult<CreatedRun> {
+        Err(tx.refused(self.kind(), &self.place()))
     }
 
     async fn runs(&self, filter: &RunFilter) -> StoreResult<Vec<RunRow>> {
@@ -371,6 +468,14 @@ impl Store for MemoryStore {
         Ok(self.read().slots())
     }
 
+    async fn examine(&self, _: Rows) -> StoreResult<Examined> {
+        Err(no_rows())
+    }
+
+    async fn slot_count(&self) -> StoreResult<SlotCount> {
+        Err(no_rows())
+    }
+
     async fn audit(&self, entry: AuditEntry) -> StoreResult<()> {
         self.write().audit(entry);
         Ok(())
@@ -380,7 +485,15 @@ impl Store for MemoryStore {
         Ok(self.read().audit_log(filter))
     }
 
-    async fn clean(&self, before: DateTime<Utc>, dry_run: bool) -> StoreResult<Vec<(String, u64)>> {
-        Ok(if dry_run { self.read().clean_counts(before) } else { self.write().clean(before) })
+    async fn count_old(&self, old: &Old) -> StoreResult<u64> {
+        Ok(self.read().old_rows(old).len() as u64)
+    }
+
+    async fn old_rows(&self, old: &Old, limit: u32) -> StoreResult<Vec<OldRow>> {
+        Ok(self.read().old_rows(old).into_iter().take(limit as usize).collect())
+    }
+
+    async fn delete_old(&self, old: &Old, keys: Vec<OldKey>) -> StoreResult<u64> {
+        Ok(self.write().delete_old(old, &keys))
     }
 }

@@ -3,7 +3,13 @@
 //! A store writes what was decided and refuses what was decided on an old view; it decides nothing itself. Start with
 //! [`Store::commit`]. Rows are described in [`model`]; `testing::store_suite` holds every store to this contract.
 
+mod anomaly;
+mod asset;
 mod credentials;
+mod deadline;
+#[cfg(feature = "failpoints")]
+pub mod failpoint;
+mod host;
 mod judge;
 mod layer;
 mod memory;
@@ -11,8 +17,11 @@ pub mod model;
 #[cfg(feature = "mysql")]
 mod mysql;
 mod notice;
+mod old;
+pub(crate) mod points;
 #[cfg(feature = "postgres")]
 mod postgres;
+mod remote;
 mod rules;
 #[cfg(any(feature = "postgres", feature = "mysql"))]
 mod server;
@@ -28,10 +37,15 @@ use std::time::Duration;
 
 use async_trait::async_trait;
 use chrono::{DateTime, Utc};
+use serde_json::Value;
 
-use crate::id::{DagId, IncarnationId, MapIndex, RunPk, TaskId};
+use crate::id::{AttemptId, DagId, IncarnationId, MapIndex, RunPk, TaskId};
 
+pub use anomaly::{Anomaly, DagLimits, Examined, Rows, Rule, SlotCount};
+pub use asset::*;
 pub use credentials::{ConnectionRow, EncryptedField, TokenSwap};
+pub use deadline::*;
+pub use host::HostTx;
 pub(crate) use layer::Deadline;
 pub use layer::{Layer, Layered};
 #[cfg(feature = "testing")]
@@ -41,14 +55,18 @@ pub use model::*;
 #[cfg(feature = "mysql")]
 pub use mysql::{MysqlOptions, MysqlStore};
 pub use notice::*;
+pub use old::{Old, OldKey, OldRow, OldTable};
 #[cfg(feature = "postgres")]
 pub use postgres::{PostgresOptions, PostgresStore};
+pub use remote::*;
 #[cfg(feature = "mysql")]
 pub use server::Mysql;
 #[cfg(feature = "postgres")]
 pub use server::Postgres;
 #[cfg(any(feature = "postgres", feature = "mysql"))]
 pub use server::{PoolSettings, ServerStore, UnknownCommits};
+#[cfg(all(feature = "sqlite", feature = "testing"))]
+pub use sqlite::sqlite_migrations;
 #[cfg(feature = "sqlite")]
 pub use sqlite::{SqliteOptions, SqliteStore, Synchronous};
 pub use unit::*;
@@ -200,8 +218,49 @@ pub trait Store: Send + Sync + fmt::Debug + 'static {
     /// a matter of speed: what keeps decisions apart is [`commit`](Self::commit).
     async fn claim_runs(&self, runs: &[RunPk], process: IncarnationId) -> StoreResult<Vec<RunPk>>;
 
-    /// Attempts that have not ended and whose process has: they are lost. By run, task and map index.
+    /// Attempts that have not ended and whose process has, without leaving a report: they are lost. By run, task and
+    /// map index.
     async fn orphans(&self) -> StoreResult<Vec<AttemptRow>>;
+
+    /// Looks attempts up by id, each with its instance and run as they stand; in the order of `ids`, without those that
+    /// do not exist.
+    async fn find_attempts(&self, ids: &[AttemptId]) -> StoreResult<Vec<FoundAttempt>>;
+
+    /// Attempts of a process that have not ended and of which there is no report, by id.
+    async fn open_attempts(&self, process: IncarnationId) -> StoreResult<Vec<AttemptId>>;
+
+    /// Writes down how attempts ended, for the process that decides about their runs. One is written only if its attempt
+    /// has not ended and is `process`'s, and `process` has not ended; its run and instance are those of the attempt.
+    /// A second one of the same attempt changes nothing. Says of each whether there is a report of that attempt now.
+    async fn add_reports(&self, process: IncarnationId, reports: Vec<StoredReport>)
+    -> StoreResult<Vec<bool>>;
+
+    /// Reports of the runs that `process` has ([`claim_runs`](Self::claim_runs)), oldest first, equal times by attempt.
+    async fn reports(&self, process: IncarnationId, limit: u32) -> StoreResult<Vec<StoredReport>>;
+
+    /// Deletes reports that were taken in. Those that do not exist are passed over.
+    async fn delete_reports(&self, ids: Vec<AttemptId>) -> StoreResult<()>;
+
+    /// Gives a worker its name, unless another process has it that has not ended. Says whether the worker has it now.
+    async fn register_worker(&self, process: IncarnationId, name: &str, info: Value) -> StoreResult<bool>;
+
+    /// Replaces what a worker says of itself; `false` if the name is not its own any more.
+    async fn update_worker(&self, process: IncarnationId, name: &str, info: Value) -> StoreResult<bool>;
+
+    /// All workers, also those that have ended, by name.
+    async fn workers(&self) -> StoreResult<Vec<WorkerRow>>;
+
+    /// Forgets a worker that has ended; `false` if there is none of this name, or if it lives.
+    async fn forget_worker(&self, name: &str) -> StoreResult<bool>;
+
+    /// Says which versions of which dags a process carries, beside those said before.
+    async fn carry(&self, process: IncarnationId, versions: Vec<(DagId, String)>) -> StoreResult<()>;
+
+    /// The processes that have not ended and carry a version of this dag, by version and process.
+    async fn carriers(&self, dag_id: &DagId) -> StoreResult<Vec<Carrier>>;
+
+    /// Keeps a setting that all processes of a deployment share, unless it is kept already; returns what is kept.
+    async fn keep_setting(&self, name: &str, value: &str) -> StoreResult<String>;
 
     /// Makes dags and their versions known; a dag that was not listed before gets its first `is_paused` from the
     /// record. A version that was seen before becomes the current one again under its old number. Returns the rows of these dags, in the order given.
@@ -247,14 +306,56 @@ pub trait Store: Send + Sync + fmt::Debug + 'static {
     /// [`TaskState::is_executing`]: crate::state::TaskState::is_executing
     async fn delete_dag(&self, dag_id: &DagId) -> StoreResult<u64>;
 
-    /// Creates runs in one transaction. A run whose id, or whose logical date (unless it is manual), exists already
+    /// Creates runs in one transaction. A run whose id, or whose logical date (if its type is timed), exists already
     /// is not created; its `advance` is applied all the same. One answer for each, in order. If both the id and the
     /// logical date exist, the run of that id is the answer.
+    ///
+    /// A run by assets ([`NewRun::assets`]) takes all events that wait for its dag: they are its own afterwards, its
+    /// logical date is the time of the newest, and its data interval spans those of their sources. If another run has
+    /// taken what it needs, it is not created ([`CreatedRun::Taken`]).
     ///
     /// # Errors
     ///
     /// [`StoreError::NotFound`] if one of the dags is unknown: nothing is created.
     async fn create_runs(&self, runs: Vec<NewRun>) -> StoreResult<Vec<CreatedRun>>;
+
+    /// Assets and aliases that are known, by name, URI and key.
+    async fn assets(&self) -> StoreResult<Vec<AssetRow>>;
+
+    /// Events of assets that match, by time; of equal times by dag, run, task and index of the source and by id.
+    async fn asset_events(&self, filter: &AssetEventFilter) -> StoreResult<Vec<AssetEvent>>;
+
+    /// Writes events that come from outside, and queues them for the dags whose schedules name their assets. Events of a
+    /// unit are written with it ([`Unit::asset_events`]) in the same way.
+    ///
+    /// While a dag is paused an event makes no run of it: it waits for the next one that does, and becomes part of its
+    /// run.
+    async fn add_asset_events(&self, events: Vec<AssetEvent>) -> StoreResult<()>;
+
+    /// What waits for dags to run, by dag and asset; events of the time when a dag was paused do not count.
+    async fn asset_queue(&self) -> StoreResult<Vec<QueuedAsset>>;
+
+    /// Deadlines of runs of these dags that are not settled, by the time when they are over, run and name; only those
+    /// that are over by `until`, if it is given.
+    async fn deadlines(
+        &self,
+        dags: &[DagId],
+        until: Option<DateTime<Utc>>,
+        limit: u32,
+    ) -> StoreResult<Vec<DeadlineRow>>;
+
+    /// Settles a deadline, if it is still as it was seen; says whether it was.
+    async fn settle_deadline(&self, seen: &DeadlineKey, settlement: Settlement) -> StoreResult<bool>;
+
+    /// Makes one run, and `note` in the audit log if it is new, in a transaction of the host, which alone decides what
+    /// becomes of it: nothing is begun, committed or tried again here. On a server an error leaves a transaction that
+    /// can only be taken back.
+    ///
+    /// # Errors
+    ///
+    /// [`StoreError::NotFound`] if the dag is unknown; [`StoreError::Refused`] if the transaction is of another kind of
+    /// database or of one without our tables, and by the store in memory, which has none.
+    async fn create_in_tx(&self, tx: HostTx<'_>, run: NewRun, note: AuditEntry) -> StoreResult<CreatedRun>;
 
     /// Runs that match, in the order that the filter says.
     async fn runs(&self, filter: &RunFilter) -> StoreResult<Vec<RunRow>>;
@@ -337,16 +438,37 @@ pub trait Store: Send + Sync + fmt::Debug + 'static {
     /// What is taken of each limit, by key; keys of which nothing is taken are missing.
     async fn slots(&self) -> StoreResult<Vec<(SlotKey, i64)>>;
 
+    /// Looks for rows that break the rules of this contract. Reads only, and may take long. What one rule looks at is of
+    /// one moment, so changes of others meanwhile are no findings.
+    ///
+    /// # Errors
+    ///
+    /// [`StoreError::Refused`] by the store in memory, which has no rows.
+    async fn examine(&self, rows: Rows) -> StoreResult<Examined>;
+
+    /// What is taken of limits and who takes it, all of one moment. Reads only.
+    ///
+    /// # Errors
+    ///
+    /// As [`examine`](Self::examine).
+    async fn slot_count(&self) -> StoreResult<SlotCount>;
+
     /// Adds to the audit log.
     async fn audit(&self, entry: AuditEntry) -> StoreResult<()>;
 
     /// The newest entries of the audit log that match, newest first.
     async fn audit_log(&self, filter: &AuditFilter) -> StoreResult<Vec<AuditEntry>>;
 
-    /// Deletes finished runs that ended before `before` with all that belongs to them, and audit entries, in batches;
-    /// keeps the newest run of each dag. Returns how many rows went (or would go, with `dry_run`) of `runs`,
-    /// `task_instances`, `attempts`, `events`, `xcoms` and `audit`, in this order.
-    async fn clean(&self, before: DateTime<Utc>, dry_run: bool) -> StoreResult<Vec<(String, u64)>>;
+    /// How many rows of a table are old.
+    async fn count_old(&self, old: &Old) -> StoreResult<u64>;
+
+    /// The first rows of a table that are old: values by run, task, index and key, runs by number, versions by dag and
+    /// number, entries of the audit log by time, processes by id.
+    async fn old_rows(&self, old: &Old, limit: u32) -> StoreResult<Vec<OldRow>>;
+
+    /// Deletes those of `keys` that are still old, in one transaction; returns how many. A run goes with all that belongs
+    /// to it.
+    async fn delete_old(&self, old: &Old, keys: Vec<OldKey>) -> StoreResult<u64>;
 }
 
 /// A store that is shared by all parts of a process.

@@ -14,6 +14,8 @@ use crate::state::{RunState, RunType, TaskEvent, TaskState};
 use crate::timetable::DataInterval;
 use crate::xcom::XComValue;
 
+use super::{AssetTrigger, DagAsset, NewDeadline};
+
 /// What a migration did.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct Migrated {
@@ -89,6 +91,8 @@ pub struct DagRecord {
     pub paused_at_creation: bool,
     /// The next run of the timetable as seen now, kept only if the dag is new or has no next run.
     pub next: Option<NextRun>,
+    /// The assets it names.
+    pub assets: Vec<DagAsset>,
 }
 
 /// The next run a timetable will make.
@@ -137,7 +141,7 @@ pub struct DagRow {
 }
 
 /// One version of a dag.
-#[derive(Debug, Clone, PartialEq)]
+#[derive(Debug, Clone, PartialEq, Serialize)]
 pub struct DagVersion {
     /// Its number, 1 for the first.
     pub number: u32,
@@ -158,7 +162,7 @@ pub struct NewRun {
     pub run_id: RunId,
     /// Where it comes from.
     pub run_type: RunType,
-    /// What it is about; unique in the dag among runs that are not manual.
+    /// What it is about; unique in the dag among runs that a timetable or backfill makes ([`RunType::is_timed`]).
     pub logical_date: DateTime<Utc>,
     /// The data it covers.
     pub data_interval: DataInterval,
@@ -176,6 +180,10 @@ pub struct NewRun {
     pub ignores_past: bool,
     /// How far the timetable has come with it.
     pub advance: Option<Advance>,
+    /// Of a run by assets: which of them it is made for. Its dates and its id are those of the events it takes.
+    pub assets: Option<AssetTrigger>,
+    /// By when it should be done.
+    pub deadlines: Vec<NewDeadline>,
 }
 
 /// What became of a run to be created.
@@ -185,10 +193,12 @@ pub enum CreatedRun {
     New(Box<RunRow>),
     /// A run of this id or logical date was there before.
     Exists(Box<RunRow>),
+    /// The events of assets that it was to take are another run's.
+    Taken,
 }
 
 /// A run.
-#[derive(Debug, Clone, PartialEq)]
+#[derive(Debug, Clone, PartialEq, Serialize)]
 pub struct RunRow {
     /// Its number.
     pub pk: RunPk,
@@ -257,7 +267,7 @@ impl RunFilter {
 }
 
 /// A task instance as stored. Without a row it is in state `none` with epoch 0 and no tries.
-#[derive(Debug, Clone, PartialEq)]
+#[derive(Debug, Clone, PartialEq, Serialize)]
 pub struct TiRow {
     /// The task.
     pub task_id: TaskId,
@@ -272,7 +282,7 @@ pub struct TiRow {
 }
 
 /// What is known of a task instance beside its state. All times UTC.
-#[derive(Debug, Clone, PartialEq, Default)]
+#[derive(Debug, Clone, PartialEq, Default, Serialize)]
 pub struct TiData {
     /// The number of the current or last try, 0 before the first.
     pub try_number: u32,
@@ -333,7 +343,7 @@ impl AttemptState {
 
 /// An attempt as stored: written at its start, claimed at most once if it was queued, completed once at its end, never
 /// changed after.
-#[derive(Debug, Clone, PartialEq)]
+#[derive(Debug, Clone, PartialEq, Serialize)]
 pub struct AttemptRow {
     /// Its run.
     pub run: RunPk,
@@ -346,7 +356,7 @@ pub struct AttemptRow {
 }
 
 /// The start of an attempt.
-#[derive(Debug, Clone, PartialEq)]
+#[derive(Debug, Clone, PartialEq, Serialize)]
 pub struct AttemptStart {
     /// Its id.
     pub attempt_id: AttemptId,
@@ -380,7 +390,7 @@ pub struct AttemptEnd {
 }
 
 /// What is known at the end of an attempt.
-#[derive(Debug, Clone, PartialEq)]
+#[derive(Debug, Clone, PartialEq, Serialize)]
 pub struct AttemptEndData {
     /// When it ended.
     pub at: DateTime<Utc>,
@@ -391,7 +401,7 @@ pub struct AttemptEndData {
 }
 
 /// What happened to a task instance.
-#[derive(Debug, Clone, PartialEq)]
+#[derive(Debug, Clone, PartialEq, Serialize)]
 pub struct EventRow {
     /// The task.
     pub task_id: TaskId,

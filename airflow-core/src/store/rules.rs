@@ -2,24 +2,23 @@
 
 use std::borrow::Cow;
 
-use chrono::{DateTime, SubsecRound as _, Utc};
+use chrono::{DateTime, SubsecRound as _, TimeDelta, Utc};
 use serde_json::Value;
 
+use crate::decide::timetable::run_id;
+use crate::hash::Hash;
 use crate::id::DagId;
 use crate::operator::Wait;
 use crate::state::TaskState;
 use crate::timetable::DataInterval;
 
-use super::{NextRun, PoolSpec, SkipRecord, StoreError, StoreResult};
+use super::{NewRun, NextRun, PoolSpec, SkipRecord, StoreError, StoreResult};
 
 /// The pool of every task that names none.
 pub(crate) const DEFAULT_POOL: &str = "default_pool";
 
 /// The slots of the default pool until a user changes them (Airflow's number).
 const DEFAULT_POOL_SLOTS: i32 = 128;
-
-/// The names under which [`Store::clean`](super::Store::clean) counts what goes, in its order.
-pub(crate) const CLEANED: [&str; 6] = ["runs", "task_instances", "attempts", "events", "xcoms", "audit"];
 
 /// The pool that always exists, as it is at first.
 pub(crate) fn default_pool() -> PoolSpec {
@@ -74,6 +73,12 @@ pub(crate) fn micros(time: DateTime<Utc>) -> DateTime<Utc> {
     time.trunc_subsecs(6)
 }
 
+/// The first stored time that is not before `time`.
+pub(crate) fn ceil_micros(time: DateTime<Utc>) -> DateTime<Utc> {
+    let cut = micros(time);
+    if cut < time { cut + TimeDelta::microseconds(1) } else { cut }
+}
+
 /// Cuts the times of an interval to what is stored.
 pub(crate) fn interval(interval: DataInterval) -> DataInterval {
     DataInterval { start: micros(interval.start), end: micros(interval.end) }
@@ -98,4 +103,34 @@ pub(crate) fn wait_of(text: Option<&str>) -> StoreResult<Option<Box<Wait>>> {
 /// Reads what a branch decided. A user may store anything under any key, so what is no record is none.
 pub(crate) fn skip_record(value: &Value) -> Option<SkipRecord> {
     serde::Deserialize::deserialize(value).ok()
+}
+
+/// What the events that a run takes say together.
+#[derive(Debug, Clone, Copy)]
+pub(crate) struct Taken<'e> {
+    /// When the newest happened.
+    pub(crate) newest: DateTime<Utc>,
+    /// From the start of the earliest source to the end of the latest.
+    pub(crate) interval: DataInterval,
+    /// The smallest id among them: no other run of the dag has it.
+    pub(crate) least: &'e str,
+}
+
+/// How many letters tell apart the ids of two runs by assets of one moment.
+const SUFFIX_LETTERS: usize = 8;
+
+/// A run by assets, with the dates and the id that its events give it.
+pub(crate) fn taking(run: &NewRun, taken: Taken<'_>) -> NewRun {
+    let at = micros(taken.newest);
+    let mut hash = Hash::default();
+    hash.add(run.dag_id.as_str());
+    hash.add(taken.least);
+    let id = format!("{}_{}", run_id(run.run_type, &at), hash.hex(SUFFIX_LETTERS));
+    NewRun {
+        run_id: id.into(),
+        logical_date: at,
+        data_interval: taken.interval,
+        run_after: at,
+        ..run.clone()
+    }
 }

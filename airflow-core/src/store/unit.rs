@@ -9,8 +9,8 @@ use crate::id::{DagId, MapIndex, RunPk, TaskId};
 use crate::state::{RunTransition, Transition};
 use crate::xcom::XComValue;
 
-use super::Notice;
 use super::model::{AttemptEnd, AttemptStart, Expansion, RunRow, TiData};
+use super::{AssetEvent, Notice};
 
 /// A change that is written as a whole or not at all. Of one run, and of each task instance at most one change.
 #[derive(Debug, Clone, PartialEq)]
@@ -45,6 +45,8 @@ pub struct Unit {
     pub slots: Vec<SlotChange>,
     /// What callbacks are to be told of these changes.
     pub notices: Vec<Notice>,
+    /// Assets that are new by these changes.
+    pub asset_events: Vec<AssetEvent>,
 }
 
 impl Unit {
@@ -65,6 +67,7 @@ impl Unit {
             ended: Vec::new(),
             slots: Vec::new(),
             notices: Vec::new(),
+            asset_events: Vec::new(),
         }
     }
 
@@ -79,6 +82,7 @@ impl Unit {
             && self.ended.is_empty()
             && self.slots.is_empty()
             && self.notices.is_empty()
+            && self.asset_events.is_empty()
             && !self.by_user
     }
 }

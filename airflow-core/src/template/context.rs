@@ -12,6 +12,8 @@ use minijinja::{Error, Value};
 use serde_json::{Map, Value as Json};
 
 use super::args::Args;
+use super::assets::TemplateAssets;
+use super::conf::conf;
 use super::containers::{Dict, List, from_json};
 use super::datetime::{self, Stamp};
 use super::error::{TemplateErrorKind, raise};
@@ -19,6 +21,7 @@ use super::json;
 use super::macros::macros;
 use super::py::{as_int, items};
 use super::values::Thing;
+use crate::config::ConfigError;
 
 /// The latest earlier run of the DAG that succeeded.
 #[derive(Debug, Clone, Default)]
@@ -98,7 +101,9 @@ pub struct TemplateContext {
     pub test_mode: bool,
     /// The present, for `macros.datetime.now()` and `macros.time`.
     pub now: DateTime<Utc>,
-    /// Further top-level variables, such as `triggering_asset_events`, `inlets`, `templates_dict` or `reason`.
+    /// `inlets`, `outlets`, `triggering_asset_events` and `inlet_events`.
+    pub assets: Box<TemplateAssets>,
+    /// Further top-level variables, such as `templates_dict` or `reason`.
     pub extra: Map<String, Json>,
 }
 
@@ -137,6 +142,14 @@ pub trait Lookups: Send + Sync {
     fn connection(&self, id: &str) -> Option<TemplateConnection>;
     /// An `XCom` of the same run; `map_index` is absent if the template named none.
     fn xcom(&self, task_id: &str, key: &str, map_index: Option<i32>) -> Option<Json>;
+    /// A setting that is no secret.
+    ///
+    /// # Errors
+    ///
+    /// [`ConfigError::Missing`] if there is none, [`ConfigError::Secret`] if it is not to be seen.
+    fn setting(&self, section: &str, key: &str) -> Result<String, ConfigError> {
+        Err(ConfigError::Missing { section: section.to_owned(), key: key.to_owned() })
+    }
 }
 
 /// Variables, Connections and `XComs` that do not exist: for templates that name none.
@@ -158,7 +171,8 @@ impl Lookups for NoLookups {
 }
 
 /// Every variable that a template may name without having set it.
-pub(super) const NAMES: [&str; 51] = [
+pub(super) const NAMES: [&str; 52] = [
+    "conf",
     "conn",
     "dag",
     "dag_run",
@@ -276,10 +290,14 @@ impl Root {
             "macros" => macros(context.now).value(),
             "var" => variables(&self.lookups),
             "conn" => connections(&self.lookups),
+            "conf" => conf(&self.lookups),
             "test_mode" => Value::from(context.test_mode),
             "expanded_ti_count" => context.expanded_ti_count.map_or_else(|| Value::from(()), Value::from),
-            "inlets" | "outlets" => List::value(Vec::new()),
-            "triggering_asset_events" | "triggering_dataset_events" => Dict::value([]),
+            "inlets"
+            | "outlets"
+            | "inlet_events"
+            | "triggering_asset_events"
+            | "triggering_dataset_events" => context.assets.value(name),
             "map_index_template" | "partition_key" | "partition_date" | "templates_dict" => Value::from(()),
             "task_instance_key_str" => Value::from(self.key_text()),
             "data_interval_start" => Stamp::utc_value(context.data_interval?.0),

@@ -6,7 +6,9 @@
 //! how Python's operators get into the engine.
 
 mod args;
+mod assets;
 mod check;
+mod conf;
 mod containers;
 mod context;
 mod datetime;
@@ -31,6 +33,7 @@ use std::path::PathBuf;
 
 use serde_json::Value as Json;
 
+pub use self::assets::TemplateAssets;
 pub use self::check::check;
 pub use self::context::{Lookups, NoLookups, PreviousRun, TemplateConnection, TemplateContext};
 pub use self::error::{TemplateError, TemplateErrorKind};

@@ -1,15 +1,20 @@
 //! One run of one dag.
 
+use std::collections::BTreeSet;
+
 use chrono::{DateTime, TimeZone as _, Utc};
 use serde::Serialize;
 use serde_json::Value;
 
+use crate::asset::{Asset, AssetEvent, AssetEventId, AssetKey};
 use crate::compile::CompiledDag;
 use crate::dag::{DagDef, When};
+use crate::decide::assets::{asset_run, is_due};
+use crate::decide::deadline::with_deadlines;
 use crate::decide::timetable::{manual_run, run_id};
 use crate::scheduler::Wake;
 use crate::state::RunType;
-use crate::store::{CreatedRun, NewRun, RunRow};
+use crate::store::{CreatedRun, NewRun, RunRow, SharedStore};
 use crate::time::parse_moment;
 use crate::timetable::{DagRunInfo, TimeRestriction};
 
@@ -42,12 +47,21 @@ pub struct DagTest {
     setup: Setup,
     at: Option<When>,
     conf: Option<Value>,
+    new_assets: Vec<(Asset, Value)>,
 }
 
 impl DagTest {
     /// A test of this dag.
     pub fn new(dag: DagDef) -> Self {
-        Self { setup: Setup::new([dag]), at: None, conf: None }
+        Self { setup: Setup::new([dag]), at: None, conf: None, new_assets: Vec::new() }
+    }
+
+    /// The run is one that this asset makes, together with others that are given so. What its event says is `extra`, an
+    /// object or null.
+    pub fn asset_event(mut self, asset: impl Into<Asset>, extra: Value) -> Self {
+        let extra = if extra.is_null() { Value::Object(serde_json::Map::new()) } else { extra };
+        self.new_assets.push((asset.into(), extra));
+        self
     }
 
     /// The logical date of the run: `2026-03-02T06:00+01:00`, or without an offset in the zone of the dag. If the
@@ -86,18 +100,53 @@ impl DagTest {
             complain(&format!("the conf for dag `{}` does not fit its params: {error}", dag.id));
         }
         let at = self.at.map(|when| moment(&when, dag.settings.timezone));
-        let new = new_run(&dag, at, self.conf);
+        let mut new = new_run(&dag, at, self.conf);
         world.stage.clock.set(new.queued_at);
         let store = world.stage.airflow.store().clone();
         at_once(store.set_paused(&dag.id, false));
+        if !self.new_assets.is_empty() {
+            new = by_assets(&dag, self.new_assets, new, &store);
+        }
         let created = at_once(store.create_runs(vec![new])).pop();
-        let Some(CreatedRun::New(run)) = created else { complain("the store is not empty") };
+        let run = match created {
+            Some(CreatedRun::New(run)) => run,
+            Some(CreatedRun::Taken) => complain("the schedule of the dag names none of the new assets"),
+            _ => complain("the store is not empty"),
+        };
         let scheduler = world.stage.airflow.scheduler().expect("the world has a scheduler");
         scheduler.wake(Wake::Run(run.clone()));
         scheduler.wake(Wake::Refresh);
         finish(&mut world, &run).await;
         TestRun::of(&world.stage, &run)
     }
+}
+
+/// The run that new assets make, with what `plain` is given.
+fn by_assets(
+    dag: &CompiledDag,
+    new_assets: Vec<(Asset, Value)>,
+    plain: NewRun,
+    store: &SharedStore,
+) -> NewRun {
+    let keys: BTreeSet<AssetKey> = new_assets.iter().map(|(asset, _)| asset.key()).collect();
+    let condition = dag.timetable.asset_condition();
+    if !condition.is_some_and(|condition| is_due(condition, &keys)) {
+        complain(&format!(
+            "these assets make no run of dag `{}`: its schedule is `{}`",
+            dag.id,
+            match condition {
+                Some(condition) => condition.to_string(),
+                None => dag.timetable.summary(),
+            }
+        ));
+    }
+    let at = plain.queued_at;
+    let event = |(nth, (asset, extra)): (usize, (Asset, Value))| {
+        let id = AssetEventId::from(format!("{nth:032}"));
+        AssetEvent { extra, ..AssetEvent::from_outside(id, &asset, at) }
+    };
+    at_once(store.add_asset_events(new_assets.into_iter().enumerate().map(event).collect()));
+    NewRun { conf: plain.conf, ..asset_run(dag, &keys, at) }
 }
 
 async fn finish(world: &mut World, run: &RunRow) {
@@ -144,7 +193,7 @@ fn new_run(dag: &CompiledDag, at: Option<DateTime<Utc>>, conf: Option<Value>) ->
 }
 
 fn scheduled(dag: &CompiledDag, info: DagRunInfo, conf: Option<Value>) -> NewRun {
-    NewRun {
+    let run = NewRun {
         dag_id: dag.id.clone(),
         run_id: run_id(RunType::Scheduled, &info.logical_date()),
         run_type: RunType::Scheduled,
@@ -157,5 +206,8 @@ fn scheduled(dag: &CompiledDag, info: DagRunInfo, conf: Option<Value>) -> NewRun
         triggered_by: "test".into(),
         ignores_past: false,
         advance: None,
-    }
+        assets: None,
+        deadlines: Vec::new(),
+    };
+    with_deadlines(dag, run)
 }

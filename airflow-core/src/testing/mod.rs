@@ -16,6 +16,8 @@ mod sim;
 mod world;
 
 #[cfg(feature = "testing")]
+pub mod executor_suite;
+#[cfg(feature = "testing")]
 pub mod proxy;
 #[cfg(all(feature = "testing", any(feature = "postgres", feature = "mysql")))]
 pub mod servers;

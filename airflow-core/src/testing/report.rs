@@ -8,6 +8,7 @@ use std::sync::Arc;
 use futures_util::FutureExt as _;
 use serde_json::Value;
 
+use crate::asset::{AssetEvent, AssetEventFilter};
 use crate::compile::{CompiledDag, GraphFormat};
 use crate::decide::explain::reasons;
 use crate::id::{MapIndex, TaskId};
@@ -57,6 +58,7 @@ pub struct TestRun {
     dag: Arc<CompiledDag>,
     tasks: Vec<TestTask>,
     events: Vec<TestEvent>,
+    asset_events: Vec<AssetEvent>,
 }
 
 impl TestRun {
@@ -114,7 +116,13 @@ impl TestRun {
                 task_id: id,
             });
         }
-        Self { run: view.run.clone(), dag, tasks, events: stage.journal.of_run(run.pk) }
+        let made = AssetEventFilter {
+            dag_id: Some(run.dag_id.clone()),
+            run_id: Some(run.run_id.clone()),
+            ..AssetEventFilter::default()
+        };
+        let asset_events = at_once(store.asset_events(&made));
+        Self { run: view.run.clone(), dag, tasks, events: stage.journal.of_run(run.pk), asset_events }
     }
 
     /// The run: its id, its dates, its state.
@@ -279,6 +287,11 @@ impl TestRun {
     #[track_caller]
     pub fn rendered_of(&self, task_id: &str) -> &Value {
         &self.one(task_id).rendered
+    }
+
+    /// The events of assets that the run has made, by time.
+    pub fn asset_events(&self) -> &[AssetEvent] {
+        &self.asset_events
     }
 
     /// What happened to its task instances, in order. Only the newest of very long simulations are kept.

@@ -8,16 +8,26 @@
 //! Without a server a test is skipped, and says so; with `CI=true` it fails.
 
 mod start;
+mod tls;
 
 use std::net::{TcpStream, ToSocketAddrs as _};
 use std::sync::OnceLock;
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 use sqlx::Connection as _;
 use uuid::Uuid;
 
+pub use tls::TlsServer;
+
 /// How long a port may take to answer.
 const PROBE: Duration = Duration::from_secs(2);
+
+/// How long a server may take from its first answer to its first statement, and the pause between two looks.
+const STARTUP: Duration = Duration::from_secs(60);
+const AGAIN: Duration = Duration::from_millis(50);
+
+/// What PostgreSQL says while it starts.
+const STARTS: &str = "57P03";
 
 /// A kind of server that tests use.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -74,10 +84,77 @@ impl Server {
             None if answers(port) => return Some(address.to_owned()),
             None => {}
         }
-        match self {
-            Self::Postgres => start::postgres(),
-            Self::Mysql => start::mysql(),
+        OwnServer::start(self, &[]).map(|server| server.address)
+    }
+}
+
+/// A server that is started for this process alone, and can be ended and started again. It ends with the process.
+#[derive(Debug)]
+pub struct OwnServer {
+    server: Server,
+    started: start::Started,
+    address: String,
+}
+
+impl OwnServer {
+    /// Starts one with more settings on its command line, if its programs are installed.
+    pub fn start(server: Server, settings: &[&str]) -> Option<Self> {
+        Self::start_with(server, settings, &[])
+    }
+
+    /// The same with variables of its environment.
+    pub fn start_with(server: Server, settings: &[&str], environment: &[(String, String)]) -> Option<Self> {
+        let (mut started, user) = match server {
+            Server::Postgres => (start::postgres(settings)?, "postgres://postgres"),
+            Server::Mysql => (start::mysql(settings)?, "mysql://root"),
+        };
+        started.put_in(environment);
+        started.start()?;
+        let name = if server == Server::Postgres { "postgres" } else { "mysql" };
+        let address = format!("{user}@127.0.0.1:{}/{name}", started.port());
+        Some(Self { server, started, address })
+    }
+
+    /// The address of a database on it that may make others.
+    pub fn address(&self) -> &str {
+        &self.address
+    }
+
+    /// Makes a new database on it; says its address, for a user that may do everything in it and nothing beside.
+    ///
+    /// # Panics
+    ///
+    /// If the server refuses.
+    pub async fn database(&self) -> String {
+        let name = format!("af_test_{}", Uuid::new_v4().simple());
+        self.run(&format!("CREATE DATABASE {name}")).await;
+        let host = self.address.rsplit_once('/').map_or("", |(host, _)| host);
+        if self.server == Server::Postgres {
+            return format!("{host}/{name}");
         }
+        // `root` may write even where writing is switched off.
+        self.run(&format!("CREATE USER af_test; GRANT ALL ON {name}.* TO af_test")).await;
+        format!("{}/{name}", host.replace("root@", "af_test@"))
+    }
+
+    /// Runs a statement on it, on a connection of its own.
+    ///
+    /// # Panics
+    ///
+    /// If the server refuses.
+    pub async fn run(&self, sql: &str) {
+        run(self.server, &self.address, sql).await;
+    }
+
+    /// Ends it at once, as a crash does: it says goodbye to nobody and finishes nothing. Says whether it is gone.
+    pub fn crash(&self) -> bool {
+        let signal = if self.server == Server::Postgres { "-QUIT" } else { "-KILL" };
+        self.started.end(signal).is_some()
+    }
+
+    /// Starts it again, with all that was committed; says whether it answers.
+    pub fn again(&self) -> bool {
+        self.started.start().is_some()
     }
 }
 
@@ -167,8 +244,21 @@ impl Drop for TestDatabase {
 
 /// Runs a statement of ours on a connection of its own.
 async fn run(server: Server, address: &str, sql: &str) {
+    let until = Instant::now() + STARTUP;
+    while let Err(error) = try_run(server, address, sql).await {
+        // It answers before it is ready.
+        let code = error.as_database_error().and_then(sqlx::error::DatabaseError::code);
+        assert!(
+            code.as_deref() == Some(STARTS) && Instant::now() < until,
+            "{server:?} at {address}: {error}"
+        );
+        tokio::time::sleep(AGAIN).await;
+    }
+}
+
+async fn try_run(server: Server, address: &str, sql: &str) -> Result<(), sqlx::Error> {
     let sql = sqlx::AssertSqlSafe(sql.to_owned());
-    let done = match server {
+    match server {
         #[cfg(feature = "postgres")]
         Server::Postgres => match sqlx::PgConnection::connect(address).await {
             Ok(mut conn) => sqlx::raw_sql(sql).execute(&mut conn).await.map(|_| ()),
@@ -181,6 +271,5 @@ async fn run(server: Server, address: &str, sql: &str) {
         },
         #[cfg(not(all(feature = "postgres", feature = "mysql")))]
         _ => panic!("the feature for {server:?} is off"),
-    };
-    done.unwrap_or_else(|error| panic!("{server:?} at {address}: {error}"));
+    }
 }

@@ -7,7 +7,8 @@ use chrono::{DateTime, TimeDelta, Utc};
 use chrono_tz::Tz;
 use futures_util::FutureExt as _;
 
-use crate::app::{Airflow, ClearOptions, Cleared, Mark, OpError, Selection, Trigger};
+use crate::app::{Airflow, ClearOptions, Cleared, Mark, Selection, Trigger};
+use crate::asset::AssetEvent;
 use crate::compile::GraphFormat;
 use crate::dag::{DagDef, When};
 use crate::id::{DagId, RunId};
@@ -158,6 +159,17 @@ impl Sim {
         self.stage.airflow.trigger(dag_id)
     }
 
+    /// Says that an asset is new, and lets the dags run that wait for it.
+    ///
+    /// # Panics
+    ///
+    /// If no dag names the asset.
+    pub async fn asset_event(&self, asset: &str) -> AssetEvent {
+        let event = expect(self.stage.airflow.asset_event(asset).actor(ACTOR).await);
+        self.settle().await;
+        event
+    }
+
     /// Pauses a dag.
     ///
     /// # Panics
@@ -288,7 +300,7 @@ fn selection(tasks: &[&str]) -> Selection {
 }
 
 #[track_caller]
-fn expect<T>(result: std::result::Result<T, OpError>) -> T {
+fn expect<T>(result: std::result::Result<T, impl std::fmt::Display>) -> T {
     result.unwrap_or_else(|error| complain(&error.to_string()))
 }
 

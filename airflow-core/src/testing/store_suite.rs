@@ -4,8 +4,10 @@
 //! contract says. [`run_all`] does them one after the other. Times are fixed; nothing sleeps.
 
 mod admin;
+mod assets;
 mod attempts;
 mod notices;
+mod remote;
 mod runs;
 mod units;
 mod waits;
@@ -31,11 +33,16 @@ pub use admin::{
     pools_have_a_default_that_stays, runs_have_one_owner, tables_are_made_once,
     variables_keep_their_description,
 };
+pub use assets::{
+    asset_events_are_written_with_their_unit, deadlines_are_settled_once, events_of_a_pause_make_no_run,
+    runs_by_assets_take_what_waits_once,
+};
 pub use attempts::{
     attempts_never_change_after_their_end, lost_attempts_are_found, queued_attempts_are_claimed_once,
     values_are_replaced_cleared_and_deleted,
 };
 pub use notices::notices_wait_until_they_are_told;
+pub use remote::{attempts_are_found_by_id, reports_wait_for_whoever_has_the_run, workers_have_a_name_each};
 pub use runs::{
     cleaning_keeps_the_newest_run, dags_keep_what_users_and_timetables_said, dags_with_running_tasks_stay,
     deleting_leaves_nothing_behind, runs_are_created_once, runs_are_listed_in_order,
@@ -78,10 +85,17 @@ pub async fn run_all(store: SharedStore) -> StoreResult<()> {
         queued_attempts_are_claimed_once,
         attempts_never_change_after_their_end,
         lost_attempts_are_found,
+        attempts_are_found_by_id,
+        reports_wait_for_whoever_has_the_run,
+        workers_have_a_name_each,
         waits_are_kept_as_given,
         deferred_slots_count_where_the_pool_says_so,
         notices_wait_until_they_are_told,
         values_are_replaced_cleared_and_deleted,
+        asset_events_are_written_with_their_unit,
+        runs_by_assets_take_what_waits_once,
+        events_of_a_pause_make_no_run,
+        deadlines_are_settled_once,
         runs_are_created_once,
         runs_are_listed_in_order,
         the_run_before_is_the_latest_earlier_one,
@@ -125,6 +139,7 @@ fn record(dag: &str, fingerprint: &str) -> DagRecord {
         tags: vec!["x".into(), "y\"z".into()],
         paused_at_creation: true,
         next: None,
+        assets: Vec::new(),
     }
 }
 
@@ -144,6 +159,8 @@ fn new_run(run_id: &str, run_type: RunType, day: i64) -> NewRun {
         triggered_by: "test".into(),
         ignores_past: false,
         advance: None,
+        assets: None,
+        deadlines: Vec::new(),
     }
 }
 

@@ -271,7 +271,7 @@ async fn new_process(stage: &Stage, slots: usize) -> (Scheduler, SimExecutor, mp
     let shared: Arc<dyn Executor> = Arc::new(executor.clone());
     let (scheduler, reports) = Scheduler::new(
         Arc::clone(airflow.store()),
-        shared,
+        shared.into(),
         airflow.registry().clone(),
         Arc::clone(airflow.clock()),
         airflow.scheduler_config().clone(),
@@ -299,7 +299,8 @@ fn not_begun(attempt: &Attempt, clock: &SimClock) -> Report {
         attempt_id: attempt.ti.attempt_id,
         outcome: Outcome::Cancelled,
         pushed: Vec::new(),
-        rendered: Vec::new(),
+        asset_events: Vec::new(),
+        rendered: None,
         at: crate::time::Clock::now(clock),
     }
 }

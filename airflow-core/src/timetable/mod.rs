@@ -26,6 +26,7 @@
 //! # Ok::<(), Box<dyn std::error::Error>>(())
 //! ```
 
+mod assets;
 mod builder;
 mod cron;
 mod events;
@@ -44,6 +45,9 @@ mod zone;
 use chrono::{DateTime, Utc};
 use serde::{Deserialize, Serialize};
 
+use crate::asset::AssetCondition;
+
+pub use assets::{AssetOrTimeSchedule, AssetTriggered};
 pub use builder::{Cron, Delta, Events};
 pub use cron::{CronError, CronExpression, CronField, CronProblem};
 pub use events::EventsTimetable;
@@ -164,6 +168,11 @@ pub trait Timetable: Send + Sync + std::fmt::Debug + 'static {
 
     /// The most runs that may be active at once, if the timetable itself sets a limit.
     fn active_runs_limit(&self) -> Option<u32> {
+        None
+    }
+
+    /// The assets that make runs of the DAG, beside what the timetable says.
+    fn asset_condition(&self) -> Option<&AssetCondition> {
         None
     }
 

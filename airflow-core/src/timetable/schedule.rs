@@ -5,9 +5,11 @@ use std::sync::Arc;
 use chrono::{DateTime, TimeDelta, Utc};
 use chrono_tz::Tz;
 
+use crate::asset::{Asset, AssetAlias, AssetCondition, AssetError};
+
 use super::{
-    Continuous, Cron, CronError, Delta, Events, Manual, MultipleCronTrigger, Once, Step, Timetable,
-    UnknownZone,
+    AssetOrTimeSchedule, AssetTriggered, Continuous, Cron, CronError, Delta, Events, Manual,
+    MultipleCronTrigger, Once, Step, Timetable, UnknownZone,
 };
 
 /// When a DAG runs: what the user wrote, cheap to clone and not yet checked.
@@ -38,6 +40,8 @@ enum Kind {
     Delta(Delta),
     Events(Arc<Events>),
     Custom(Arc<dyn Timetable>),
+    Assets(AssetCondition),
+    AssetsOr(Box<Schedule>, AssetCondition),
 }
 
 /// Why a schedule makes no timetable.
@@ -82,6 +86,14 @@ pub enum ScheduleError {
     /// A list of no expressions.
     #[error("a schedule of several crons has none: give at least one, or use `Schedule::manual()`")]
     NoCrons,
+    /// An asset that cannot be used, or a condition of none.
+    #[error(transparent)]
+    Asset(#[from] AssetError),
+    /// Assets inside of what is combined with assets.
+    #[error(
+        "an `AssetOrTimeSchedule` takes a schedule by time beside its assets; put all assets into its condition"
+    )]
+    NestedAssets,
 }
 
 impl Schedule {
@@ -135,8 +147,24 @@ impl Schedule {
             Kind::Delta(delta) => delta.timetable(),
             Kind::Events(events) => Ok(Arc::new(events.timetable())),
             Kind::Custom(timetable) => Ok(Arc::clone(timetable)),
+            Kind::Assets(condition) => {
+                first_problem(condition)?;
+                Ok(Arc::new(AssetTriggered::new(condition.clone())))
+            }
+            Kind::AssetsOr(schedule, condition) => {
+                first_problem(condition)?;
+                let inner = schedule.timetable(dag_tz)?;
+                if inner.asset_condition().is_some() {
+                    return Err(ScheduleError::NestedAssets);
+                }
+                Ok(Arc::new(AssetTriggered::beside(inner, condition.clone())))
+            }
         }
     }
+}
+
+fn first_problem(condition: &AssetCondition) -> Result<(), ScheduleError> {
+    condition.problems().into_iter().next().map_or(Ok(()), |error| Err(error.into()))
 }
 
 impl Default for Schedule {
@@ -190,5 +218,42 @@ impl From<Delta> for Schedule {
 impl From<Events> for Schedule {
     fn from(events: Events) -> Self {
         Self(Kind::Events(Arc::new(events)))
+    }
+}
+
+impl From<AssetCondition> for Schedule {
+    fn from(condition: AssetCondition) -> Self {
+        Self(Kind::Assets(condition))
+    }
+}
+
+/// One asset or alias.
+macro_rules! from_one {
+    ($($one:ty),+) => {
+        $(impl From<$one> for Schedule {
+            fn from(one: $one) -> Self {
+                AssetCondition::from(one).into()
+            }
+        })+
+    };
+}
+from_one!(Asset, &Asset, AssetAlias, &AssetAlias, &AssetCondition);
+
+/// All of a list.
+impl<T: Into<AssetCondition>, const N: usize> From<[T; N]> for Schedule {
+    fn from(list: [T; N]) -> Self {
+        Asset::all(list).into()
+    }
+}
+
+impl<T: Into<AssetCondition>> From<Vec<T>> for Schedule {
+    fn from(list: Vec<T>) -> Self {
+        Asset::all(list).into()
+    }
+}
+
+impl From<AssetOrTimeSchedule> for Schedule {
+    fn from(schedule: AssetOrTimeSchedule) -> Self {
+        Self(Kind::AssetsOr(Box::new(schedule.schedule), schedule.condition))
     }
 }

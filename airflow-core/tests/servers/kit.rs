@@ -67,6 +67,7 @@ pub(crate) fn record(dag: &str) -> DagRecord {
         tags: vec![],
         paused_at_creation: false,
         next: None,
+        assets: Vec::new(),
     }
 }
 
@@ -84,6 +85,8 @@ pub(crate) fn new_run(dag: &str, run_id: &str) -> NewRun {
         triggered_by: "test".into(),
         ignores_past: false,
         advance: None,
+        assets: None,
+        deadlines: Vec::new(),
     }
 }
 
@@ -93,6 +96,7 @@ pub(crate) async fn run(store: &SharedStore, run_id: &str) -> RunRow {
     store.sync_dags(vec![record("d")], at(0)).await.unwrap();
     match store.create_runs(vec![new_run("d", run_id)]).await.unwrap().remove(0) {
         CreatedRun::New(row) | CreatedRun::Exists(row) => *row,
+        CreatedRun::Taken => panic!("it is not by assets"),
     }
 }
 

@@ -2,12 +2,15 @@
 
 use std::sync::Arc;
 
-use airflow_core::id::{AttemptId, MapIndex, RunPk, TaskId};
+use airflow_core::app::{CleanOptions, clean};
+use airflow_core::asset::{Asset, AssetAlias, AssetRef, EventSource};
+use airflow_core::id::{AttemptId, IncarnationId, MapIndex, RunPk, TaskId};
 use airflow_core::operator::Wait;
 use airflow_core::state::{RunEvent, RunType, TaskEvent, TaskState};
 use airflow_core::store::{
-    Advance, AttemptEnd, AttemptEndData, AttemptStart, AttemptState, DagRecord, Expansion, MemoryStore,
-    NewRun, NextRun, PastQuery, PoolSpec, RunChange, RunFilter, RunRow, RunSnapshot, SharedStore, SlotChange,
+    Advance, AssetEvent, AssetEventFilter, AssetRole, AssetTrigger, AttemptEnd, AttemptEndData, AttemptStart,
+    AttemptState, DagAsset, DagRecord, Expansion, MemoryStore, NewDeadline, NewRun, NextRun, Notice,
+    PastQuery, PoolSpec, RunChange, RunFilter, RunRow, RunSnapshot, Settlement, SharedStore, SlotChange,
     SlotKey, TiChange, TiData, Unit, XComFilter, XComWrite,
 };
 use airflow_core::timetable::DataInterval;
@@ -37,6 +40,7 @@ struct UnitSeed {
     starts: Vec<(u8, u8, u8, bool)>,
     ends: Vec<(u8, u8)>,
     slots: Vec<(u8, i64, Option<i64>)>,
+    asset_events: Vec<(u8, u8, bool)>,
 }
 
 /// Numbers of a dag, a name, a type, a date, and how far the timetable comes: not at all, or to a day or its end.
@@ -62,10 +66,18 @@ enum Op {
     DropRun(u8),
     DropDag(u8),
     Clean { seconds: i64, dry_run: bool },
+    Pause(u8, bool),
+    AssetEvents(Vec<(u8, u8, bool)>),
+    Settle(u8, u8),
 }
 
 fn rarely(most: u32) -> impl Strategy<Value = u32> {
     prop_oneof![12 => Just(0_u32), 1 => 0..=most]
+}
+
+/// Numbers of an event, of its asset and whether it comes under an alias.
+fn asset_events(count: std::ops::Range<usize>) -> impl Strategy<Value = Vec<(u8, u8, bool)>> {
+    vec((0..12_u8, 0..3_u8, any::<bool>()), count)
 }
 
 fn unit_seed() -> impl Strategy<Value = UnitSeed> {
@@ -77,12 +89,26 @@ fn unit_seed() -> impl Strategy<Value = UnitSeed> {
         vec((0..12_u8, 0..3_u8, 1..4_u8, any::<bool>()), 0..2),
         vec((0..12_u8, any::<u8>()), 0..2),
         vec((0..9_u8, -2..4_i64, prop::option::of(-1..5_i64)), 0..3),
+        asset_events(0..2),
     );
     (head, rows, values).prop_map(|(head, rows, values)| {
         let (run, by_user, generation, run_event) = head;
         let (tis, expansion, clear) = rows;
-        let (xcoms, starts, ends, slots) = values;
-        UnitSeed { run, by_user, generation, run_event, tis, expansion, clear, xcoms, starts, ends, slots }
+        let (xcoms, starts, ends, slots, asset_events) = values;
+        UnitSeed {
+            run,
+            by_user,
+            generation,
+            run_event,
+            tis,
+            expansion,
+            clear,
+            xcoms,
+            starts,
+            ends,
+            slots,
+            asset_events,
+        }
     })
 }
 
@@ -99,6 +125,9 @@ fn op() -> impl Strategy<Value = Op> {
         1 => (any::<u8>(), prop::option::of(0..3_u8)).prop_map(|(run, task)| Op::DropXComs(run, task)),
         1 => any::<u8>().prop_map(Op::DropRun),
         1 => (0..2_u8).prop_map(Op::DropDag),
+        2 => (0..2_u8, any::<bool>()).prop_map(|(dag, paused)| Op::Pause(dag, paused)),
+        4 => asset_events(1..3).prop_map(Op::AssetEvents),
+        2 => (any::<u8>(), 0..3_u8).prop_map(|(deadline, how)| Op::Settle(deadline, how)),
         1 => (0..100_i64, any::<bool>()).prop_map(|(seconds, dry_run)| Op::Clean { seconds, dry_run }),
     ]
 }
@@ -127,7 +156,41 @@ fn record(dag: u8, version: u8, next_day: Option<i64>) -> DagRecord {
         tags: vec!["t\u{1}".into()],
         paused_at_creation: version == 2,
         next: next_day.map(next),
+        assets: (0..=version).map(|number| dag_asset(dag, version, number)).collect(),
     }
+}
+
+/// What a version of a dag says of its assets: of each version something else.
+fn dag_asset(dag: u8, version: u8, number: u8) -> DagAsset {
+    let role = pick(AssetRole::ALL, dag + version + number);
+    let group = format!("g{version}");
+    let one: AssetRef =
+        if number == 2 { alias().group(group).into() } else { asset(number).group(group).into() };
+    let task_id = (role != AssetRole::Schedule).then(|| pick(&TASKS, number).into());
+    DagAsset { asset: one, role, task_id }
+}
+
+fn asset(number: u8) -> Asset {
+    let asset = Asset::new(format!("s3://lake/{number}"));
+    if number == 1 { asset.named("one").extra(serde_json::json!({ "a": "\u{e9}" })) } else { asset }
+}
+
+fn alias() -> AssetAlias {
+    AssetAlias::new("a_b%")
+}
+
+fn asset_event((id, number, under_alias): (u8, u8, bool), source: Option<&RunRow>) -> AssetEvent {
+    let event =
+        AssetEvent::from_outside(format!("e{id}").into(), &asset(number), at(100 - i64::from(id % 3)));
+    let source = source.map(|run| EventSource {
+        dag_id: run.dag_id.clone(),
+        run_id: run.run_id.clone(),
+        task_id: pick(&TASKS, id).into(),
+        map_index: MapIndex(i32::from(id)),
+        data_interval: run.data_interval,
+    });
+    let aliases = under_alias.then(|| alias().name().to_owned()).into_iter().collect();
+    AssetEvent { source, aliases, extra: serde_json::json!({ "n": id }), ..event }
 }
 
 fn new_run(seed: RunSeed) -> NewRun {
@@ -149,6 +212,11 @@ fn new_run(seed: RunSeed) -> NewRun {
             last_interval: next_day.filter(|day| *day > 2).map(|day| next(day).data_interval),
             next: next_day.map(next),
         }),
+        assets: (pick(RunType::ALL, kind) == RunType::AssetTriggered)
+            .then(|| AssetTrigger { needs: vec![asset(day % 2).key()] }),
+        deadlines: (0..name % 3)
+            .map(|number| NewDeadline { name: format!("n{number}"), due: at(90 + i64::from(day)) })
+            .collect(),
     }
 }
 
@@ -228,6 +296,8 @@ fn unit(seed: &UnitSeed, loaded: &[RunSnapshot]) -> Option<Unit> {
         seed.starts.iter().map(|(id, task, number, queued)| start(*id, *task, *number, *queued)).collect();
     unit.ended = seed.ends.iter().map(|(id, state)| end(*id, *state)).collect();
     unit.slots = seed.slots.iter().map(|(key, delta, limit)| slot(*key, *delta, *limit)).collect();
+    unit.asset_events =
+        seed.asset_events.iter().map(|seed| asset_event(*seed, Some(&snapshot.run))).collect();
     Some(unit)
 }
 
@@ -295,8 +365,44 @@ async fn apply(store: &SharedStore, op: &Op, loaded: &[RunSnapshot]) -> String {
         }
         Op::DropRun(number) => format!("{:?}", store.delete_run(run(*number)).await),
         Op::DropDag(dag) => format!("{:?}", store.delete_dag(&pick(&DAGS, *dag).into()).await),
-        Op::Clean { seconds, dry_run } => format!("{:?}", store.clean(at(*seconds), *dry_run).await),
+        Op::Pause(dag, paused) => {
+            format!("{:?}", store.set_paused(&pick(&DAGS, *dag).into(), *paused).await)
+        }
+        Op::AssetEvents(seeds) => {
+            let events = seeds.iter().map(|seed| asset_event(*seed, None)).collect();
+            format!("{:?}", store.add_asset_events(events).await)
+        }
+        Op::Settle(number, how) => settle(store, *number, *how).await,
+        Op::Clean { seconds, dry_run } => {
+            let mut options = CleanOptions::before(at(*seconds));
+            options.dry_run = *dry_run;
+            // One by one: the order shows, too.
+            options.batch = Some(1);
+            format!("{:?}", clean(&**store, &options).await)
+        }
     }
+}
+
+async fn settle(store: &SharedStore, number: u8, how: u8) -> String {
+    let open = store.deadlines(&DAGS.map(Into::into), Some(at(92)), 3).await.unwrap();
+    let Some(row) = open.get(usize::from(number) % open.len().max(1)) else { return "none".into() };
+    let notice = Notice {
+        task_id: None,
+        map_index: MapIndex(-2 - i32::from(number)),
+        epoch: 0,
+        event: format!("deadline:{}", row.name),
+        try_number: 0,
+        reason: None,
+        at: at(95),
+        owner: IncarnationId(Uuid::from_u128(1)),
+    };
+    let settlement = match how {
+        0 => Settlement::Met,
+        1 => Settlement::Later(at(200)),
+        _ => Settlement::Missed(Box::new(notice)),
+    };
+    let answer = store.settle_deadline(&row.key(), settlement.clone()).await;
+    format!("{answer:?} {:?}", store.settle_deadline(&row.key(), settlement).await)
 }
 
 async fn snapshots(store: &SharedStore) -> Vec<RunSnapshot> {
@@ -314,7 +420,19 @@ async fn visible(store: &SharedStore) -> Vec<String> {
         format!("{:?}", store.pools().await.unwrap()),
         format!("{:?}", store.slots().await.unwrap()),
         format!("{:?}", store.orphans().await.unwrap()),
+        format!("{:?}", store.notices().await.unwrap()),
+        format!("{:?}", store.assets().await.unwrap()),
+        format!("{:?}", store.asset_queue().await.unwrap()),
+        format!("{:?}", store.deadlines(&DAGS.map(Into::into), None, 100).await.unwrap()),
     ];
+    for newest_first in [false, true] {
+        let filter = AssetEventFilter {
+            alias: newest_first.then(|| alias().name().to_owned()),
+            newest_first,
+            ..AssetEventFilter::default()
+        };
+        seen.push(format!("{:?}", store.asset_events(&filter).await.unwrap()));
+    }
     for dag in DAGS {
         seen.push(format!("{:?}", store.dag_versions(&dag.into()).await.unwrap()));
     }
@@ -328,6 +446,8 @@ async fn visible(store: &SharedStore) -> Vec<String> {
         seen.push(format!("{xcoms:?}"));
         seen.push(format!("{:?}", store.attempts(run, None).await.unwrap()));
         seen.push(format!("{:?}", store.events(run, None).await.unwrap()));
+        let made_by = store.asset_events(&AssetEventFilter::that_made(run)).await.unwrap();
+        seen.push(format!("{made_by:?}"));
     }
     seen
 }

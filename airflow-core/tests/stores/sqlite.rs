@@ -43,6 +43,7 @@ async fn run(store: &SqliteStore, run_id: &str) -> RunRow {
         tags: vec![],
         paused_at_creation: false,
         next: None,
+        assets: Vec::new(),
     };
     store.sync_dags(vec![record], at(0)).await.unwrap();
     let new = NewRun {
@@ -58,9 +59,12 @@ async fn run(store: &SqliteStore, run_id: &str) -> RunRow {
         triggered_by: "test".into(),
         ignores_past: false,
         advance: None,
+        assets: None,
+        deadlines: Vec::new(),
     };
     match store.create_runs(vec![new]).await.unwrap().remove(0) {
         CreatedRun::New(row) | CreatedRun::Exists(row) => *row,
+        CreatedRun::Taken => panic!("it is not by assets"),
     }
 }
 
@@ -163,15 +167,24 @@ async fn migrators_wait_for_each_other_and_leave_the_tables_of_the_host() {
     assert_eq!(kept, 1);
 }
 
+/// Undoes the seventh migration.
+async fn undo_workers(conn: &mut SqliteConnection) {
+    const UNDO: &str =
+        "DROP TABLE af_report; DROP TABLE af_worker; DROP TABLE af_carried; DROP TABLE af_setting;";
+    sqlx::raw_sql(UNDO).execute(conn).await.unwrap();
+}
+
 /// Goal: a database of version 3 keeps its variables, readable. Method: undo the fourth migration by hand.
 #[tokio::test]
 async fn variables_of_an_older_version_are_plain_text_after_the_migration() {
     let dir = tempfile::tempdir().unwrap();
     open(&dir).await;
     let mut old = raw(&dir).await;
+    undo_workers(&mut old).await;
     sqlx::raw_sql(
         "DROP TABLE af_connection; ALTER TABLE af_variable DROP COLUMN is_encrypted;
-         ALTER TABLE af_ti DROP COLUMN wait;
+         ALTER TABLE af_ti DROP COLUMN wait; DROP TABLE af_deadline; DROP TABLE af_run_asset_event;
+         DROP TABLE af_asset_queue; DROP TABLE af_asset_event; DROP TABLE af_asset_ref; DROP TABLE af_asset;
          DELETE FROM airflow_schema WHERE version > 3; INSERT INTO af_variable VALUES ('k', 'v', 'what')",
     )
     .execute(&mut old)
@@ -325,6 +338,8 @@ async fn runs_of_unknown_dags_do_not_spoil_the_calls_that_share_their_transactio
         triggered_by: "test".into(),
         ignores_past: false,
         advance: None,
+        assets: None,
+        deadlines: Vec::new(),
     };
     let mut other = raw(&dir).await;
     sqlx::query("BEGIN IMMEDIATE").execute(&mut other).await.unwrap();
@@ -387,6 +402,10 @@ async fn deleting_leaves_no_orphan_rows() {
         "af_xcom",
         "af_expansion",
         "af_notice",
+        "af_asset_ref",
+        "af_asset_queue",
+        "af_run_asset_event",
+        "af_deadline",
     ] {
         let sql = sqlx::AssertSqlSafe(format!("SELECT count(*) FROM {table}"));
         let left: i64 = sqlx::query_scalar(sql).fetch_one(&mut conn).await.unwrap();
@@ -412,7 +431,10 @@ async fn an_old_database_keeps_its_rows() {
     let before = store.task_instances(row.pk).await.unwrap();
     drop(store);
     let mut conn = raw(&dir).await;
-    let back = "ALTER TABLE af_ti DROP COLUMN wait; DELETE FROM airflow_schema WHERE version >= 5";
+    undo_workers(&mut conn).await;
+    let back = "ALTER TABLE af_ti DROP COLUMN wait; DELETE FROM airflow_schema WHERE version >= 5;
+        DROP TABLE af_deadline; DROP TABLE af_run_asset_event; DROP TABLE af_asset_queue; DROP TABLE af_asset_event;
+        DROP TABLE af_asset_ref; DROP TABLE af_asset";
     sqlx::raw_sql(back).execute(&mut conn).await.unwrap();
     let store = SqliteStore::open(&file(&dir)).await.unwrap();
     assert!(matches!(store.dags().await, Err(StoreError::NotMigrated { found: 4, .. })));

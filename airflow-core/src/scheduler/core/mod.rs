@@ -3,8 +3,12 @@
 //! The loop around it ([`super::Scheduler`]) talks to the store and to executors; a simulation can drive the same
 //! core. Nothing here waits, reads a clock or draws a random number. Everything it remembers may be lost.
 
+mod assets;
+mod deadlines;
 mod deciding;
 mod news;
+mod out;
+mod remote;
 mod share;
 mod waits;
 mod wants;
@@ -16,12 +20,15 @@ use std::sync::Arc;
 
 use chrono::{DateTime, TimeDelta, Utc};
 
+use self::out::Out;
+use self::remote::Remote;
 use self::share::Share;
 use crate::compile::CompiledDag;
 use crate::id::{AttemptId, DagId, IncarnationId, RunPk, TiKey};
 use crate::plan::{Report, RunView};
 use crate::scheduler::backlog::Backlog;
 use crate::scheduler::limits::Limits;
+use crate::scheduler::routes::{Place, Routes};
 use crate::state::RunEvent;
 use crate::store::{Advance, AttemptRow, DagRow, NewRun, PastQuery, RunRow, Unit};
 
@@ -51,7 +58,7 @@ const UNSURE_PAUSE_S: i64 = 5;
 #[derive(Debug, Clone)]
 pub(super) struct CoreConfig {
     pub incarnation: IncarnationId,
-    pub slots: usize,
+    pub routes: Routes,
     pub max_map_length: usize,
     pub max_lost: u32,
     pub new_id: fn() -> AttemptId,
@@ -68,6 +75,12 @@ pub(super) struct Wants {
     pub create: Vec<NewRun>,
     pub limits: bool,
     pub advance: Vec<(DagId, Advance)>,
+    /// What waits for dags that run by assets.
+    pub asset_queue: bool,
+    /// Deadlines that are over.
+    pub deadlines: bool,
+    /// Queued attempts that may have been claimed.
+    pub look_up: Vec<AttemptId>,
 }
 
 impl Wants {
@@ -77,6 +90,9 @@ impl Wants {
             && self.create.is_empty()
             && !self.limits
             && self.advance.is_empty()
+            && !self.asset_queue
+            && !self.deadlines
+            && self.look_up.is_empty()
     }
 }
 
@@ -86,11 +102,15 @@ enum Timer {
     RunTimeout(RunPk),
     /// A run whose changes were refused too often is loaded again.
     Again(RunPk),
+    /// A queued attempt may not have been claimed; with how often it was sent before.
+    Unclaimed(RunPk, AttemptId, u32),
 }
 
 #[derive(Debug)]
 struct DagLane {
     dag: Arc<CompiledDag>,
+    /// How many tasks a run begins with, at least one.
+    width: usize,
     row: DagRow,
     queued: BTreeMap<(bool, DateTime<Utc>, RunPk), RunRow>,
     running: BTreeSet<RunPk>,
@@ -101,6 +121,13 @@ struct DagLane {
 impl DagLane {
     fn active(&self) -> usize {
         self.queued.len() + self.running.len()
+    }
+
+    /// Whether another run may be made.
+    fn has_room(&self) -> bool {
+        let most = self.dag.settings.max_active_runs as usize;
+        let limit = self.dag.timetable.active_runs_limit();
+        self.active() < limit.map_or(most, |limit| most.min(limit as usize))
     }
 }
 
@@ -139,12 +166,16 @@ pub(super) struct Core {
     backlog: Backlog,
     limits: Limits,
     limits_unknown: bool,
-    attempts: BTreeMap<AttemptId, (RunPk, TiKey)>,
+    /// Attempts that were handed to an executor and have not reported.
+    out: Out,
+    remote: Remote,
     /// Started in a commit of which it is not known whether it happened, or still will; looked for so many times more.
     unsure: BTreeMap<AttemptId, (RunPk, u32)>,
     waits: waits::Waits,
-    /// Attempts of an earlier life of this process that did not stop; they keep their slots.
-    strays: BTreeSet<AttemptId>,
+    /// Slots that nothing in the backlog could use when attempts were last started.
+    spare: usize,
+    /// All slots that there are.
+    slots: usize,
     /// The executor refused an attempt: nothing is started before this moment.
     rests_until: Option<DateTime<Utc>>,
     /// Which runs this process decides about, and which others have.
@@ -152,6 +183,8 @@ pub(super) struct Core {
     last_tick: Option<DateTime<Utc>>,
     timers: BinaryHeap<Reverse<(DateTime<Utc>, Timer)>>,
     dag_timers: BTreeSet<(DateTime<Utc>, DagId)>,
+    fed: assets::Fed,
+    deadlines: deadlines::Deadlines,
     writing: Vec<InFlight>,
     stamp: u64,
     closed: bool,
@@ -159,7 +192,11 @@ pub(super) struct Core {
 
 impl Core {
     pub(super) fn new(config: CoreConfig) -> Self {
+        let out = Out::new(config.routes.clone());
+        let slots = out.room().total();
         Self {
+            spare: slots,
+            slots,
             config,
             dags: BTreeMap::new(),
             runs: HashMap::new(),
@@ -172,15 +209,17 @@ impl Core {
             backlog: Backlog::default(),
             limits: Limits::default(),
             limits_unknown: true,
-            attempts: BTreeMap::new(),
+            out,
+            remote: Remote::default(),
             unsure: BTreeMap::new(),
             waits: waits::Waits::default(),
-            strays: BTreeSet::new(),
             rests_until: None,
             share: Share::default(),
             last_tick: None,
             timers: BinaryHeap::new(),
             dag_timers: BTreeSet::new(),
+            fed: assets::Fed::default(),
+            deadlines: deadlines::Deadlines::default(),
             writing: Vec::new(),
             stamp: 0,
             closed: false,
@@ -204,28 +243,24 @@ impl Core {
         self.runs.values().map(|live| &live.view)
     }
 
-    /// How many attempts are out.
+    /// How many attempts run in this process.
     pub(super) fn running_attempts(&self) -> usize {
-        self.attempts.len() + self.strays.len()
+        self.out.here().count()
     }
 
-    /// Attempts that were handed to the executor and have not reported.
-    pub(super) fn attempts_out(&self) -> Vec<AttemptId> {
-        self.attempts.keys().chain(&self.strays).copied().collect()
+    /// Attempts that run in this process.
+    pub(super) fn attempts_here(&self) -> Vec<(AttemptId, Place)> {
+        self.out.here().collect()
     }
 
     /// Attempts of an earlier life that still run.
-    pub(super) fn keep_strays(&mut self, strays: Vec<AttemptId>) {
-        self.strays.extend(strays);
+    pub(super) fn keep_strays(&mut self, strays: Vec<(AttemptId, Place)>) {
+        self.out.keep_strays(strays);
     }
 
     /// Since when the instance waits that is ready for the longest time.
     pub(super) fn waits_since(&self) -> Option<DateTime<Utc>> {
         self.backlog.waits_since()
-    }
-
-    fn free_slots(&self) -> usize {
-        self.config.slots.saturating_sub(self.attempts.len() + self.strays.len())
     }
 
     /// Whether the executor had no room a moment ago.

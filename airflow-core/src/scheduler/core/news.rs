@@ -7,12 +7,13 @@ use std::sync::Arc;
 use chrono::{DateTime, TimeDelta, Utc};
 
 use crate::id::{AttemptId, DagId, RunPk, TiKey};
-use crate::plan::{Report, RunView};
+use crate::plan::{Report, RunView, Ti};
 use crate::registry::Registry;
 use crate::scheduler::effects::{Effects, attempt_of};
 use crate::state::{RunState, TaskState};
 use crate::store::{AttemptRow, CreatedRun, DagRow, PoolRow, RunRow, RunSnapshot, SlotKey};
 
+use super::out::Sent;
 use super::{Core, DagLane, Live, Timer};
 
 impl Core {
@@ -35,13 +36,17 @@ impl Core {
                     }
                 }
                 None => {
+                    let first = dag.tasks.iter().filter(|task| task.upstream.is_empty()).count();
                     let lane = DagLane {
                         dag: Arc::clone(dag),
+                        width: first.max(1),
                         row,
                         queued: BTreeMap::new(),
                         running: BTreeSet::new(),
                         ask_after: None,
                     };
+                    self.fed.know_dag(dag);
+                    self.know_deadlines_of(dag);
                     self.dags.insert(id.clone(), lane);
                 }
             }
@@ -121,8 +126,7 @@ impl Core {
     }
 
     pub(in crate::scheduler) fn report(&mut self, report: Report) {
-        self.attempts.remove(&report.attempt_id);
-        self.strays.remove(&report.attempt_id);
+        self.out.remove(report.attempt_id);
         self.rests_until = None;
         self.dirty.insert(report.run);
         self.inbox.entry(report.run).or_default().push(report);
@@ -172,26 +176,41 @@ impl Core {
         let pk = view.run.pk;
         for (key, ti) in view.all() {
             match ti.state {
-                TaskState::Scheduled => self.backlog.add(view, key, now),
+                TaskState::Scheduled => {
+                    let place = self.out.routes().of(view.dag.task(key.task));
+                    self.backlog.add(view, key, place, now);
+                }
                 TaskState::Running => {
                     let Some(id) = ti.data.attempt_id.filter(|id| self.unsure.remove(id).is_some()) else {
                         continue;
                     };
                     // The commit that started it did happen: now it may be submitted.
-                    self.attempts.insert(id, (pk, key));
-                    effects.submit.push(attempt_of(view, key, id, view.run.queued_at));
+                    let place = self.out.routes().of(view.dag.task(key.task));
+                    self.out.insert(id, Sent { run: pk, key, place });
+                    effects.submit.push((place, attempt_of(view, key, id, view.run.queued_at)));
                 }
                 _ => {}
             }
         }
         self.adopt_waits(view);
         self.look_for_unsure(pk, now);
-        let lost = |(id, (run, key)): (&AttemptId, &(RunPk, TiKey))| {
-            let ti = view.ti(*key);
-            let runs = ti.is_some_and(|ti| ti.state == TaskState::Running && ti.data.attempt_id == Some(*id));
-            (*run == pk && !runs).then_some(*id)
+        let lost = |(id, sent): (AttemptId, &Sent)| {
+            let is_out = |ti: &Ti| match ti.state {
+                TaskState::Running => true,
+                TaskState::Queued => self.out.routes().is_remote(sent.place),
+                _ => false,
+            };
+            let ti = view.ti(sent.key).filter(|ti| is_out(ti) && ti.data.attempt_id == Some(id));
+            (sent.run == pk && ti.is_none()).then_some((sent.place, id))
         };
-        effects.cancel.extend(self.attempts.iter().filter_map(lost));
+        let lost: Vec<_> = self.out.iter().filter_map(lost).collect();
+        for (place, id) in lost {
+            effects.cancel.push((place, id));
+            if self.out.routes().is_remote(place) {
+                self.out.remove(id);
+            }
+        }
+        self.adopt_remote(view, effects, now);
         for orphan in self.orphans.remove(&pk).unwrap_or_default() {
             let Some(task) = view.dag.find(orphan.start.task_id.as_str()) else { continue };
             let report = Report {
@@ -200,7 +219,8 @@ impl Core {
                 attempt_id: orphan.start.attempt_id,
                 outcome: crate::plan::Outcome::Lost,
                 pushed: Vec::new(),
-                rendered: Vec::new(),
+                asset_events: Vec::new(),
+                rendered: None,
                 at: view.run.queued_at.max(orphan.start.at),
             };
             self.inbox.entry(pk).or_default().push(report);
@@ -219,8 +239,13 @@ impl Core {
 
     pub(in crate::scheduler) fn created(&mut self, created: Vec<CreatedRun>, now: DateTime<Utc>) {
         for run in created {
-            if let CreatedRun::New(row) = run {
-                self.know_run(*row, now);
+            match run {
+                CreatedRun::New(row) => {
+                    self.look_at_deadlines(&row.dag_id, now);
+                    self.know_run(*row, now);
+                }
+                CreatedRun::Exists(_) => {}
+                CreatedRun::Taken => self.forget_asset_queue(),
             }
         }
     }
@@ -239,10 +264,16 @@ impl Core {
             lane.queued.retain(|(_, _, other), _| *other != pk);
         }
         self.dirty.remove(&pk);
-        self.inbox.remove(&pk);
+        self.drop_reports(pk);
         self.share.forget(pk);
         self.stop_waits(pk);
-        let of_run = self.attempts.iter().filter(|(_, (run, _))| *run == pk);
-        effects.cancel.extend(of_run.map(|(id, _)| *id));
+        let of_run: Vec<_> =
+            self.out.iter().filter(|(_, sent)| sent.run == pk).map(|(id, sent)| (sent.place, id)).collect();
+        for (place, id) in of_run {
+            effects.cancel.push((place, id));
+            if self.out.routes().is_remote(place) {
+                self.out.remove(id);
+            }
+        }
     }
 }

@@ -14,8 +14,13 @@ use crate::id::{IncarnationId, RunPk};
 
 use super::{Core, Timer, UNSURE_PAUSE_S};
 
-/// How long a run waits for a scheduler with a free slot before one without takes it, in seconds: two polls.
+/// How long a run waits for a scheduler with a free slot before one without takes it, in seconds: two polls. As long a
+/// new scheduler does not know whether it is alone.
 const GRACE_S: i64 = 2;
+
+/// How often a scheduler beside others that has no free slot takes runs that nobody wanted, as many as it has slots, in
+/// seconds. All of them at once would be more than it can work on, and nothing would be left for those who end first.
+const UNWANTED_S: i64 = 1;
 
 /// After how many looks at the other schedulers the runs that they have are asked for again.
 const LOOKS: u32 = 6;
@@ -29,6 +34,10 @@ pub(super) struct Share {
     /// The other schedulers that have not ended.
     others: Vec<IncarnationId>,
     looks: u32,
+    /// When this process first looked for runs.
+    begun: Option<DateTime<Utc>>,
+    /// When it last began to take runs that nobody wanted, and how many it may still take.
+    unwanted: Option<(DateTime<Utc>, usize)>,
 }
 
 impl Share {
@@ -45,6 +54,27 @@ impl Share {
         self.foreign.remove(&run);
     }
 
+    /// The time of day is another one now: what is counted from it begins anew.
+    pub(super) fn clock_was_set(&mut self) {
+        self.begun = None;
+        self.unwanted = None;
+    }
+
+    /// Whether there is nobody else, as far as can be known: those who start together do not see each other at once.
+    fn is_alone(&mut self, now: DateTime<Utc>) -> bool {
+        let begun = *self.begun.get_or_insert(now);
+        self.others.is_empty() && now - begun >= TimeDelta::seconds(GRACE_S)
+    }
+
+    /// How many runs that nobody wanted may be taken now.
+    fn unwanted(&mut self, slots: usize, now: DateTime<Utc>) -> &mut usize {
+        let (since, left) = self.unwanted.get_or_insert((now, slots));
+        if now - *since >= TimeDelta::seconds(UNWANTED_S) {
+            (*since, *left) = (now, slots);
+        }
+        left
+    }
+
     pub(super) fn keep(&mut self, listed: impl Fn(RunPk) -> bool) {
         self.mine.retain(|run| listed(*run));
         self.foreign.retain(|run| listed(*run));
@@ -55,8 +85,13 @@ impl Core {
     /// The other schedulers that have not ended. Says whether everything should be read again: one came or went, and
     /// what it had may be free.
     pub(in crate::scheduler) fn know_others(&mut self, others: Vec<IncarnationId>) -> bool {
+        self.share.looks += 1;
+        self.meet_others(others)
+    }
+
+    /// The same between two looks.
+    pub(in crate::scheduler) fn meet_others(&mut self, others: Vec<IncarnationId>) -> bool {
         let share = &mut self.share;
-        share.looks += 1;
         let again = share.others != others || (share.looks >= LOOKS && !share.foreign.is_empty());
         if again {
             share.looks = 0;
@@ -76,19 +111,22 @@ impl Core {
             // Whoever has the run finds lost attempts by itself; a report of an attempt of an earlier life is stale.
             self.inbox.remove(run);
             self.orphans.remove(run);
+            self.leave_reports(*run);
             self.drop_view(*run);
             self.leave_waits(*run);
         }
     }
 
     /// Queued runs for which there is room are loaded, and start when they are looked at. Beside other schedulers only
-    /// as many are taken as can start something.
+    /// as many are taken as can start something, and slowly those that wait although nobody can.
     pub(super) fn take_queued(&mut self, now: DateTime<Utc>) {
         if self.closed {
             return;
         }
-        let alone = self.share.others.is_empty();
-        let mut free = if alone { usize::MAX } else { self.free_slots() };
+        let alone = self.share.is_alone(now);
+        let slots = self.slots;
+        // Not what is free at this moment: that is for what waits here already.
+        let mut free = if alone { usize::MAX } else { self.spare };
         for lane in self.dags.values().filter(|lane| !lane.row.is_paused) {
             let room = (lane.dag.settings.max_active_runs as usize).saturating_sub(lane.running.len());
             let ready = lane.queued.iter().filter(|((_, at, _), _)| *at <= now).take(room);
@@ -98,9 +136,17 @@ impl Core {
                     continue;
                 }
                 let waited = now - row.queued_at.max(row.run_after) >= TimeDelta::seconds(GRACE_S);
-                if free > 0 || waited || self.share.is_mine(*pk) {
-                    free = free.saturating_sub(1);
+                if self.share.is_mine(*pk) {
                     self.load.insert(row.pk);
+                } else if free > 0 {
+                    free = free.saturating_sub(lane.width);
+                    self.load.insert(row.pk);
+                } else if waited {
+                    let left = self.share.unwanted(slots.max(1), now);
+                    if *left > 0 {
+                        *left -= 1;
+                        self.load.insert(row.pk);
+                    }
                 }
             }
         }

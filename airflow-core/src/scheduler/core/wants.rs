@@ -16,7 +16,7 @@ impl Core {
         let timer = self.timers.peek().map(|Reverse((at, _))| *at);
         let dag = self.dag_timers.first().map(|(at, _)| *at);
         let rest = self.rests_until.filter(|_| !self.backlog.is_empty());
-        timer.into_iter().chain(dag).chain(rest).min()
+        timer.into_iter().chain(dag).chain(rest).chain(self.deadlines.next()).min()
     }
 
     /// Works off what is due.
@@ -32,6 +32,10 @@ impl Core {
             let Some(Reverse((_, timer))) = self.timers.pop() else { break };
             let pk = match timer {
                 Timer::Instance(pk, _) | Timer::RunTimeout(pk) | Timer::Again(pk) => pk,
+                Timer::Unclaimed(_, id, times) => {
+                    self.may_be_unclaimed(id, times);
+                    continue;
+                }
             };
             if matches!(timer, Timer::Again(_)) {
                 self.resting.remove(&pk);
@@ -44,7 +48,7 @@ impl Core {
                     Timer::RunTimeout(_) => {
                         live.timed_out = timeout_of(&live.view).is_some_and(|at| at <= now);
                     }
-                    Timer::Again(_) => {}
+                    Timer::Again(_) | Timer::Unclaimed(..) => {}
                 }
                 self.dirty.insert(pk);
             }
@@ -57,9 +61,10 @@ impl Core {
     /// Pauses were meant to be short; without this they would last until the clock has caught up.
     fn clock_was_set_back(&mut self, now: DateTime<Utc>) {
         self.rests_until = None;
+        self.share.clock_was_set();
         let timers = std::mem::take(&mut self.timers);
         let sooner = |Reverse((at, timer)): Reverse<(DateTime<Utc>, Timer)>| match timer {
-            Timer::Again(_) => Reverse((at.min(now), timer)),
+            Timer::Again(_) | Timer::Unclaimed(..) => Reverse((at.min(now), timer)),
             Timer::Instance(..) | Timer::RunTimeout(_) => Reverse((at, timer)),
         };
         self.timers = timers.into_iter().map(sooner).collect();
@@ -77,13 +82,18 @@ impl Core {
     }
 
     pub(in crate::scheduler) fn wants(&mut self, now: DateTime<Utc>) -> Wants {
-        let mut wants = Wants { limits: self.limits_unknown, ..Wants::default() };
+        let look_up = self.look_up();
+        let mut wants = Wants { limits: self.limits_unknown, look_up, ..Wants::default() };
         if self.config.use_schedules && !self.closed {
             let due: Vec<DagId> =
                 self.dags.values().filter(|lane| is_due(lane, now)).map(|l| l.dag.id.clone()).collect();
             for id in due {
                 self.next_of(&id, now, &mut wants);
             }
+        }
+        wants.deadlines = self.deadline_is_over(now);
+        if !self.closed {
+            self.want_asset_runs(now, &mut wants);
         }
         self.take_queued(now);
         for pk in self.load.clone() {
@@ -133,10 +143,8 @@ impl Core {
 }
 
 fn is_due(lane: &DagLane, now: DateTime<Utc>) -> bool {
-    let most = lane.dag.settings.max_active_runs as usize;
-    let most = lane.dag.timetable.active_runs_limit().map_or(most, |limit| most.min(limit as usize));
     !lane.row.is_paused
         && lane.row.next.is_some_and(|next| next.run_after <= now)
         && lane.ask_after.is_none_or(|at| at <= now)
-        && lane.active() < most
+        && lane.has_room()
 }

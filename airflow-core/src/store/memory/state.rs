@@ -7,7 +7,7 @@ use chrono::{DateTime, Utc};
 use crate::id::{AttemptId, DagId, MapIndex, RunId, RunPk, TaskId};
 use crate::state::{RunState, RunType, TaskState};
 use crate::store::judge::TiId;
-use crate::store::rules::{self, CLEANED, DEFAULT_POOL, interval, keeps_dag, micros, next_run, storable};
+use crate::store::rules::{self, DEFAULT_POOL, interval, keeps_dag, micros, next_run, storable};
 use crate::store::{
     Advance, AttemptRow, AuditEntry, AuditFilter, ConnectionRow, CreatedRun, DagRecord, DagRow, DagVersion,
     EventRow, Expansion, NewRun, Notice, NoticeKey, PastQuery, PastRun, PoolRow, PoolSpec, RunFilter, RunRow,
@@ -16,11 +16,15 @@ use crate::store::{
 use crate::xcom::SKIP_KEY;
 
 use processes::Processes;
+use remote::Remote;
 
+mod assets;
 mod commit;
 mod credentials;
 mod notices;
+mod old;
 mod processes;
+mod remote;
 
 /// All rows.
 #[derive(Debug)]
@@ -43,7 +47,10 @@ pub(super) struct State {
     expansions: BTreeMap<(RunPk, TaskId), u32>,
     slots: BTreeMap<SlotKey, i64>,
     processes: Processes,
+    remote: Remote,
     notices: BTreeMap<NoticeKey, Notice>,
+    pub(super) assets: assets::Assets,
+    deadlines: BTreeMap<(RunPk, String), DateTime<Utc>>,
     audit: Vec<AuditEntry>,
     pub(super) variables: BTreeMap<String, VariableRow>,
     pub(super) connections: BTreeMap<String, ConnectionRow>,
@@ -69,7 +76,10 @@ impl Default for State {
             expansions: BTreeMap::new(),
             slots: BTreeMap::new(),
             processes: Processes::default(),
+            remote: Remote::default(),
             notices: BTreeMap::new(),
+            assets: assets::Assets::default(),
+            deadlines: BTreeMap::new(),
             audit: Vec::new(),
             variables: BTreeMap::new(),
             connections: BTreeMap::new(),
@@ -144,6 +154,7 @@ impl State {
             last_seen: now,
         };
         self.dags.insert(record.dag_id.clone(), row);
+        self.assets.sync(record);
     }
 
     pub(super) fn dags(&self) -> Vec<DagRow> {
@@ -188,6 +199,7 @@ impl State {
             self.delete_run(*run);
         }
         self.dags.remove(dag_id);
+        self.assets.forget_dag(dag_id);
         self.versions.remove(dag_id);
         self.slots.retain(|key, _| match key {
             SlotKey::Pool(_) | SlotKey::Deferred(_) => true,
@@ -211,9 +223,12 @@ impl State {
 
     fn create_run(&mut self, run: NewRun) -> StoreResult<CreatedRun> {
         let advance = run.advance.map(|advance| (run.dag_id.clone(), advance));
-        let created = match self.run_like(&run) {
-            Some(row) => CreatedRun::Exists(Box::new(row)),
-            None => CreatedRun::New(Box::new(self.insert_run(run))),
+        let created = match self.assets.taking(&run) {
+            None => CreatedRun::Taken,
+            Some(run) => match self.run_like(&run) {
+                Some(row) => CreatedRun::Exists(Box::new(row)),
+                None => CreatedRun::New(Box::new(self.insert_run(run))),
+            },
         };
         if let Some((dag_id, advance)) = advance {
             self.advance(&dag_id, advance)?;
@@ -229,9 +244,8 @@ impl State {
         let date = micros(run.logical_date);
         let range = (run.dag_id.clone(), date, RunPk(i64::MIN))..=(run.dag_id.clone(), date, RunPk(i64::MAX));
         let same_date = self.run_dates.range(range).filter_map(|(_, _, pk)| self.runs.get(pk));
-        let is_timed = |kind: RunType| kind != RunType::Manual;
         same_date
-            .filter(|row| is_timed(row.run_type) && is_timed(run.run_type))
+            .filter(|row| row.run_type.is_timed() && run.run_type.is_timed())
             .min_by_key(|row| row.pk)
             .cloned()
     }
@@ -261,6 +275,12 @@ impl State {
         self.run_dates.insert((row.dag_id.clone(), row.logical_date, row.pk));
         self.active.insert(row.pk);
         self.runs.insert(row.pk, row.clone());
+        for deadline in run.deadlines {
+            self.deadlines.entry((row.pk, deadline.name)).or_insert_with(|| micros(deadline.due));
+        }
+        if run.assets.is_some() {
+            self.assets.take(&row.dag_id, row.pk);
+        }
         row
     }
 
@@ -337,6 +357,9 @@ impl State {
         remove_of_run(&mut self.xcoms, run, None, String::new());
         self.expansions.retain(|(pk, _), _| *pk != run);
         self.notices.retain(|key, _| key.run != run);
+        self.deadlines.retain(|(pk, _), _| *pk != run);
+        self.assets.forget_run(run);
+        self.remote.reports.retain(|_, report| report.run != run);
         true
     }
 
@@ -432,39 +455,6 @@ impl State {
         entries.sort_by_key(|entry| std::cmp::Reverse(entry.at));
         let limit = filter.limit.map_or(usize::MAX, |limit| limit as usize);
         entries.into_iter().take(limit).cloned().collect()
-    }
-
-    fn cleanable(&self, before: DateTime<Utc>) -> Vec<RunPk> {
-        let newest: BTreeSet<RunPk> =
-            self.dags.keys().filter_map(|dag| self.runs_of(dag).next_back()).collect();
-        let goes = |row: &&RunRow| {
-            row.state.is_finished()
-                && row.ended_at.is_some_and(|ended| ended < before)
-                && !newest.contains(&row.pk)
-        };
-        self.runs.values().filter(goes).map(|row| row.pk).collect()
-    }
-
-    pub(super) fn clean_counts(&self, before: DateTime<Utc>) -> Vec<(String, u64)> {
-        let runs: BTreeSet<RunPk> = self.cleanable(before).into_iter().collect();
-        let counts = [
-            runs.len(),
-            self.tis.keys().filter(|(pk, _, _)| runs.contains(pk)).count(),
-            self.attempts.keys().filter(|((pk, _, _), _)| runs.contains(pk)).count(),
-            self.events.keys().filter(|((pk, _, _), _)| runs.contains(pk)).count(),
-            self.xcoms.keys().filter(|((pk, _, _), _)| runs.contains(pk)).count(),
-            self.audit.iter().filter(|entry| entry.at < before).count(),
-        ];
-        CLEANED.iter().zip(counts).map(|(name, count)| ((*name).to_owned(), count as u64)).collect()
-    }
-
-    pub(super) fn clean(&mut self, before: DateTime<Utc>) -> Vec<(String, u64)> {
-        let counts = self.clean_counts(before);
-        for run in self.cleanable(before) {
-            self.delete_run(run);
-        }
-        self.audit.retain(|entry| entry.at >= before);
-        counts
     }
 }
 

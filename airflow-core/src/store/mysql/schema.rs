@@ -4,6 +4,7 @@
 //! done before, and leaves a mark; a migration that was interrupted goes on after the last mark. A named lock lets one
 //! migrator in at a time. Migrations are only ever added.
 
+use crate::store::points::reach_point;
 use crate::store::server::{Core, Lease, NEEDED, STEP_DEADLINE, TABLES, at_least, version};
 use crate::store::sql::errors::{failed, within};
 use crate::store::sql::{Conn, admin, query};
@@ -32,7 +33,7 @@ const MIGRATIONS: [&[&str]; NEEDED as usize] = [&V1];
 const END: &str = ") ENGINE = InnoDB CHARACTER SET utf8mb4 COLLATE utf8mb4_bin";
 
 /// Each without its end.
-const V1: [&str; 17] = [
+const V1: [&str; 27] = [
     "CREATE TABLE IF NOT EXISTS af_dag (
         dag_id VARCHAR(250) PRIMARY KEY, is_paused BOOLEAN NOT NULL, fingerprint VARCHAR(250) NOT NULL,
         version BIGINT NOT NULL, schedule LONGTEXT NOT NULL, description LONGTEXT, owners LONGTEXT NOT NULL,
@@ -45,12 +46,12 @@ const V1: [&str; 17] = [
         FOREIGN KEY (dag_id) REFERENCES af_dag (dag_id) ON DELETE CASCADE",
     "CREATE TABLE IF NOT EXISTS af_run (
         pk BIGINT AUTO_INCREMENT PRIMARY KEY, dag_id VARCHAR(250) NOT NULL, run_id VARCHAR(250) NOT NULL,
-        run_type VARCHAR(20) NOT NULL, state VARCHAR(20) NOT NULL, logical_date DATETIME(6) NOT NULL,
+        run_type VARCHAR(40) NOT NULL, state VARCHAR(20) NOT NULL, logical_date DATETIME(6) NOT NULL,
         interval_start DATETIME(6) NOT NULL, interval_end DATETIME(6) NOT NULL, run_after DATETIME(6) NOT NULL,
         queued_at DATETIME(6) NOT NULL, started_at DATETIME(6), ended_at DATETIME(6), conf LONGTEXT,
         fingerprint VARCHAR(250) NOT NULL, generation BIGINT NOT NULL, triggered_by LONGTEXT NOT NULL,
         ignores_past BOOLEAN NOT NULL, reason LONGTEXT,
-        timed DATETIME(6) GENERATED ALWAYS AS (CASE WHEN run_type = 'manual' THEN NULL ELSE logical_date END) VIRTUAL,
+        timed DATETIME(6) GENERATED ALWAYS AS (CASE WHEN run_type IN ('backfill', 'scheduled') THEN logical_date END) VIRTUAL,
         UNIQUE KEY (dag_id, run_id), UNIQUE KEY af_run_once (dag_id, timed), KEY af_run_of_dag (dag_id, logical_date),
         KEY af_run_by_date (logical_date), KEY af_run_by_state (state, logical_date),
         FOREIGN KEY (dag_id) REFERENCES af_dag (dag_id) ON DELETE CASCADE",
@@ -104,10 +105,47 @@ const V1: [&str; 17] = [
         id BINARY(16) PRIMARY KEY, kind LONGTEXT NOT NULL, host LONGTEXT NOT NULL, pid BIGINT NOT NULL,
         birth LONGTEXT NOT NULL, lease BIGINT NOT NULL, started_at DATETIME(6) NOT NULL, lease_until DATETIME(6) NOT NULL,
         beats BIGINT NOT NULL, last_beat DATETIME(6) NOT NULL, ended_at DATETIME(6)",
+    "CREATE TABLE IF NOT EXISTS af_report (
+        attempt_id BINARY(16) PRIMARY KEY, run BIGINT NOT NULL, task_id VARCHAR(250) NOT NULL,
+        map_index BIGINT NOT NULL, at DATETIME(6) NOT NULL, body LONGTEXT NOT NULL, KEY af_report_of_run (run),
+        FOREIGN KEY (attempt_id) REFERENCES af_attempt (attempt_id) ON DELETE CASCADE",
+    "CREATE TABLE IF NOT EXISTS af_worker (
+        name VARCHAR(250) PRIMARY KEY, incarnation BINARY(16) NOT NULL, info LONGTEXT NOT NULL,
+        at DATETIME(6) NOT NULL",
+    "CREATE TABLE IF NOT EXISTS af_carried (
+        incarnation BINARY(16) NOT NULL, dag_id VARCHAR(250) NOT NULL, fingerprint VARCHAR(250) NOT NULL,
+        PRIMARY KEY (incarnation, dag_id, fingerprint), KEY af_carried_of_dag (dag_id),
+        FOREIGN KEY (incarnation) REFERENCES af_incarnation (id) ON DELETE CASCADE",
+    "CREATE TABLE IF NOT EXISTS af_setting (name VARCHAR(250) PRIMARY KEY, value LONGTEXT NOT NULL",
     "CREATE TABLE IF NOT EXISTS af_audit (
         id BIGINT AUTO_INCREMENT PRIMARY KEY, at DATETIME(6) NOT NULL, actor LONGTEXT NOT NULL,
         event VARCHAR(250) NOT NULL, dag_id VARCHAR(250), run_id LONGTEXT, task_id LONGTEXT, map_index BIGINT,
         extra LONGTEXT, KEY af_audit_at (at)",
+    "CREATE TABLE IF NOT EXISTS af_asset (
+        asset_key VARCHAR(40) PRIMARY KEY, is_alias BOOLEAN NOT NULL, name LONGTEXT NOT NULL, uri LONGTEXT NOT NULL,
+        group_name LONGTEXT NOT NULL, extra LONGTEXT NOT NULL",
+    "CREATE TABLE IF NOT EXISTS af_asset_ref (
+        asset_key VARCHAR(40) NOT NULL, role VARCHAR(20) NOT NULL, dag_id VARCHAR(250) NOT NULL,
+        task_id VARCHAR(250) NOT NULL, PRIMARY KEY (asset_key, role, dag_id, task_id),
+        FOREIGN KEY (dag_id) REFERENCES af_dag (dag_id) ON DELETE CASCADE",
+    "CREATE TABLE IF NOT EXISTS af_asset_event (
+        event_id VARCHAR(40) PRIMARY KEY, asset_key VARCHAR(40) NOT NULL, at DATETIME(6) NOT NULL,
+        extra LONGTEXT NOT NULL, aliases LONGTEXT NOT NULL, from_dag VARCHAR(250) NOT NULL,
+        from_run VARCHAR(250) NOT NULL, from_task VARCHAR(250) NOT NULL, from_index BIGINT NOT NULL,
+        from_start DATETIME(6), from_end DATETIME(6), KEY af_asset_event_of (asset_key, at), KEY af_asset_event_at (at),
+        KEY af_asset_event_from (from_dag, from_run)",
+    "CREATE TABLE IF NOT EXISTS af_asset_queue (
+        dag_id VARCHAR(250) NOT NULL, event_id VARCHAR(40) NOT NULL, asset_key VARCHAR(40) NOT NULL,
+        counts BOOLEAN NOT NULL, PRIMARY KEY (dag_id, event_id, asset_key),
+        FOREIGN KEY (dag_id) REFERENCES af_dag (dag_id) ON DELETE CASCADE,
+        FOREIGN KEY (event_id) REFERENCES af_asset_event (event_id) ON DELETE CASCADE",
+    "CREATE TABLE IF NOT EXISTS af_run_asset_event (
+        run BIGINT NOT NULL, event_id VARCHAR(40) NOT NULL, PRIMARY KEY (run, event_id),
+        FOREIGN KEY (run) REFERENCES af_run (pk) ON DELETE CASCADE,
+        FOREIGN KEY (event_id) REFERENCES af_asset_event (event_id) ON DELETE CASCADE",
+    "CREATE TABLE IF NOT EXISTS af_deadline (
+        run BIGINT NOT NULL, name VARCHAR(250) NOT NULL, due_at DATETIME(6) NOT NULL, PRIMARY KEY (run, name),
+        KEY af_deadline_due (due_at), FOREIGN KEY (run) REFERENCES af_run (pk) ON DELETE CASCADE",
     "CREATE TABLE IF NOT EXISTS af_commit (
         nonce BINARY(16) PRIMARY KEY, fenced BOOLEAN NOT NULL, at DATETIME(6) NOT NULL DEFAULT (UTC_TIMESTAMP(6))",
 ];
@@ -195,7 +233,9 @@ async fn steps(lease: &mut Lease, core: &Core, anew: bool) -> StoreResult<Migrat
         for (step, sql) in (1u32..).zip(steps) {
             let marked = query(MARKED).bind(to).bind(step);
             if marked.fetch_one(&mut lease.conn(&core.dialect)).await?.num::<i64>("n")? == 0 {
+                reach_point!("migrate.step");
                 ddl(lease, format!("{sql}{END}")).await?;
+                reach_point!("migrate.between");
                 query(MARK).bind(to).bind(step).execute(&mut lease.conn(&core.dialect)).await?;
             }
         }
@@ -203,6 +243,7 @@ async fn steps(lease: &mut Lease, core: &Core, anew: bool) -> StoreResult<Migrat
             // Before the version is said to be there: who finds it finds the pool as well.
             admin::set_pool(&mut lease.conn(&core.dialect), &rules::default_pool()).await?;
         }
+        reach_point!("migrate.done");
         query(DONE).bind(to).execute(&mut lease.conn(&core.dialect)).await?;
     }
     Ok(Migrated { from, to: NEEDED })

@@ -21,7 +21,8 @@ pub(super) const STALE: &str = "AF001";
 pub(super) const FULL: &str = "AF002";
 
 /// The call: the mark, the marks to take away, and the lists in the order of [`List::ALL`].
-pub(super) const CALL: &str = concat!("SELECT ", name!(), "(?1, ?2, ?3, ?4, ?5, ?6, ?7, ?8, ?9, ?10, ?11)");
+pub(super) const CALL: &str =
+    concat!("SELECT ", name!(), "(?1, ?2, ?3, ?4, ?5, ?6, ?7, ?8, ?9, ?10, ?11, ?12, ?13)");
 
 /// Drops the function.
 pub(super) fn drop_sql() -> String {
@@ -39,6 +40,8 @@ const fn parameter(list: List) -> &'static str {
         List::Starts => "starts",
         List::Ends => "ends",
         List::Notices => "notices",
+        List::AssetEvents => "asset_events",
+        List::AssetRefs => "asset_refs",
         List::Slots => "slots",
     }
 }

@@ -5,6 +5,7 @@ mod options;
 pub(super) mod schema;
 
 use crate::id::RunPk;
+use crate::store::points::{pass_point, reach_point};
 use crate::store::server::{Class, Core, Done, Lease, Nonce, class, code_of, is_duplicate};
 use crate::store::sql::apply::{List, Lists};
 use crate::store::sql::query;
@@ -77,7 +78,10 @@ async fn call(core: &Core, lease: &mut Lease, nonce: &Nonce, lists: &Lists) -> S
     for list in List::ALL {
         call = call.bind(lists.get(list));
     }
-    call.execute(&mut conn).await.map(|_| ())
+    reach_point!("postgres.before_call");
+    call.execute(&mut conn).await?;
+    pass_point!("postgres.after_call");
+    Ok(())
 }
 
 /// Whether the units do not hold: the function says so, or a key that must be new is there.

@@ -87,7 +87,7 @@ impl Committer {
                 }
                 Err(error) => error,
             };
-            if !tries.again().await {
+            if !tries.again(&error).await {
                 return Err(error);
             }
         }
@@ -107,7 +107,7 @@ impl Committer {
                 }
                 Err(error) => error,
             };
-            if !tries.again().await {
+            if !tries.again(&error).await {
                 return Err(error);
             }
         }

@@ -2,6 +2,7 @@
 
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 
+use crate::store::points::reach_point;
 use crate::store::sql::errors::{COMMIT_DEADLINE, STATEMENT_DEADLINE};
 use crate::store::sql::text::{Dialect, Kind};
 use crate::store::sql::{Conn, Query, query};
@@ -76,18 +77,6 @@ impl Core {
         &self.schema
     }
 
-    /// The name of the kind of store.
-    pub(super) fn name(&self) -> &'static str {
-        match self.kind() {
-            #[cfg(feature = "sqlite")]
-            Kind::Sqlite => "sqlite",
-            #[cfg(feature = "postgres")]
-            Kind::Postgres => "postgres",
-            #[cfg(feature = "mysql")]
-            Kind::Mysql => "mysql",
-        }
-    }
-
     pub(super) fn kind(&self) -> Kind {
         self.dialect.kind()
     }
@@ -132,7 +121,7 @@ impl Core {
                     return Ok(committed);
                 }
                 Err(error) => {
-                    if class(&error) == Class::Other || !tries.again().await {
+                    if class(&error) == Class::Other || !tries.again(&error).await {
                         self.counts.unresolved.fetch_add(1, Ordering::Relaxed);
                         tracing::error!(%error, "the answer to a commit was lost, and nothing tells what became of it");
                         return Err(error);
@@ -193,6 +182,15 @@ impl<'s> Tx<'s> {
         }
     }
 
+    /// Ends a transaction that has only read.
+    pub(super) async fn leave(mut self) {
+        if let Some(mut lease) = self.lease.take()
+            && lease.raw("ROLLBACK", STATEMENT_DEADLINE).await.is_ok()
+        {
+            drop(lease.clean());
+        }
+    }
+
     /// Ends the transaction of some work: commits what went well, and takes everything back if it did not.
     pub(in crate::store) async fn end<T>(self, result: StoreResult<T>) -> Done<T> {
         self.end_with(result.map(|value| (value, Vec::new()))).await
@@ -222,16 +220,20 @@ impl<'s> Tx<'s> {
     /// Leaves the mark and commits. `sent` says whether the server may have been told to commit.
     async fn commit(&mut self, nonce: &Nonce, last: Vec<Query<'_>>, sent: &mut bool) -> StoreResult<()> {
         let mut all = last;
+        reach_point!("server.before_commit");
         let mut conn = self.conn();
         all.extend(nonce.statements(&conn));
         if conn.kind().sends_batches() {
             all.push(query("COMMIT"));
             *sent = true;
-            return conn.batch(all).await.map(|_| ());
+            conn.batch(all).await?;
+        } else {
+            conn.batch(all).await?;
+            *sent = true;
+            self.lease().raw("COMMIT", COMMIT_DEADLINE).await?;
         }
-        conn.batch(all).await?;
-        *sent = true;
-        self.lease().raw("COMMIT", COMMIT_DEADLINE).await
+        reach_point!("server.after_commit");
+        Ok(())
     }
 
     /// The answer to the commit did not come, or says nothing of use: asks the database what became of it.

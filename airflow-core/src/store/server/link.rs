@@ -125,6 +125,16 @@ impl Drop for Lease {
     }
 }
 
+/// Whether there is no encryption because a certificate does not fit. The driver hands on what TLS says as an error of the
+/// connection.
+fn is_about_certificates(error: &sqlx::Error) -> bool {
+    match error {
+        sqlx::Error::Tls(_) => true,
+        sqlx::Error::Io(error) => error.to_string().contains("certificate"),
+        _ => false,
+    }
+}
+
 /// Why there is no connection.
 pub(in crate::store) fn unreachable(place: &str, error: sqlx::Error) -> StoreError {
     match error {
@@ -132,6 +142,13 @@ pub(in crate::store) fn unreachable(place: &str, error: sqlx::Error) -> StoreErr
         error @ sqlx::Error::Database(_) => failed(error),
         sqlx::Error::PoolTimedOut => {
             let why = "no connection in time; is the server up, and are there enough connections?".to_owned();
+            StoreError::Unreachable { place: place.to_owned(), why }
+        }
+        error if is_about_certificates(&error) => {
+            let why = format!(
+                "{error}; is the certificate of the server for this name, and of the authority in `sslrootcert` \
+                 (PostgreSQL) or `ssl-ca` (MySQL)?"
+            );
             StoreError::Unreachable { place: place.to_owned(), why }
         }
         error => StoreError::Unreachable { place: place.to_owned(), why: error.to_string() },

@@ -17,17 +17,23 @@ use std::time::Duration;
 
 use async_trait::async_trait;
 use chrono::{DateTime, Utc};
+use serde_json::Value;
 
-use crate::id::{DagId, IncarnationId, MapIndex, RunPk, TaskId};
+use crate::id::{AttemptId, DagId, IncarnationId, MapIndex, RunPk, TaskId};
 
-use super::rules::{self, CLEANED};
+use super::host::{self, HostTx};
+use super::rules;
 use super::sql::group::Writer;
-use super::sql::{admin, credentials, dags, load, notices, processes, runs, tasks};
+use super::sql::{
+    admin, assets, credentials, dags, deadlines, examine, load, notices, old, processes, remote, runs, tasks,
+};
 use super::{
-    Advance, AttemptRow, AuditEntry, AuditFilter, ConnectionRow, CreatedRun, DagRecord, DagRow, DagVersion,
-    EventRow, Incarnation, Migrated, NewIncarnation, NewRun, NoticeKey, NoticeRow, PastQuery, PoolRow,
-    PoolSpec, RunFilter, RunRow, RunSnapshot, SchemaStatus, SlotKey, Store, StoreResult, TiRow, TokenSwap,
-    Unit, UnitResult, VariableRow, XComFilter, XComRow, XComWrite,
+    Advance, AssetEvent, AssetEventFilter, AssetRow, AttemptRow, AuditEntry, AuditFilter, Carrier,
+    ConnectionRow, CreatedRun, DagRecord, DagRow, DagVersion, DeadlineKey, DeadlineRow, EventRow, Examined,
+    FoundAttempt, Incarnation, Migrated, NewIncarnation, NewRun, NoticeKey, NoticeRow, Old, OldKey, OldRow,
+    PastQuery, PoolRow, PoolSpec, QueuedAsset, Rows, RunFilter, RunRow, RunSnapshot, SchemaStatus,
+    Settlement, SlotCount, SlotKey, Store, StoreResult, StoredReport, TiRow, TokenSwap, Unit, UnitResult,
+    VariableRow, WorkerRow, XComFilter, XComRow, XComWrite,
 };
 use commit::Committer;
 use nonce::sweep;
@@ -134,7 +140,38 @@ macro_rules! reading {
                 Err(error) => Err(error),
             };
             match result {
-                Err(error) if class(&error) != Class::Other && tries.again().await => {}
+                Err(error) if class(&error) != Class::Other && tries.again(&error).await => {}
+                result => break result,
+            }
+        }
+    }};
+}
+
+/// Reads in a transaction that leaves nothing behind, with statements that may take long; tried again if the connection
+/// breaks.
+macro_rules! patiently {
+    ($store:expr, |$conn:ident| $work:expr) => {{
+        schema::ready(&$store.core).await?;
+        let mut tries = Tries::new();
+        loop {
+            let result = match $store.core.begin().await {
+                Ok(mut tx) => {
+                    let result = match tx.be_patient().await {
+                        Ok(()) => {
+                            let mut held = tx.conn();
+                            held.be_patient(STEP_DEADLINE);
+                            let $conn = &mut held;
+                            $work.await
+                        }
+                        Err(error) => Err(error),
+                    };
+                    tx.leave().await;
+                    result
+                }
+                Err(error) => Err(error),
+            };
+            match result {
+                Err(error) if class(&error) != Class::Other && tries.again(&error).await => {}
                 result => break result,
             }
         }
@@ -171,7 +208,7 @@ macro_rules! writing {
                 }
                 Err(error) => error,
             };
-            if class(&error) == Class::Other || !tries.again().await {
+            if class(&error) == Class::Other || !tries.again(&error).await {
                 break Err(error);
             }
         }
@@ -181,7 +218,7 @@ macro_rules! writing {
 #[async_trait]
 impl<D: 'static> Store for ServerStore<D> {
     fn kind(&self) -> &'static str {
-        self.core.name()
+        self.core.kind().name()
     }
 
     fn place(&self) -> String {
@@ -209,6 +246,11 @@ impl<D: 'static> Store for ServerStore<D> {
 
     async fn create_runs(&self, runs: Vec<NewRun>) -> StoreResult<Vec<CreatedRun>> {
         self.writer.create_runs(runs).await
+    }
+
+    async fn create_in_tx(&self, tx: HostTx<'_>, run: NewRun, note: AuditEntry) -> StoreResult<CreatedRun> {
+        schema::ready(&self.core).await?;
+        host::create(tx, (&self.core.dialect, &self.core.place), run, note, vec![nonce::lend()]).await
     }
 
     async fn commit(&self, units: Vec<Unit>) -> StoreResult<Vec<UnitResult>> {
@@ -248,6 +290,58 @@ impl<D: 'static> Store for ServerStore<D> {
 
     async fn claim_runs(&self, runs: &[RunPk], process: IncarnationId) -> StoreResult<Vec<RunPk>> {
         writing!(self, |conn| processes::claim(conn, runs, process))
+    }
+
+    async fn find_attempts(&self, ids: &[AttemptId]) -> StoreResult<Vec<FoundAttempt>> {
+        reading!(self, |conn| remote::find(conn, ids))
+    }
+
+    async fn open_attempts(&self, process: IncarnationId) -> StoreResult<Vec<AttemptId>> {
+        reading!(self, |conn| remote::open_attempts(conn, process))
+    }
+
+    async fn add_reports(
+        &self,
+        process: IncarnationId,
+        reports: Vec<StoredReport>,
+    ) -> StoreResult<Vec<bool>> {
+        writing!(self, |conn| remote::add_reports(conn, process, &reports))
+    }
+
+    async fn reports(&self, process: IncarnationId, limit: u32) -> StoreResult<Vec<StoredReport>> {
+        reading!(self, |conn| remote::reports(conn, process, limit))
+    }
+
+    async fn delete_reports(&self, ids: Vec<AttemptId>) -> StoreResult<()> {
+        writing!(self, |conn| remote::delete_reports(conn, &ids))
+    }
+
+    async fn register_worker(&self, process: IncarnationId, name: &str, info: Value) -> StoreResult<bool> {
+        writing!(self, |conn| remote::register_worker(conn, process, name, &info))
+    }
+
+    async fn update_worker(&self, process: IncarnationId, name: &str, info: Value) -> StoreResult<bool> {
+        writing!(self, |conn| remote::update_worker(conn, process, name, &info))
+    }
+
+    async fn workers(&self) -> StoreResult<Vec<WorkerRow>> {
+        reading!(self, |conn| remote::workers(conn))
+    }
+
+    async fn forget_worker(&self, name: &str) -> StoreResult<bool> {
+        writing!(self, |conn| remote::forget_worker(conn, name))
+    }
+
+    async fn carry(&self, process: IncarnationId, versions: Vec<(DagId, String)>) -> StoreResult<()> {
+        writing!(self, |conn| remote::carry(conn, process, &versions))
+    }
+
+    async fn carriers(&self, dag_id: &DagId) -> StoreResult<Vec<Carrier>> {
+        reading!(self, |conn| remote::carriers(conn, dag_id))
+    }
+
+    async fn keep_setting(&self, name: &str, value: &str) -> StoreResult<String> {
+        writing!(self, |conn| remote::keep_setting(conn, name, value))
     }
 
     async fn notices(&self) -> StoreResult<Vec<NoticeRow>> {
@@ -297,6 +391,35 @@ impl<D: 'static> Store for ServerStore<D> {
 
     async fn delete_dag(&self, dag_id: &DagId) -> StoreResult<u64> {
         writing!(self, true, |conn| dags::delete(conn, dag_id))
+    }
+
+    async fn assets(&self) -> StoreResult<Vec<AssetRow>> {
+        reading!(self, |conn| assets::list(conn))
+    }
+
+    async fn asset_events(&self, filter: &AssetEventFilter) -> StoreResult<Vec<AssetEvent>> {
+        reading!(self, |conn| assets::events(conn, filter))
+    }
+
+    async fn add_asset_events(&self, events: Vec<AssetEvent>) -> StoreResult<()> {
+        writing!(self, |conn| assets::add(conn, &events))
+    }
+
+    async fn asset_queue(&self) -> StoreResult<Vec<QueuedAsset>> {
+        reading!(self, |conn| assets::queue(conn))
+    }
+
+    async fn deadlines(
+        &self,
+        dags: &[DagId],
+        until: Option<DateTime<Utc>>,
+        limit: u32,
+    ) -> StoreResult<Vec<DeadlineRow>> {
+        reading!(self, |conn| deadlines::list(conn, dags, until, limit))
+    }
+
+    async fn settle_deadline(&self, seen: &DeadlineKey, settlement: Settlement) -> StoreResult<bool> {
+        writing!(self, |conn| deadlines::settle(conn, seen, &settlement))
     }
 
     async fn runs(&self, filter: &RunFilter) -> StoreResult<Vec<RunRow>> {
@@ -388,6 +511,14 @@ impl<D: 'static> Store for ServerStore<D> {
         reading!(self, |conn| admin::slots(conn))
     }
 
+    async fn examine(&self, rows: Rows) -> StoreResult<Examined> {
+        patiently!(self, |conn| examine::examine(conn, rows))
+    }
+
+    async fn slot_count(&self) -> StoreResult<SlotCount> {
+        patiently!(self, |conn| examine::slot_count(conn))
+    }
+
     async fn audit(&self, entry: AuditEntry) -> StoreResult<()> {
         writing!(self, |conn| admin::audit(conn, &entry))
     }
@@ -396,27 +527,15 @@ impl<D: 'static> Store for ServerStore<D> {
         reading!(self, |conn| admin::audit_log(conn, filter))
     }
 
-    async fn clean(&self, before: DateTime<Utc>, dry_run: bool) -> StoreResult<Vec<(String, u64)>> {
-        let mut counts = [0; CLEANED.len()];
-        let mut last = RunPk(0);
-        while let Some((pk, batch)) =
-            writing!(self, true, |conn| runs::clean_batch(conn, before, last, dry_run))?
-        {
-            last = pk;
-            counts.iter_mut().zip(batch).for_each(|(count, rows)| *count += rows);
-        }
-        let audit = &mut counts[CLEANED.len() - 1];
-        if dry_run {
-            *audit = reading!(self, |conn| runs::count_audit(conn, before))?;
-        } else {
-            loop {
-                let gone = writing!(self, true, |conn| runs::clean_audit(conn, before))?;
-                *audit += gone;
-                if gone == 0 {
-                    break;
-                }
-            }
-        }
-        Ok(CLEANED.iter().zip(counts).map(|(name, count)| ((*name).to_owned(), count)).collect())
+    async fn count_old(&self, old: &Old) -> StoreResult<u64> {
+        patiently!(self, |conn| old::count(conn, old))
+    }
+
+    async fn old_rows(&self, old: &Old, limit: u32) -> StoreResult<Vec<OldRow>> {
+        patiently!(self, |conn| old::list(conn, old, limit))
+    }
+
+    async fn delete_old(&self, old: &Old, keys: Vec<OldKey>) -> StoreResult<u64> {
+        writing!(self, true, |conn| old::delete(conn, old, &keys))
     }
 }

@@ -21,7 +21,12 @@ const MOST_SPENT: usize = 100;
 /// After how long the marks of processes that died are taken away, in days: far longer than any transaction lives.
 const KEPT_DAYS: i64 = 1;
 
+/// How many marks of transactions of hosts may be there before they are taken away: each is read with each look.
+const MOST_LENT: usize = 100;
+
 const LEAVE: &str = "INSERT INTO af_commit (nonce, fenced) VALUES (?1, ?2)";
+
+const DROP: &str = "DELETE FROM af_commit WHERE nonce IN (SELECT j.id FROM ROWS(?1, id ID) j)";
 
 /// The marks of this process.
 #[derive(Debug, Default)]
@@ -75,11 +80,30 @@ impl Nonces {
         const ALL: &str = "SELECT nonce FROM af_commit";
         let rows = query(ALL).fetch_all(conn).await?;
         let ids: Vec<Uuid> = rows.iter().map(|row| row.id("nonce")).collect::<StoreResult<_>>()?;
+        let lent: Vec<Uuid> = ids.iter().copied().filter(is_lent).collect();
+        if lent.len() > MOST_LENT {
+            // First a new one: so no process can miss that there were others.
+            lend().execute(conn).await?;
+            let mut rows = conn.rows();
+            lent.iter().for_each(|id| rows.row().maybe_id(Some(*id)).end());
+            query(DROP).bind(rows.finish()).execute(conn).await?;
+        }
         let state = self.state();
         let others = ids.iter().filter(|id| !state.own.contains(id));
         // Whatever their order: a sum of what each is mixed to.
         Ok(others.map(|id| mixed(*id)).fold(0, u64::wrapping_add))
     }
+}
+
+/// Leaves a mark in a transaction of the host. It is nobody's, so every process notices it, this one too, and what
+/// became of the transaction is the business of the host.
+pub(in crate::store) fn lend() -> Query<'static> {
+    query(LEAVE).bind(Uuid::new_v4()).bind(false)
+}
+
+/// Whether a mark is of a transaction of a host; ours are of another version.
+fn is_lent(id: &Uuid) -> bool {
+    id.get_version() == Some(uuid::Version::Random)
 }
 
 /// Spreads the bits of an id, whose first half is mostly time.
@@ -92,7 +116,6 @@ fn mixed(id: Uuid) -> u64 {
 impl Nonce {
     /// The statements by which a transaction leaves its mark.
     pub(in crate::store) fn statements(&self, conn: &Conn<'_>) -> Vec<Query<'static>> {
-        const DROP: &str = "DELETE FROM af_commit WHERE nonce IN (SELECT j.id FROM ROWS(?1, id ID) j)";
         let mut all = vec![query(LEAVE).bind(self.id).bind(false)];
         if let Some(spent) = self.spent_list(conn) {
             all.push(query(DROP).bind(spent));

@@ -94,6 +94,15 @@ pub(in crate::store) fn code_of(error: &StoreError) -> Option<&dyn sqlx::error::
     why.downcast_ref::<sqlx::Error>()?.as_database_error()
 }
 
+/// The number or code of an error, as the database's manual lists it.
+fn number_of(error: &dyn sqlx::error::DatabaseError) -> Option<String> {
+    #[cfg(feature = "mysql")]
+    if let Some(error) = error.try_downcast_ref::<sqlx::mysql::MySqlDatabaseError>() {
+        return Some(error.number().to_string());
+    }
+    error.code().map(std::borrow::Cow::into_owned)
+}
+
 /// Counts the tries of one call.
 #[derive(Debug)]
 pub(in crate::store) struct Tries {
@@ -113,8 +122,10 @@ impl Tries {
 
     /// Waits before the next try; `false` if there is none. The pause is a random part of what it may be, so that those
     /// who met each other do not meet again.
-    pub(in crate::store) async fn again(&mut self) -> bool {
+    pub(in crate::store) async fn again(&mut self, error: &StoreError) -> bool {
         self.done += 1;
+        let code = code_of(error).and_then(number_of);
+        tracing::info!(code, tried = self.done, %error, "a call of the database failed");
         if self.done >= self.most {
             return false;
         }

@@ -19,7 +19,17 @@ pub(in crate::store) const STEP_DEADLINE: Duration = Duration::from_secs(600);
 pub(in crate::store) const VERSIONS: &str = "airflow_schema";
 
 /// All tables, those that refer to others first.
-pub(in crate::store) const TABLES: [&str; 18] = [
+pub(in crate::store) const TABLES: [&str; 28] = [
+    "af_deadline",
+    "af_run_asset_event",
+    "af_asset_queue",
+    "af_asset_event",
+    "af_asset_ref",
+    "af_asset",
+    "af_report",
+    "af_worker",
+    "af_carried",
+    "af_setting",
     "af_connection",
     "af_notice",
     "af_run_owner",

@@ -96,7 +96,7 @@ pub(in crate::store) async fn audit_log(
     bound.fetch_all(conn).await?.iter().map(audit_entry).collect()
 }
 
-fn audit_entry(row: &Row) -> StoreResult<AuditEntry> {
+pub(super) fn audit_entry(row: &Row) -> StoreResult<AuditEntry> {
     Ok(AuditEntry {
         at: row.time("at")?,
         actor: row.text("actor")?,

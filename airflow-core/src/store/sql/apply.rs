@@ -9,6 +9,7 @@ use crate::state::{RunState, TaskState};
 use crate::store::judge::net_slots;
 use crate::store::{Unit, rules};
 
+use super::assets;
 use super::json::{Rows, apart};
 use super::keys::slot_columns;
 use super::notices::task_column;
@@ -25,12 +26,14 @@ pub(in crate::store) enum List {
     Starts,
     Ends,
     Notices,
+    AssetEvents,
+    AssetRefs,
     Slots,
 }
 
 impl List {
     /// All lists, in the order in which they are handed over.
-    pub(in crate::store) const ALL: [Self; 9] = [
+    pub(in crate::store) const ALL: [Self; 11] = [
         Self::Runs,
         Self::Tis,
         Self::Expansions,
@@ -39,6 +42,8 @@ impl List {
         Self::Starts,
         Self::Ends,
         Self::Notices,
+        Self::AssetEvents,
+        Self::AssetRefs,
         Self::Slots,
     ];
 }
@@ -165,7 +170,7 @@ const TAKE: &str = concat!(
 );
 
 /// The statements in the order in which they run, each with the list it reads.
-pub(in crate::store) const STEPS: [(List, &str); 12] = [
+pub(in crate::store) const STEPS: [(List, &str); 15] = [
     (List::Runs, RUNS),
     (List::Tis, FIRST),
     (List::Tis, NEXT),
@@ -177,6 +182,9 @@ pub(in crate::store) const STEPS: [(List, &str); 12] = [
     (List::Starts, START),
     (List::Ends, END),
     (List::Notices, TELL),
+    (List::AssetEvents, assets::MEET),
+    (List::AssetEvents, assets::EMIT),
+    (List::AssetRefs, assets::QUEUE),
     (List::Slots, TAKE),
 ];
 
@@ -201,7 +209,7 @@ impl Lists {
     /// The lists of units of different runs.
     pub(in crate::store) fn new(kind: Kind, units: &[&Unit]) -> Self {
         let mut lists: [Rows; List::ALL.len()] = std::array::from_fn(|_| Rows::new(kind));
-        let [runs, tis, expansions, clears, xcoms, starts, ends, notices, slots] = &mut lists;
+        let [runs, tis, expansions, clears, xcoms, starts, ends, notices, events, refs, slots] = &mut lists;
         let mut more_xcoms = Vec::new();
         for unit in units {
             write_run(runs, unit);
@@ -222,6 +230,7 @@ impl Lists {
             });
             write_attempts(starts, ends, unit);
             write_notices(notices, unit);
+            unit.asset_events.iter().for_each(|event| assets::write_event(events, refs, event));
         }
         write_slots(slots, units);
         Self { all: lists.map(Rows::finish), more_xcoms }

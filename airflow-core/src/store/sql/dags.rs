@@ -12,7 +12,7 @@ use crate::timetable::DataInterval;
 
 use super::errors::corrupt;
 use super::json::{Rows, apart};
-use super::{Conn, Row, query};
+use super::{Conn, Row, assets, query};
 
 /// Makes dags and their versions known. Runs in a transaction of the caller.
 pub(in crate::store) async fn sync(
@@ -59,6 +59,7 @@ pub(in crate::store) async fn sync(
         }
         query(CURRENT).bind(json.as_deref()).execute(conn).await?;
     }
+    assets::sync(conn, records).await?;
     listed(conn, records).await
 }
 
@@ -116,15 +117,17 @@ fn dag_row(row: &Row) -> StoreResult<DagRow> {
 /// All versions of a dag, newest first.
 pub(in crate::store) async fn versions(conn: &mut Conn<'_>, dag_id: &DagId) -> StoreResult<Vec<DagVersion>> {
     const LIST: &str = "SELECT * FROM af_dag_version WHERE dag_id = ?1 ORDER BY number DESC";
-    let version = |row: &Row| {
-        Ok(DagVersion {
-            number: row.num("number")?,
-            fingerprint: row.text("fingerprint")?,
-            structure: row.json("structure")?,
-            created_at: row.time("created_at")?,
-        })
-    };
-    query(LIST).bind(dag_id.as_str()).fetch_all(conn).await?.iter().map(version).collect()
+    query(LIST).bind(dag_id.as_str()).fetch_all(conn).await?.iter().map(version_row).collect()
+}
+
+/// Reads a row of `af_dag_version`.
+pub(super) fn version_row(row: &Row) -> StoreResult<DagVersion> {
+    Ok(DagVersion {
+        number: row.num("number")?,
+        fingerprint: row.text("fingerprint")?,
+        structure: row.json("structure")?,
+        created_at: row.time("created_at")?,
+    })
 }
 
 /// Pauses or unpauses a dag; says whether there is one.

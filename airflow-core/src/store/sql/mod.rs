@@ -8,11 +8,14 @@
 pub(super) mod admin;
 #[cfg(any(feature = "postgres", feature = "mysql"))]
 pub(super) mod apply;
+pub(super) mod assets;
 #[cfg(feature = "mysql")]
 mod batch;
 pub(super) mod credentials;
 pub(super) mod dags;
+pub(super) mod deadlines;
 pub(super) mod errors;
+pub(super) mod examine;
 pub(super) mod group;
 pub(super) mod json;
 pub(super) mod keys;
@@ -20,7 +23,9 @@ pub(super) mod load;
 #[cfg(any(feature = "postgres", feature = "mysql"))]
 pub(super) mod lock;
 pub(super) mod notices;
+pub(super) mod old;
 pub(super) mod processes;
+pub(super) mod remote;
 mod row;
 pub(super) mod runs;
 pub(super) mod tasks;

@@ -7,6 +7,7 @@ use std::time::Duration;
 use chrono::{DateTime, Utc};
 
 use crate::id::{IncarnationId, RunPk};
+use crate::store::points::reach_point;
 use crate::store::{Incarnation, NewIncarnation, StoreResult};
 
 use super::errors::corrupt;
@@ -117,6 +118,7 @@ pub(in crate::store) async fn claim(
     }
     let Some(list) = rows.finish() else { return Ok(Vec::new()) };
     query(CLAIM).bind(list.as_str()).bind(process.0).execute(conn).await?;
+    reach_point!("claim.between");
     let mine = query(MINE).bind(list.as_str()).bind(process.0).fetch_all(conn).await?;
     mine.iter().map(|row| Ok(RunPk(row.num("run")?))).collect()
 }

@@ -3,22 +3,14 @@
 use std::collections::{BTreeMap, HashSet};
 use std::fmt::Write as _;
 
-use chrono::{DateTime, TimeDelta, Utc};
-
 use crate::id::{DagId, RunId, RunPk};
+use crate::store::points::reach_point;
 use crate::store::rules;
 use crate::store::{Advance, CreatedRun, NewRun, RunFilter, RunRow, StoreResult};
 use crate::timetable::DataInterval;
 
-use super::errors::corrupt;
 use super::json::{Rows, apart};
-use super::{Arg, Conn, Query, Row, dags, query};
-
-/// How many runs are deleted in one transaction of a clean-up: each may have thousands of rows, and others wait.
-const CLEAN_RUNS: i64 = 50;
-
-/// How many entries of the audit log are deleted in one transaction.
-const CLEAN_AUDIT: i64 = 5000;
+use super::{Arg, Conn, Query, Row, assets, dags, deadlines, query};
 
 /// How many runs one statement inserts where it names each.
 const INSERT_RUNS: usize = 50;
@@ -35,14 +27,36 @@ macro_rules! new_runs {
 macro_rules! same_run {
     () => {
         "coalesce((SELECT a.pk FROM af_run a WHERE a.dag_id = j.dag AND a.run_id = j.name),
-                  (SELECT min(b.pk) FROM af_run b WHERE j.type <> 'manual' AND b.dag_id = j.dag
-                      AND b.logical_date = j.date AND b.run_type <> 'manual'))"
+                  (SELECT min(b.pk) FROM af_run b WHERE j.type IN ('backfill', 'scheduled') AND b.dag_id = j.dag
+                      AND b.logical_date = j.date AND b.run_type IN ('backfill', 'scheduled')))"
     };
 }
 
 /// Creates runs. Runs in a transaction of the caller.
 pub(in crate::store) async fn create(conn: &mut Conn<'_>, runs: &[NewRun]) -> StoreResult<Vec<CreatedRun>> {
     dags::lock_all(conn, runs.iter().map(|run| &run.dag_id)).await?;
+    reach_point!("create.begin");
+    let as_they_will_be = assets::taking(conn, runs).await?;
+    let to_insert: Vec<NewRun> = as_they_will_be.iter().flatten().cloned().collect();
+    let created = insert(conn, &to_insert).await?;
+    let new = created.iter().zip(&to_insert).filter_map(|(created, run)| match created {
+        CreatedRun::New(row) => Some((row.pk, run)),
+        CreatedRun::Exists(_) | CreatedRun::Taken => None,
+    });
+    let new: Vec<(RunPk, &NewRun)> = new.collect();
+    for (pk, run) in new.iter().filter(|(_, run)| run.assets.is_some()) {
+        assets::take(conn, &run.dag_id, *pk).await?;
+    }
+    deadlines::add(conn, &new).await?;
+    dags::advance_all(conn, &advances(runs)).await?;
+    reach_point!("create.end");
+    let mut created = created.into_iter();
+    let answer = |run: &Option<NewRun>| run.as_ref().map_or(Some(CreatedRun::Taken), |_| created.next());
+    Ok(as_they_will_be.iter().filter_map(answer).collect())
+}
+
+/// Inserts those that do not exist. One answer for each, in order.
+async fn insert(conn: &mut Conn<'_>, runs: &[NewRun]) -> StoreResult<Vec<CreatedRun>> {
     let mut created = Vec::with_capacity(runs.len());
     let name = |run: &NewRun| (run.dag_id.clone(), Ok(run.run_id.clone()));
     let date = |run: &NewRun| (run.dag_id.clone(), Err(run.logical_date));
@@ -66,7 +80,6 @@ pub(in crate::store) async fn create(conn: &mut Conn<'_>, runs: &[NewRun]) -> St
             });
         }
     }
-    dags::advance_all(conn, &advances(runs)).await?;
     Ok(created)
 }
 
@@ -218,7 +231,7 @@ pub(in crate::store) async fn list(conn: &mut Conn<'_>, filter: &RunFilter) -> S
         (filter.run_id.is_some(), "run_id = ?", filter.run_id.as_ref().map(RunId::as_str).into()),
         (!filter.states.is_empty(), "state IN (SELECT j.word FROM ROWS(?, word NAME) j)", states.into()),
         (!filter.types.is_empty(), "run_type IN (SELECT j.word FROM ROWS(?, word NAME) j)", types.into()),
-        (filter.from.is_some(), "logical_date >= ?", filter.from.map(ceil_micros).into()),
+        (filter.from.is_some(), "logical_date >= ?", filter.from.map(rules::ceil_micros).into()),
         (filter.to.is_some(), "logical_date <= ?", filter.to.into()),
     ];
     let mut args = Vec::new();
@@ -237,71 +250,8 @@ pub(in crate::store) async fn list(conn: &mut Conn<'_>, filter: &RunFilter) -> S
     bound.fetch_all(conn).await?.iter().map(run_row).collect()
 }
 
-/// The first stored time that is not before `time`.
-fn ceil_micros(time: DateTime<Utc>) -> DateTime<Utc> {
-    let cut = rules::micros(time);
-    if cut < time { cut + TimeDelta::microseconds(1) } else { cut }
-}
-
 /// Deletes a run; what refers to it goes with it.
 pub(in crate::store) async fn delete(conn: &mut Conn<'_>, run: RunPk) -> StoreResult<bool> {
     const DELETE: &str = "DELETE FROM af_run WHERE pk = ?1";
     Ok(query(DELETE).bind(run.0).execute(conn).await? > 0)
-}
-
-/// Counts, and unless it is a rehearsal deletes, the next runs after `after`: ended before `before`, and not the newest
-/// of their dag. Says the last of them, if there are any.
-pub(in crate::store) async fn clean_batch(
-    conn: &mut Conn<'_>,
-    before: DateTime<Utc>,
-    after: RunPk,
-    dry_run: bool,
-) -> StoreResult<Option<(RunPk, [u64; 5])>> {
-    const NEXT: &str = "
-        SELECT r.pk FROM af_run r WHERE r.state IN ('success', 'failed') AND r.ended_at < ?1 AND r.pk > ?2
-        AND EXISTS (SELECT 1 FROM af_run n WHERE n.dag_id = r.dag_id
-                    AND (n.logical_date > r.logical_date OR (n.logical_date = r.logical_date AND n.pk > r.pk)))
-        ORDER BY r.pk LIMIT ?3 FOR UPDATE";
-    const COUNT: [&str; 4] = [
-        "SELECT count(*) AS n FROM af_ti WHERE run IN (SELECT j.pk FROM ROWS(?1, pk INT) j)",
-        "SELECT count(*) AS n FROM af_attempt WHERE run IN (SELECT j.pk FROM ROWS(?1, pk INT) j)",
-        "SELECT count(*) AS n FROM af_event WHERE run IN (SELECT j.pk FROM ROWS(?1, pk INT) j)",
-        "SELECT count(*) AS n FROM af_xcom WHERE run IN (SELECT j.pk FROM ROWS(?1, pk INT) j)",
-    ];
-    const DELETE: &str = "DELETE FROM af_run WHERE pk IN (SELECT j.pk FROM ROWS(?1, pk INT) j)";
-    let next = query(NEXT).bind(ceil_micros(before)).bind(after.0).bind(CLEAN_RUNS).fetch_all(conn).await?;
-    let runs: Vec<i64> = next.iter().map(|row| row.num("pk")).collect::<StoreResult<_>>()?;
-    let Some(last) = runs.last() else { return Ok(None) };
-    let mut rows = conn.rows();
-    for run in &runs {
-        rows.row().int(*run).end();
-    }
-    let list = rows.finish();
-    let mut counts = [u64::try_from(runs.len()).map_err(corrupt)?, 0, 0, 0, 0];
-    for (count, sql) in counts[1..].iter_mut().zip(COUNT) {
-        *count = query(sql).bind(list.as_deref()).fetch_one(conn).await?.num("n")?;
-    }
-    if !dry_run {
-        query(DELETE).bind(list.as_deref()).execute(conn).await?;
-    }
-    Ok(Some((RunPk(*last), counts)))
-}
-
-/// Deletes some old entries of the audit log; says how many.
-pub(in crate::store) async fn clean_audit(conn: &mut Conn<'_>, before: DateTime<Utc>) -> StoreResult<u64> {
-    const OLD: &str = "SELECT id FROM af_audit WHERE at < ?1 ORDER BY at LIMIT ?2";
-    const DELETE: &str = "DELETE FROM af_audit WHERE id IN (SELECT j.id FROM ROWS(?1, id INT) j)";
-    let old = query(OLD).bind(ceil_micros(before)).bind(CLEAN_AUDIT).fetch_all(conn).await?;
-    let mut rows = conn.rows();
-    for row in &old {
-        rows.row().int(row.num::<i64>("id")?).end();
-    }
-    let Some(list) = rows.finish() else { return Ok(0) };
-    query(DELETE).bind(list).execute(conn).await
-}
-
-/// How many entries of the audit log are old.
-pub(in crate::store) async fn count_audit(conn: &mut Conn<'_>, before: DateTime<Utc>) -> StoreResult<u64> {
-    const COUNT: &str = "SELECT count(*) AS n FROM af_audit WHERE at < ?1";
-    query(COUNT).bind(ceil_micros(before)).fetch_one(conn).await?.num("n")
 }

@@ -44,7 +44,9 @@ pub(in crate::store) async fn orphans(conn: &mut Conn<'_>) -> StoreResult<Vec<At
     const ORPHANS: &str = "
         SELECT a.* FROM af_incarnation i CROSS JOIN af_attempt a INDEXED BY af_attempt_open
             ON a.incarnation = i.id AND a.ended_at IS NULL
-        WHERE i.ended_at IS NOT NULL ORDER BY a.run, a.task_id, a.map_index, a.number";
+        WHERE i.ended_at IS NOT NULL
+            AND NOT EXISTS (SELECT 1 FROM af_report p WHERE p.attempt_id = a.attempt_id)
+        ORDER BY a.run, a.task_id, a.map_index, a.number";
     query(ORPHANS).fetch_all(conn).await?.iter().map(attempt_row).collect()
 }
 
@@ -118,7 +120,7 @@ pub(in crate::store) async fn xcoms(conn: &mut Conn<'_>, filter: &XComFilter) ->
     query.fetch_all(conn).await?.iter().map(xcom_row).collect()
 }
 
-fn xcom_row(row: &Row) -> StoreResult<XComRow> {
+pub(super) fn xcom_row(row: &Row) -> StoreResult<XComRow> {
     Ok(XComRow {
         run: RunPk(row.num("run")?),
         task_id: row.text("task_id")?.into(),

@@ -36,6 +36,18 @@ pub(in crate::store) enum Kind {
 }
 
 impl Kind {
+    /// The name of the kind of store.
+    pub(in crate::store) fn name(self) -> &'static str {
+        match self {
+            #[cfg(feature = "sqlite")]
+            Self::Sqlite => "sqlite",
+            #[cfg(feature = "postgres")]
+            Self::Postgres => "postgres",
+            #[cfg(feature = "mysql")]
+            Self::Mysql => "mysql",
+        }
+    }
+
     /// Whether times and ids are types of their own there; else they are numbers and bytes.
     pub(in crate::store) fn has_types(self) -> bool {
         match self {

@@ -14,6 +14,7 @@ use std::sync::{Arc, LazyLock};
 
 use sqlx::{AssertSqlSafe, SqliteConnection};
 
+use crate::store::points::reach_point;
 use crate::store::{StoreResult, Unit, UnitResult};
 
 use crate::store::sql::errors::failed;
@@ -24,7 +25,7 @@ use super::view;
 
 /// What the writing connection needs beside the tables. Columns of a step stand in `a` to `t`; what they mean for each
 /// kind stands in [`steps`](super::steps).
-const SETUP: [&str; 12] = [
+const SETUP: [&str; 14] = [
     "CREATE TEMP VIEW IF NOT EXISTS af_step AS
      SELECT 0 AS kind, 0 AS a, 0 AS b, 0 AS c, 0 AS d, 0 AS e, 0 AS f, 0 AS g, 0 AS h, 0 AS i, 0 AS j, 0 AS k, 0 AS l,
             0 AS m, 0 AS n, 0 AS o, 0 AS p, 0 AS q, 0 AS r, 0 AS s, 0 AS t",
@@ -101,6 +102,20 @@ const SETUP: [&str; 12] = [
         INSERT INTO af_notice (run, task_id, map_index, epoch, event, try_number, reason, at, owner)
             VALUES (NEW.a, NEW.b, NEW.c, NEW.d, NEW.e, NEW.f, NEW.g, NEW.h, NEW.i);
      END",
+    "CREATE TEMP TRIGGER IF NOT EXISTS af_emit INSTEAD OF INSERT ON af_step WHEN NEW.kind = 12 BEGIN
+        INSERT INTO af_asset (asset_key, is_alias, name, uri, group_name, extra)
+            VALUES (NEW.b, 0, NEW.c, NEW.d, NEW.e, 'null') ON CONFLICT DO NOTHING;
+        INSERT INTO af_asset_event (event_id, asset_key, at, extra, aliases, from_dag, from_run, from_task,
+                                    from_index, from_start, from_end)
+            VALUES (NEW.a, NEW.b, NEW.f, NEW.g, NEW.h, NEW.i, NEW.j, NEW.k, NEW.l, NEW.m, NEW.n)
+            ON CONFLICT DO NOTHING;
+     END",
+    "CREATE TEMP TRIGGER IF NOT EXISTS af_queue INSTEAD OF INSERT ON af_step WHEN NEW.kind = 13 BEGIN
+        INSERT INTO af_asset_queue (dag_id, event_id, asset_key, counts)
+            SELECT r.dag_id, NEW.a, NEW.b, NOT d.is_paused
+            FROM af_asset_ref r CROSS JOIN af_dag d ON d.dag_id = r.dag_id
+            WHERE r.asset_key = NEW.b AND r.role = 'schedule' ON CONFLICT DO NOTHING;
+     END",
 ];
 
 /// The numbers of rows for which there is a statement: few, because the connection keeps each prepared. The rest of
@@ -123,8 +138,12 @@ pub(super) async fn prepare(conn: &mut SqliteConnection) -> StoreResult<()> {
 
 /// Writes the units that hold, all in one transaction.
 pub(super) async fn commit(conn: &mut SqliteConnection, units: &[Unit]) -> StoreResult<Vec<UnitResult>> {
+    reach_point!("sqlite.before_commit");
     match apply_alone(conn, &Steps::new(units)).await {
-        Ok(()) => return Ok(vec![UnitResult::Committed; units.len()]),
+        Ok(()) => {
+            reach_point!("sqlite.after_commit");
+            return Ok(vec![UnitResult::Committed; units.len()]);
+        }
         Err(error) if is_refused(&error) => {}
         Err(error) => return Err(failed(error)),
     }

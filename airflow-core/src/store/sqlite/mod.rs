@@ -5,141 +5,53 @@
 
 mod commit;
 mod errors;
+mod options;
 mod schema;
 mod steps;
 mod view;
 mod writer;
 
-use std::path::PathBuf;
-use std::str::FromStr;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::Duration;
 
 use async_trait::async_trait;
 use chrono::{DateTime, Utc};
+use serde_json::Value;
 use sqlx::pool::PoolConnection;
-use sqlx::sqlite::{
-    SqliteConnectOptions, SqliteJournalMode, SqlitePool, SqlitePoolOptions, SqliteSynchronous,
-};
-use sqlx::{ConnectOptions as _, Connection as _, Sqlite, SqliteConnection};
+use sqlx::sqlite::{SqlitePool, SqlitePoolOptions};
+use sqlx::{Connection as _, Sqlite, SqliteConnection};
 
-use crate::id::{DagId, IncarnationId, MapIndex, RunPk, TaskId};
+use crate::id::{AttemptId, DagId, IncarnationId, MapIndex, RunPk, TaskId};
 
-use super::rules::{self, CLEANED};
+use super::host::{self, HostTx};
+use super::rules;
 use super::sql::errors::failed;
 use super::sql::group::Writer;
-use super::sql::{Conn, admin, credentials, dags, load, notices, processes, runs, tasks};
+use super::sql::text::Dialect;
+use super::sql::{
+    Conn, admin, assets, credentials, dags, deadlines, examine, load, notices, old, processes, remote, runs,
+    tasks,
+};
 use super::{
-    Advance, AttemptRow, AuditEntry, AuditFilter, ConnectionRow, CreatedRun, DagRecord, DagRow, DagVersion,
-    EventRow, Incarnation, Migrated, NewIncarnation, NewRun, NoticeKey, NoticeRow, PastQuery, PoolRow,
-    PoolSpec, RunFilter, RunRow, RunSnapshot, SchemaStatus, SlotKey, Store, StoreError, StoreResult, TiRow,
-    TokenSwap, Unit, UnitResult, VariableRow, XComFilter, XComRow, XComWrite,
+    Advance, AssetEvent, AssetEventFilter, AssetRow, AttemptRow, AuditEntry, AuditFilter, Carrier,
+    ConnectionRow, CreatedRun, DagRecord, DagRow, DagVersion, DeadlineKey, DeadlineRow, EventRow, Examined,
+    FoundAttempt, Incarnation, Migrated, NewIncarnation, NewRun, NoticeKey, NoticeRow, Old, OldKey, OldRow,
+    PastQuery, PoolRow, PoolSpec, QueuedAsset, Rows, RunFilter, RunRow, RunSnapshot, SchemaStatus,
+    Settlement, SlotCount, SlotKey, Store, StoreError, StoreResult, StoredReport, TiRow, TokenSwap, Unit,
+    UnitResult, VariableRow, WorkerRow, XComFilter, XComRow, XComWrite,
 };
 use errors::unreachable;
+#[cfg(feature = "testing")]
+pub use schema::sqlite_migrations;
 
-/// How long a writer waits for another process: far longer than any transaction of ours takes.
-const BUSY_TIMEOUT: Duration = Duration::from_secs(30);
-
-/// How many connections read: enough to list and load side by side on a small machine; each is a thread.
-const READERS: u32 = 4;
-
-/// To how many bytes the log of the database is cut back after a burst, so that it does not keep the disk.
-const WAL_LIMIT: &str = "67108864";
-
-/// After how many pages the log goes into the file: 16 MiB. SQLite's own 1000 make every hundredth commit wait for the
-/// disk; more of them would also make the first reads of a new process slower.
-const CHECKPOINT_PAGES: &str = "4000";
-
-/// How much of the file the writing connection keeps in memory, in KiB (a negative number says so): the upper pages of
-/// all tables and the leaves that are being written.
-const CACHE: &str = "-16384";
+pub use options::{SqliteOptions, Synchronous};
 
 /// How often opening is tried while another process changes the journal mode of a new file, which waits for nobody.
 const OPEN_TRIES: u32 = 20;
 
 /// The pause between two tries.
 const OPEN_PAUSE: Duration = Duration::from_millis(50);
-
-/// When a commit counts as durable.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
-pub enum Synchronous {
-    /// When the operating system has it: survives the death of any process, may lose the last commits if the power
-    /// fails. The file stays sound. Two to three times as fast.
-    #[default]
-    Normal,
-    /// When the disk has it.
-    Full,
-}
-
-/// How to open a database.
-///
-/// ```
-/// use airflow_core::store::{SqliteOptions, Synchronous};
-///
-/// let options = SqliteOptions { synchronous: Synchronous::Full, ..SqliteOptions::new("airflow.db") };
-/// assert_eq!(options.busy_timeout.as_secs(), 30);
-/// ```
-#[derive(Debug, Clone, PartialEq, Eq)]
-pub struct SqliteOptions {
-    /// The file; it is created if it is missing.
-    pub path: PathBuf,
-    /// When a commit counts as durable.
-    pub synchronous: Synchronous,
-    /// How long a writer waits while another process writes, before it fails.
-    pub busy_timeout: Duration,
-    /// How many connections read, at least 1.
-    pub readers: u32,
-}
-
-impl SqliteOptions {
-    /// The usual options for the file `path`.
-    pub fn new(path: impl Into<PathBuf>) -> Self {
-        Self {
-            path: path.into(),
-            synchronous: Synchronous::default(),
-            busy_timeout: BUSY_TIMEOUT,
-            readers: READERS,
-        }
-    }
-
-    fn connect(&self) -> SqliteConnectOptions {
-        SqliteConnectOptions::new()
-            .filename(&self.path)
-            .foreign_keys(true)
-            .busy_timeout(self.busy_timeout)
-            .pragma("temp_store", "memory")
-            .disable_statement_logging()
-    }
-
-    fn writing(&self) -> SqliteConnectOptions {
-        let synchronous = match self.synchronous {
-            Synchronous::Normal => SqliteSynchronous::Normal,
-            Synchronous::Full => SqliteSynchronous::Full,
-        };
-        self.connect()
-            .create_if_missing(true)
-            .journal_mode(SqliteJournalMode::Wal)
-            .synchronous(synchronous)
-            .pragma("journal_size_limit", WAL_LIMIT)
-            .pragma("wal_autocheckpoint", CHECKPOINT_PAGES)
-            .pragma("cache_size", CACHE)
-    }
-}
-
-impl FromStr for SqliteOptions {
-    type Err = StoreError;
-
-    /// Reads a path, or an address such as `sqlite://airflow.db` or `sqlite:/var/lib/airflow.db`.
-    fn from_str(text: &str) -> Result<Self, Self::Err> {
-        let path = text.strip_prefix("sqlite://").or_else(|| text.strip_prefix("sqlite:")).unwrap_or(text);
-        if path.is_empty() || path.contains(":memory:") {
-            let why = "a file is needed; use the memory store for tests".to_owned();
-            return Err(StoreError::Unreachable { place: text.to_owned(), why });
-        }
-        Ok(Self::new(path))
-    }
-}
 
 /// Keeps everything in one SQLite file. Clones share the connections.
 ///
@@ -202,6 +114,24 @@ impl SqliteStore {
             .connect_lazy_with(options.connect().pragma("query_only", "1"));
         let inner = Inner { options, writer: Writer::start(conn), readers, ready: AtomicBool::new(false) };
         Ok(Self { inner: Arc::new(inner) })
+    }
+
+    /// Opens the file that a pool of the host is on. The tables are in it beside those of the host, whose own tables and
+    /// migrations are not touched; the connections are others, because one of them must always be free to write. The
+    /// file becomes one with a write-ahead log (`journal_mode = WAL`), if it is not.
+    ///
+    /// # Errors
+    ///
+    /// As [`open`](Self::open); for a database in memory, which only the pool itself can see.
+    pub async fn from_pool(pool: &SqlitePool) -> StoreResult<Self> {
+        let options = pool.connect_options();
+        let path = options.get_filename();
+        let text = path.to_string_lossy();
+        if text.is_empty() || text.contains(":memory:") || text.starts_with("file:sqlx-in-memory") {
+            let why = "the pool is on a database in memory; a file is needed".to_owned();
+            return Err(StoreError::Unreachable { place: text.into_owned(), why });
+        }
+        Self::open_with(SqliteOptions::new(path)).await
     }
 
     /// How many transactions [`Store::commit`] and [`Store::create_runs`] have taken through this store and its
@@ -338,6 +268,62 @@ impl Store for SqliteStore {
         reading!(self, |conn| tasks::orphans(conn))
     }
 
+    async fn find_attempts(&self, ids: &[AttemptId]) -> StoreResult<Vec<FoundAttempt>> {
+        reading!(self, |conn| remote::find(conn, ids))
+    }
+
+    async fn open_attempts(&self, process: IncarnationId) -> StoreResult<Vec<AttemptId>> {
+        reading!(self, |conn| remote::open_attempts(conn, process))
+    }
+
+    async fn add_reports(
+        &self,
+        process: IncarnationId,
+        reports: Vec<StoredReport>,
+    ) -> StoreResult<Vec<bool>> {
+        writing!(self, |conn| remote::add_reports(conn, process, &reports))
+    }
+
+    async fn reports(&self, process: IncarnationId, limit: u32) -> StoreResult<Vec<StoredReport>> {
+        reading!(self, |conn| remote::reports(conn, process, limit))
+    }
+
+    async fn delete_reports(&self, ids: Vec<AttemptId>) -> StoreResult<()> {
+        writing!(self, |conn| remote::delete_reports(conn, &ids))
+    }
+
+    async fn register_worker(&self, process: IncarnationId, name: &str, info: Value) -> StoreResult<bool> {
+        let name = name.to_owned();
+        writing!(self, |conn| remote::register_worker(conn, process, &name, &info))
+    }
+
+    async fn update_worker(&self, process: IncarnationId, name: &str, info: Value) -> StoreResult<bool> {
+        let name = name.to_owned();
+        writing!(self, |conn| remote::update_worker(conn, process, &name, &info))
+    }
+
+    async fn workers(&self) -> StoreResult<Vec<WorkerRow>> {
+        reading!(self, |conn| remote::workers(conn))
+    }
+
+    async fn forget_worker(&self, name: &str) -> StoreResult<bool> {
+        let name = name.to_owned();
+        writing!(self, |conn| remote::forget_worker(conn, &name))
+    }
+
+    async fn carry(&self, process: IncarnationId, versions: Vec<(DagId, String)>) -> StoreResult<()> {
+        writing!(self, |conn| remote::carry(conn, process, &versions))
+    }
+
+    async fn carriers(&self, dag_id: &DagId) -> StoreResult<Vec<Carrier>> {
+        reading!(self, |conn| remote::carriers(conn, dag_id))
+    }
+
+    async fn keep_setting(&self, name: &str, value: &str) -> StoreResult<String> {
+        let (name, value) = (name.to_owned(), value.to_owned());
+        writing!(self, |conn| remote::keep_setting(conn, &name, &value))
+    }
+
     async fn notices(&self) -> StoreResult<Vec<NoticeRow>> {
         reading!(self, |conn| notices::list(conn))
     }
@@ -389,6 +375,44 @@ impl Store for SqliteStore {
 
     async fn create_runs(&self, runs: Vec<NewRun>) -> StoreResult<Vec<CreatedRun>> {
         self.writer().await?.create_runs(runs).await
+    }
+
+    async fn assets(&self) -> StoreResult<Vec<AssetRow>> {
+        reading!(self, |conn| assets::list(conn))
+    }
+
+    async fn asset_events(&self, filter: &AssetEventFilter) -> StoreResult<Vec<AssetEvent>> {
+        reading!(self, |conn| assets::events(conn, filter))
+    }
+
+    async fn add_asset_events(&self, events: Vec<AssetEvent>) -> StoreResult<()> {
+        writing!(self, |conn| assets::add(conn, &events))
+    }
+
+    async fn asset_queue(&self) -> StoreResult<Vec<QueuedAsset>> {
+        reading!(self, |conn| assets::queue(conn))
+    }
+
+    async fn deadlines(
+        &self,
+        dags: &[DagId],
+        until: Option<DateTime<Utc>>,
+        limit: u32,
+    ) -> StoreResult<Vec<DeadlineRow>> {
+        reading!(self, |conn| deadlines::list(conn, dags, until, limit))
+    }
+
+    async fn settle_deadline(&self, seen: &DeadlineKey, settlement: Settlement) -> StoreResult<bool> {
+        let seen = seen.clone();
+        writing!(self, |conn| deadlines::settle(conn, &seen, &settlement))
+    }
+
+    async fn create_in_tx(&self, tx: HostTx<'_>, run: NewRun, note: AuditEntry) -> StoreResult<CreatedRun> {
+        self.ready().await?;
+        let mut tx = tx;
+        host::check_file(&mut tx, &self.inner.options.path).await?;
+        // Others see by the file itself that it was written.
+        host::create(tx, (Dialect::sqlite(), &self.place()), run, note, vec![]).await
     }
 
     async fn runs(&self, filter: &RunFilter) -> StoreResult<Vec<RunRow>> {
@@ -488,6 +512,14 @@ impl Store for SqliteStore {
         reading!(self, |conn| admin::slots(conn))
     }
 
+    async fn examine(&self, rows: Rows) -> StoreResult<Examined> {
+        reading!(self, |conn| examine::examine(conn, rows))
+    }
+
+    async fn slot_count(&self) -> StoreResult<SlotCount> {
+        reading!(self, |conn| examine::slot_count(conn))
+    }
+
     async fn audit(&self, entry: AuditEntry) -> StoreResult<()> {
         writing!(self, |conn| admin::audit(conn, &entry))
     }
@@ -496,41 +528,16 @@ impl Store for SqliteStore {
         reading!(self, |conn| admin::audit_log(conn, filter))
     }
 
-    async fn clean(&self, before: DateTime<Utc>, dry_run: bool) -> StoreResult<Vec<(String, u64)>> {
-        let writer = self.writer().await?;
-        let mut counts = [0; CLEANED.len()];
-        let mut last = RunPk(0);
-        while let Some((pk, batch)) = writer
-            .write(move |conn| {
-                Box::pin(
-                    async move { runs::clean_batch(&mut Conn::sqlite(conn), before, last, dry_run).await },
-                )
-            })
-            .await?
-        {
-            last = pk;
-            counts.iter_mut().zip(batch).for_each(|(count, rows)| *count += rows);
-        }
-        let audit = &mut counts[CLEANED.len() - 1];
-        if dry_run {
-            *audit = writer
-                .with(move |conn| {
-                    Box::pin(async move { runs::count_audit(&mut Conn::sqlite(conn), before).await })
-                })
-                .await?;
-        } else {
-            loop {
-                let gone = writer
-                    .write(move |conn| {
-                        Box::pin(async move { runs::clean_audit(&mut Conn::sqlite(conn), before).await })
-                    })
-                    .await?;
-                *audit += gone;
-                if gone == 0 {
-                    break;
-                }
-            }
-        }
-        Ok(CLEANED.iter().zip(counts).map(|(name, count)| ((*name).to_owned(), count)).collect())
+    async fn count_old(&self, old: &Old) -> StoreResult<u64> {
+        reading!(self, |conn| old::count(conn, old))
+    }
+
+    async fn old_rows(&self, old: &Old, limit: u32) -> StoreResult<Vec<OldRow>> {
+        reading!(self, |conn| old::list(conn, old, limit))
+    }
+
+    async fn delete_old(&self, old: &Old, keys: Vec<OldKey>) -> StoreResult<u64> {
+        let old = old.clone();
+        writing!(self, |conn| old::delete(conn, &old, &keys))
     }
 }

@@ -6,6 +6,7 @@
 
 use sqlx::{AssertSqlSafe, Row as _, SqliteConnection};
 
+use crate::store::points::reach_point;
 use crate::store::rules;
 use crate::store::{Migrated, SchemaStatus, StoreError, StoreResult};
 
@@ -13,10 +14,16 @@ use crate::store::sql::errors::{corrupt, failed};
 use crate::store::sql::{Conn, admin};
 
 /// The migrations, the first one leads to version 1.
-const MIGRATIONS: [&str; 5] = [V1, V2, V3, V4, V5];
+const MIGRATIONS: [&str; 7] = [V1, V2, V3, V4, V5, V6, V7];
 
 /// The version that this library needs.
-pub(super) const NEEDED: u32 = 5;
+pub(super) const NEEDED: u32 = 7;
+
+/// The statements that lead from one version to the next, for tests that begin with an old one.
+#[cfg(feature = "testing")]
+pub fn sqlite_migrations() -> &'static [&'static str] {
+    &MIGRATIONS
+}
 
 const CREATE_VERSIONS: &str =
     "CREATE TABLE IF NOT EXISTS airflow_schema (version INTEGER PRIMARY KEY, at INTEGER NOT NULL) STRICT";
@@ -127,8 +134,74 @@ CREATE TABLE af_connection (
 /// What task instances wait for, as JSON.
 const V5: &str = "ALTER TABLE af_ti ADD COLUMN wait TEXT";
 
+/// Assets, their events, what waits for dags and what made their runs; deadlines. Only runs by time are told apart by
+/// their date.
+const V6: &str = "
+DROP INDEX af_run_once;
+CREATE UNIQUE INDEX af_run_once ON af_run (dag_id, logical_date) WHERE run_type IN ('backfill', 'scheduled');
+CREATE TABLE af_asset (
+    asset_key TEXT NOT NULL PRIMARY KEY, is_alias INTEGER NOT NULL, name TEXT NOT NULL, uri TEXT NOT NULL,
+    group_name TEXT NOT NULL, extra TEXT NOT NULL
+) STRICT, WITHOUT ROWID;
+CREATE TABLE af_asset_ref (
+    asset_key TEXT NOT NULL, role TEXT NOT NULL, dag_id TEXT NOT NULL REFERENCES af_dag ON DELETE CASCADE,
+    task_id TEXT NOT NULL, PRIMARY KEY (asset_key, role, dag_id, task_id)
+) STRICT, WITHOUT ROWID;
+CREATE INDEX af_asset_ref_of_dag ON af_asset_ref (dag_id);
+CREATE TABLE af_asset_event (
+    event_id TEXT NOT NULL PRIMARY KEY, asset_key TEXT NOT NULL, at INTEGER NOT NULL, extra TEXT NOT NULL,
+    aliases TEXT NOT NULL, from_dag TEXT NOT NULL, from_run TEXT NOT NULL, from_task TEXT NOT NULL,
+    from_index INTEGER NOT NULL, from_start INTEGER, from_end INTEGER
+) STRICT;
+CREATE INDEX af_asset_event_of ON af_asset_event (asset_key, at);
+CREATE INDEX af_asset_event_at ON af_asset_event (at);
+CREATE INDEX af_asset_event_from ON af_asset_event (from_dag, from_run);
+CREATE TABLE af_asset_queue (
+    dag_id TEXT NOT NULL REFERENCES af_dag ON DELETE CASCADE,
+    event_id TEXT NOT NULL REFERENCES af_asset_event ON DELETE CASCADE, asset_key TEXT NOT NULL,
+    counts INTEGER NOT NULL, PRIMARY KEY (dag_id, event_id, asset_key)
+) STRICT, WITHOUT ROWID;
+CREATE INDEX af_asset_queue_of ON af_asset_queue (event_id);
+CREATE TABLE af_run_asset_event (
+    run INTEGER NOT NULL REFERENCES af_run ON DELETE CASCADE,
+    event_id TEXT NOT NULL REFERENCES af_asset_event ON DELETE CASCADE, PRIMARY KEY (run, event_id)
+) STRICT, WITHOUT ROWID;
+CREATE INDEX af_run_asset_event_of ON af_run_asset_event (event_id);
+CREATE TABLE af_deadline (
+    run INTEGER NOT NULL REFERENCES af_run ON DELETE CASCADE, name TEXT NOT NULL, due_at INTEGER NOT NULL,
+    PRIMARY KEY (run, name)
+) STRICT, WITHOUT ROWID;
+CREATE INDEX af_deadline_due ON af_deadline (due_at)";
+
+/// Attempts that run in other processes, and the workers that run them.
+const V7: &str = "
+CREATE TABLE af_report (
+    attempt_id BLOB NOT NULL PRIMARY KEY REFERENCES af_attempt (attempt_id) ON DELETE CASCADE,
+    run INTEGER NOT NULL, task_id TEXT NOT NULL, map_index INTEGER NOT NULL, at INTEGER NOT NULL, body TEXT NOT NULL
+) STRICT, WITHOUT ROWID;
+CREATE INDEX af_report_of_run ON af_report (run);
+CREATE TABLE af_worker (
+    name TEXT NOT NULL PRIMARY KEY, incarnation BLOB NOT NULL, info TEXT NOT NULL, at INTEGER NOT NULL
+) STRICT, WITHOUT ROWID;
+CREATE TABLE af_carried (
+    incarnation BLOB NOT NULL REFERENCES af_incarnation ON DELETE CASCADE, dag_id TEXT NOT NULL,
+    fingerprint TEXT NOT NULL, PRIMARY KEY (incarnation, dag_id, fingerprint)
+) STRICT, WITHOUT ROWID;
+CREATE INDEX af_carried_of_dag ON af_carried (dag_id);
+CREATE TABLE af_setting (name TEXT NOT NULL PRIMARY KEY, value TEXT NOT NULL) STRICT, WITHOUT ROWID";
+
 /// All tables, those that refer to others first.
-const TABLES: [&str; 17] = [
+const TABLES: [&str; 27] = [
+    "af_deadline",
+    "af_run_asset_event",
+    "af_asset_queue",
+    "af_asset_event",
+    "af_asset_ref",
+    "af_asset",
+    "af_report",
+    "af_worker",
+    "af_carried",
+    "af_setting",
     "af_notice",
     "af_audit",
     "af_incarnation",
@@ -191,12 +264,14 @@ pub(super) async fn migrate(conn: &mut SqliteConnection) -> StoreResult<Migrated
     }
     sqlx::query(CREATE_VERSIONS).execute(&mut *conn).await.map_err(failed)?;
     for (step, sql) in (1u32..).zip(MIGRATIONS).skip(from as usize) {
+        reach_point!("migrate.step");
         sqlx::raw_sql(sql).execute(&mut *conn).await.map_err(failed)?;
         sqlx::query(DONE).bind(step).execute(&mut *conn).await.map_err(failed)?;
     }
     if from == 0 {
         admin::set_pool(&mut Conn::sqlite(conn), &rules::default_pool()).await?;
     }
+    reach_point!("migrate.done");
     Ok(Migrated { from, to: NEEDED })
 }
 

@@ -6,11 +6,13 @@ use sqlx::query::Query;
 use sqlx::sqlite::SqliteArguments;
 use uuid::Uuid;
 
+use crate::id::MapIndex;
 use crate::state::{RunState, TaskState};
 use crate::store::judge::net_slots;
+use crate::store::sql::assets::aliases_text;
 use crate::store::sql::keys::slot_columns;
 use crate::store::sql::notices::task_column;
-use crate::store::{AttemptEnd, AttemptStart, SlotKey, TiChange, Unit, rules};
+use crate::store::{AssetEvent, AttemptEnd, AttemptStart, SlotKey, TiChange, Unit, rules};
 
 /// The columns of a row: the kind of the step, and as many as a change of a task instance needs.
 pub(super) const WIDTH: usize = 21;
@@ -41,6 +43,10 @@ enum Kind {
     Take = 10,
     /// run, task, index, epoch, event, try, reason, at, owner
     Tell = 11,
+    /// event, asset, name, URI, group, at, extra, aliases, dag, run, task, index, start, end
+    Emit = 12,
+    /// event, asset or alias
+    Queue = 13,
 }
 
 /// One column of a step.
@@ -166,6 +172,7 @@ impl<'a> Steps<'a> {
             ];
             self.push(Kind::Tell, cells);
         }
+        unit.asset_events.iter().for_each(|event| self.add_asset_event(event));
         let (deferred, others): (Vec<_>, Vec<_>) = net_slots(unit)
             .into_iter()
             .filter(|net| net.delta != 0)
@@ -247,6 +254,30 @@ impl<'a> Steps<'a> {
             start.at.into(),
         ];
         self.push(Kind::Begin, cells);
+    }
+
+    fn add_asset_event(&mut self, event: &'a AssetEvent) {
+        let (id, source) = (Cell::from(event.id.as_str()), event.source.as_ref());
+        let cells = [
+            id.clone(),
+            event.key().as_str().to_owned().into(),
+            (&event.name).into(),
+            (&event.uri).into(),
+            (&event.group).into(),
+            event.at.into(),
+            event.extra.to_string().into(),
+            aliases_text(&event.aliases).into(),
+            source.map_or("", |source| source.dag_id.as_str()).into(),
+            source.map_or("", |source| source.run_id.as_str()).into(),
+            source.map_or("", |source| source.task_id.as_str()).into(),
+            source.map_or(MapIndex::UNMAPPED, |source| source.map_index).0.into(),
+            source.map(|source| source.data_interval.start).into(),
+            source.map(|source| source.data_interval.end).into(),
+        ];
+        self.push(Kind::Emit, cells);
+        for asset in event.refs() {
+            self.push(Kind::Queue, [id.clone(), asset.as_str().to_owned().into()]);
+        }
     }
 
     fn add_end(&mut self, run: &Cell<'a>, end: &'a AttemptEnd) {

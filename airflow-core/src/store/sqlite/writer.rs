@@ -2,6 +2,7 @@
 
 use sqlx::SqliteConnection;
 
+use crate::store::points::reach_point;
 use crate::store::sql::errors::failed;
 use crate::store::sql::group::{Backend, Work, Writer};
 use crate::store::sql::{Conn, runs};
@@ -46,10 +47,17 @@ async fn begin(conn: &mut SqliteConnection) -> StoreResult<()> {
     sqlx::query("BEGIN IMMEDIATE").execute(conn).await.map_err(failed).map(|_| ())
 }
 
+async fn commit_open(conn: &mut SqliteConnection) -> StoreResult<()> {
+    reach_point!("sqlite.before_end");
+    sqlx::query("COMMIT").execute(&mut *conn).await.map_err(failed)?;
+    reach_point!("sqlite.after_end");
+    Ok(())
+}
+
 /// Ends a transaction: commits what went well, and takes everything back if it did not.
 async fn finish<T>(conn: &mut SqliteConnection, result: StoreResult<T>) -> StoreResult<T> {
     let result = match result {
-        Ok(value) => sqlx::query("COMMIT").execute(&mut *conn).await.map_err(failed).map(|_| value),
+        Ok(value) => commit_open(conn).await.map(|()| value),
         Err(error) => Err(error),
     };
     if result.is_err() {

@@ -11,7 +11,7 @@ const STARTUP: Duration = Duration::from_secs(60);
 const PAUSE: Duration = Duration::from_millis(50);
 
 /// A program on the path, or in one of the folders where distributions hide it.
-fn program(name: &str) -> Option<PathBuf> {
+pub(super) fn program(name: &str) -> Option<PathBuf> {
     let path = std::env::var_os("PATH").unwrap_or_default();
     let mut folders: Vec<PathBuf> = std::env::split_paths(&path).collect();
     folders.extend(["/usr/sbin", "/usr/local/sbin"].map(PathBuf::from));
@@ -22,16 +22,16 @@ fn program(name: &str) -> Option<PathBuf> {
 }
 
 /// A port that nobody uses.
-fn free_port() -> Option<u16> {
+pub(super) fn free_port() -> Option<u16> {
     Some(std::net::TcpListener::bind("127.0.0.1:0").ok()?.local_addr().ok()?.port())
 }
 
-fn is_root() -> bool {
+pub(super) fn is_root() -> bool {
     Command::new("id").arg("-u").output().is_ok_and(|output| output.stdout.starts_with(b"0\n"))
 }
 
 /// A command, as another user if this is root and `user` is given.
-fn as_user(user: Option<&str>, program: &Path) -> Command {
+pub(super) fn as_user(user: Option<&str>, program: &Path) -> Command {
     match user {
         Some(user) if is_root() => {
             let mut command = Command::new("runuser");
@@ -42,7 +42,7 @@ fn as_user(user: Option<&str>, program: &Path) -> Command {
     }
 }
 
-fn succeeds(command: &mut Command) -> bool {
+pub(super) fn succeeds(command: &mut Command) -> bool {
     command
         .stdin(Stdio::null())
         .stdout(Stdio::null())
@@ -52,7 +52,7 @@ fn succeeds(command: &mut Command) -> bool {
 }
 
 /// A folder that `user` may write, if this is root.
-fn folder(user: Option<&str>) -> Option<PathBuf> {
+pub(super) fn folder(user: Option<&str>) -> Option<PathBuf> {
     let folder = std::env::temp_dir().join(format!("airflow-test-{}", uuid::Uuid::new_v4().simple()));
     std::fs::create_dir(&folder).ok()?;
     if let Some(user) = user.filter(|_| is_root()) {
@@ -63,8 +63,8 @@ fn folder(user: Option<&str>) -> Option<PathBuf> {
 
 /// Runs a server until this process ends: a shell waits for its input to close, then ends the server and takes its
 /// folder away.
-fn guarded(command: &Command, folder: &Path, port: u16) -> Option<()> {
-    const SCRIPT: &str = "folder=$1; shift; \"$@\" >\"$folder/log\" 2>&1 </dev/null & server=$!; read -r _; \
+pub(super) fn guarded(command: &Command, folder: &Path, port: u16) -> Option<()> {
+    const SCRIPT: &str = "folder=$1; shift; \"$@\" >>\"$folder/log\" 2>&1 </dev/null & server=$!; read -r _; \
                           kill $server; wait $server; rm -rf \"$folder\"";
     let mut shell = Command::new("sh");
     shell.args(["-c", SCRIPT, "server"]).arg(folder).arg(command.get_program()).args(command.get_args());
@@ -81,8 +81,63 @@ fn guarded(command: &Command, folder: &Path, port: u16) -> Option<()> {
     Some(())
 }
 
+/// How a server is started, again and again.
+#[derive(Debug)]
+pub(super) struct Started {
+    command: Command,
+    folder: PathBuf,
+    port: u16,
+}
+
+impl Started {
+    /// Starts it, and waits until it answers.
+    pub(super) fn start(&self) -> Option<()> {
+        guarded(&self.command, &self.folder, self.port)
+    }
+
+    /// Gives it variables of its environment; only the server itself gets them.
+    pub(super) fn put_in(&mut self, environment: &[(String, String)]) {
+        let mut command = Command::new("env");
+        command.args(environment.iter().map(|(name, value)| format!("{name}={value}")));
+        command.arg(self.command.get_program()).args(self.command.get_args());
+        if !environment.is_empty() {
+            self.command = command;
+        }
+    }
+
+    pub(super) fn port(&self) -> u16 {
+        self.port
+    }
+
+    /// The pid of the server that runs.
+    fn pid(&self) -> Option<String> {
+        let files = ["data/postmaster.pid", "pid"];
+        let text = files.iter().find_map(|file| std::fs::read_to_string(self.folder.join(file)).ok())?;
+        text.lines().next().map(str::to_owned)
+    }
+
+    /// Sends a signal to it, and waits until it is gone.
+    pub(super) fn end(&self, signal: &str) -> Option<()> {
+        let pid = self.pid()?;
+        succeeds(Command::new("kill").args([signal, &pid])).then_some(())?;
+        let until = Instant::now() + STARTUP;
+        while super::answers(&format!("127.0.0.1:{}", self.port)) || runs(&pid) {
+            if Instant::now() > until {
+                return None;
+            }
+            std::thread::sleep(PAUSE);
+        }
+        Some(())
+    }
+}
+
+/// Whether a process still runs. One that has ended and that nobody has asked for is a zombie.
+fn runs(pid: &str) -> bool {
+    std::fs::read_to_string(format!("/proc/{pid}/stat")).is_ok_and(|stat| !stat.contains(") Z "))
+}
+
 /// PostgreSQL, which refuses to run as root.
-pub(super) fn postgres() -> Option<String> {
+pub(super) fn postgres(settings: &[&str]) -> Option<Started> {
     let (initdb, server) = (program("initdb")?, program("postgres")?);
     let user = Some("postgres");
     let (folder, port) = (folder(user)?, free_port()?);
@@ -95,13 +150,12 @@ pub(super) fn postgres() -> Option<String> {
     .then_some(())?;
     let mut command = as_user(user, &server);
     command.arg("-D").arg(&data).args(["-p", &port.to_string(), "-h", "127.0.0.1", "-k"]).arg(&folder);
-    command.args(["-c", "fsync=off", "-c", "max_connections=200"]);
-    guarded(&command, &folder, port)?;
-    Some(format!("postgres://postgres@127.0.0.1:{port}/postgres"))
+    command.args(["-c", "fsync=off", "-c", "max_connections=200"]).args(settings);
+    Some(Started { command, folder, port })
 }
 
 /// MariaDB.
-pub(super) fn mysql() -> Option<String> {
+pub(super) fn mysql(settings: &[&str]) -> Option<Started> {
     let (install, server) = (program("mariadb-install-db")?, program("mariadbd")?);
     let (folder, port) = (folder(None)?, free_port()?);
     let data = folder.join("data");
@@ -110,9 +164,10 @@ pub(super) fn mysql() -> Option<String> {
     setup.args(["--no-defaults", "--auth-root-authentication-method=normal", "--skip-test-db", user]);
     succeeds(setup.arg(format!("--datadir={}", data.display()))).then_some(())?;
     let mut command = Command::new(server);
-    command.args(["--no-defaults", user, "--bind-address=127.0.0.1", "--innodb-flush-log-at-trx-commit=0"]);
+    // What is committed outlives the server, if not the machine.
+    command.args(["--no-defaults", user, "--bind-address=127.0.0.1", "--innodb-flush-log-at-trx-commit=2"]);
     command.arg(format!("--datadir={}", data.display())).arg(format!("--port={port}"));
     command.arg(format!("--socket={}", folder.join("socket").display()));
-    guarded(&command, &folder, port)?;
-    Some(format!("mysql://root@127.0.0.1:{port}/mysql"))
+    command.arg(format!("--pid-file={}", folder.join("pid").display())).args(settings);
+    Some(Started { command, folder, port })
 }

@@ -5,8 +5,8 @@ use serde_json::json;
 use crate::id::RunPk;
 use crate::state::{RunEvent, RunState, RunType, TaskEvent, TaskState};
 use crate::store::{
-    Advance, AttemptState, AuditEntry, AuditFilter, CreatedRun, NewRun, NextRun, PastQuery, RunFilter,
-    RunRow, SharedStore, SlotKey, StoreResult, UnitResult, XComFilter,
+    Advance, AttemptState, AuditEntry, AuditFilter, CreatedRun, NewRun, NextRun, Old, OldRow, OldTable,
+    PastQuery, RunFilter, RunRow, SharedStore, SlotKey, StoreResult, UnitResult, XComFilter,
 };
 use crate::timetable::DataInterval;
 
@@ -50,7 +50,8 @@ pub async fn runs_are_created_once(store: SharedStore) -> StoreResult<()> {
         new_run("m2", RunType::Manual, 1),
         new_run("m2", RunType::Manual, 7),
         new_run("s2", RunType::Scheduled, 2),
-        new_run("s2-other", RunType::AssetTriggered, 2),
+        new_run("s2-other", RunType::Backfill, 2),
+        new_run("a2", RunType::AssetTriggered, 2),
     ];
     let created = store.create_runs(batch).await?;
     let seen: Vec<(bool, &str)> = created
@@ -58,6 +59,7 @@ pub async fn runs_are_created_once(store: SharedStore) -> StoreResult<()> {
         .map(|created| match created {
             CreatedRun::New(row) => (true, row.run_id.as_str()),
             CreatedRun::Exists(row) => (false, row.run_id.as_str()),
+            CreatedRun::Taken => unreachable!("no run is by assets"),
         })
         .collect();
     let expected = [
@@ -69,13 +71,14 @@ pub async fn runs_are_created_once(store: SharedStore) -> StoreResult<()> {
         (false, "m2"),
         (true, "s2"),
         (false, "s2"),
+        (true, "a2"),
     ];
     assert_eq!(seen, expected);
     let dag = store.dag(&d()).await?.expect("it was synced");
     assert_eq!((dag.last_interval, dag.next), (Some(next(1).data_interval), Some(next(3))));
     let unknown = NewRun { dag_id: "unknown".into(), ..new_run("x", RunType::Manual, 1) };
     assert_not_found(&store.create_runs(vec![new_run("y", RunType::Manual, 1), unknown]).await);
-    assert_eq!(store.runs(&RunFilter::default()).await?.len(), 4, "nothing of a refused call is created");
+    assert_eq!(store.runs(&RunFilter::default()).await?.len(), 5, "nothing of a refused call is created");
     Ok(())
 }
 
@@ -323,19 +326,62 @@ pub async fn cleaning_keeps_the_newest_run(store: SharedStore) -> StoreResult<()
     for seconds in [0, 2, 3, 9] {
         store.audit(entry(seconds)).await?;
     }
-    let counts = |runs: u64, audit| {
-        let rows =
-            [("runs", runs), ("task_instances", runs), ("attempts", runs), ("events", runs), ("xcoms", runs)];
-        let rows = rows.into_iter().chain([("audit", audit)]);
-        rows.map(|(name, count)| (name.to_owned(), count)).collect::<Vec<_>>()
-    };
     let left = async || StoreResult::Ok(names(&store.runs(&RunFilter::default()).await?).join(" "));
-    assert_eq!(store.clean(at(3), true).await?, counts(1, 2), "r3 ended at that moment, not before");
-    assert_eq!(left().await?, "r1 r2 r3 r4", "a rehearsal deletes nothing");
-    assert_eq!(store.clean(at(3), false).await?, counts(1, 2));
+    let old = |table, seconds| Old { table, before: at(seconds), dags: vec![], not_dags: vec![] };
+    let keys = async |old: &Old| {
+        let rows = store.old_rows(old, 10).await?;
+        assert_eq!(rows.len() as u64, store.count_old(old).await?);
+        StoreResult::Ok(rows.iter().map(OldRow::key).collect::<Vec<_>>())
+    };
+    let early = old(OldTable::Runs, 3);
+    let first = keys(&early).await?;
+    assert_eq!(first.len(), 1, "r3 ended at that moment, not before");
+    assert_eq!(left().await?, "r1 r2 r3 r4", "looking deletes nothing");
+    assert_eq!(store.delete_old(&early, first.clone()).await?, 1);
     assert_eq!(left().await?, "r2 r3 r4");
-    assert_eq!(store.clean(at(100), false).await?, counts(1, 2));
+    assert_eq!(store.delete_old(&early, first).await?, 0);
+    let late = old(OldTable::Runs, 100);
+    let second = keys(&late).await?;
+    assert_eq!(store.delete_old(&early, second.clone()).await?, 0, "it is not old by that moment");
+    assert_eq!(store.delete_old(&late, second).await?, 1);
     assert_eq!(left().await?, "r2 r4", "r2 has not ended, r4 is the newest");
-    assert_eq!(store.clean(at(100), false).await?, counts(0, 0));
+    assert_eq!(keys(&late).await?, []);
+
+    let values = old(OldTable::XComs, 100);
+    let others = Old { not_dags: vec!["d".into()], ..values.clone() };
+    assert_eq!(keys(&others).await?, []);
+    let other = Old { dags: vec!["other".into()], ..values.clone() };
+    assert_eq!(keys(&other).await?, []);
+    let of_r4 = keys(&Old { dags: vec!["d".into()], ..values.clone() }).await?;
+    assert_eq!(of_r4.len(), 1, "r2 has not ended");
+    assert_eq!(store.delete_old(&values, of_r4).await?, 1);
+
+    let entries = old(OldTable::Audit, 3);
+    let old_entries = keys(&entries).await?;
+    assert_eq!(old_entries.len(), 2);
+    assert_eq!(store.delete_old(&entries, old_entries).await?, 2);
+    assert_eq!(store.audit_log(&AuditFilter::default()).await?.len(), 2);
+    let of_dag = Old { dags: vec!["d".into()], ..old(OldTable::Audit, 100) };
+    assert_eq!(keys(&of_dag).await?, [], "these entries are of no dag");
+    old_versions(&store).await
+}
+
+/// Versions go that are neither current nor of a run.
+async fn old_versions(store: &SharedStore) -> StoreResult<()> {
+    let newer = |number: u32| record("d", &format!("v{number}"));
+    for number in [90, 91, 92] {
+        store.sync_dags(vec![newer(number)], at(50)).await?;
+    }
+    let old = Old { table: OldTable::Versions, before: at(51), dags: vec![], not_dags: vec![] };
+    let rows = store.old_rows(&old, 10).await?;
+    let fingerprints: Vec<&str> = rows
+        .iter()
+        .filter_map(|row| if let OldRow::Version(_, v) = row { Some(v.fingerprint.as_str()) } else { None })
+        .collect();
+    assert_eq!(fingerprints, ["v90", "v91"], "v92 is current, the first one is of runs");
+    let before = Old { before: at(50), ..old.clone() };
+    assert_eq!(store.count_old(&before).await?, 0);
+    assert_eq!(store.delete_old(&old, rows.iter().map(OldRow::key).collect()).await?, 2);
+    assert_eq!(store.dag_versions(&"d".into()).await?.len(), 2);
     Ok(())
 }

@@ -4,9 +4,7 @@ use crate::store::judge::{View, net_slots, ti_of};
 use crate::store::rules::storable;
 use crate::store::{AttemptEndData, AttemptStart, AttemptState, Unit, UnitResult};
 
-use super::{
-    AttemptRow, BTreeMap, EventRow, Notice, RunState, SlotKey, State, TiData, micros, remove_of_run,
-};
+use super::{AttemptRow, BTreeMap, EventRow, RunState, SlotKey, State, TiData, micros, remove_of_run};
 
 impl State {
     /// As `commit`; what the store is blind for is told as the unit wants it.
@@ -135,10 +133,9 @@ impl State {
         }
         self.apply_attempts(unit);
         for notice in &unit.notices {
-            let reason = stored(notice.reason.as_ref());
-            let told = Notice { at: micros(notice.at), reason, ..notice.clone() };
-            self.notices.insert(notice.key(unit.run), told);
+            self.insert_notice(unit.run, notice);
         }
+        unit.asset_events.iter().for_each(|event| self.add_asset_event(event));
         for net in net_slots(unit) {
             let used = self.slots.entry(net.key).or_default();
             *used = used.saturating_add(net.delta).max(0);

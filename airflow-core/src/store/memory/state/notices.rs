@@ -1,7 +1,8 @@
 //! What callbacks are to be told.
 
-use crate::id::IncarnationId;
-use crate::store::{NoticeKey, NoticeRow};
+use crate::id::{IncarnationId, RunPk};
+use crate::store::rules::{micros, storable};
+use crate::store::{Notice, NoticeKey, NoticeRow};
 
 use super::State;
 
@@ -18,6 +19,12 @@ impl State {
             })
         };
         self.notices.iter().filter_map(row).collect()
+    }
+
+    pub(super) fn insert_notice(&mut self, run: RunPk, notice: &Notice) {
+        let reason = notice.reason.as_deref().map(|text| storable(text).into_owned());
+        let told = Notice { at: micros(notice.at), reason, ..notice.clone() };
+        self.notices.insert(notice.key(run), told);
     }
 
     pub(in crate::store::memory) fn take_notice(

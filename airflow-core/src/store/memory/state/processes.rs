@@ -14,7 +14,7 @@ use super::State;
 #[derive(Debug, Default)]
 pub(super) struct Processes {
     /// Each with the moment at which it ended.
-    known: BTreeMap<IncarnationId, (Incarnation, Option<DateTime<Utc>>)>,
+    pub(super) known: BTreeMap<IncarnationId, (Incarnation, Option<DateTime<Utc>>)>,
     /// Which process decides about a run.
     pub(super) owners: BTreeMap<RunPk, IncarnationId>,
 }
@@ -32,6 +32,16 @@ fn has_expired(known: &Incarnation, now: DateTime<Utc>) -> bool {
 impl Processes {
     fn alive(&mut self, id: IncarnationId) -> Option<&mut (Incarnation, Option<DateTime<Utc>>)> {
         self.known.get_mut(&id).filter(|(_, ended)| ended.is_none())
+    }
+
+    /// Whether it is known and has not ended.
+    pub(super) fn is_alive(&self, id: IncarnationId) -> bool {
+        self.known.get(&id).is_some_and(|(_, ended)| ended.is_none())
+    }
+
+    /// What it is, if it has not ended.
+    pub(super) fn kind_of(&self, id: IncarnationId) -> Option<String> {
+        self.known.get(&id).filter(|(_, ended)| ended.is_none()).map(|(known, _)| known.process.kind.clone())
     }
 
     fn has_ended(&self, id: IncarnationId) -> bool {
@@ -95,6 +105,7 @@ impl State {
         let known = &mut self.processes.known;
         let had = known.len();
         known.retain(|id, (_, ended)| ended.is_none_or(|ended| ended >= before) || busy.contains(id));
+        self.remote.carried.retain(|(_, _, process)| known.contains_key(process));
         (had - known.len()) as u64
     }
 
@@ -119,13 +130,14 @@ impl State {
         mine
     }
 
-    fn open_attempts(&self) -> impl Iterator<Item = &AttemptRow> {
+    pub(super) fn open_attempts(&self) -> impl Iterator<Item = &AttemptRow> {
         self.open.iter().filter_map(|key| self.attempts.get(key))
     }
 
     pub(in crate::store::memory) fn orphans(&self) -> Vec<AttemptRow> {
         let is_orphan =
             |attempt: &&AttemptRow| attempt.start.incarnation.is_some_and(|id| self.processes.has_ended(id));
-        self.open_attempts().filter(is_orphan).cloned().collect()
+        let reported = |attempt: &&AttemptRow| self.remote.reports.contains_key(&attempt.start.attempt_id);
+        self.open_attempts().filter(is_orphan).filter(|row| !reported(row)).cloned().collect()
     }
 }
