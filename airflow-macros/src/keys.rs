@@ -35,6 +35,8 @@ pub(crate) enum Kind {
     Texts,
     /// A date as text, or an expression.
     When,
+    /// A URI as text, or an expression: an asset, or a list of them.
+    Assets,
     /// A text, or an expression.
     Schedule,
     /// An expression.
@@ -85,6 +87,8 @@ pub(crate) const OPTIONS: &[Key] = &[
     key("owner", Kind::Text, &[]),
     key("doc", Kind::Text, &["doc_md"]),
     key("display_name", Kind::Text, &["task_display_name"]),
+    key("outlets", Kind::Assets, &[]),
+    key("inlets", Kind::Assets, &[]),
     key("on_execute", Kind::Callback, &["on_execute_callback"]),
     key("on_success", Kind::Callback, &["on_success_callback"]),
     key("on_failure", Kind::Callback, &["on_failure_callback"]),
@@ -143,6 +147,7 @@ pub(crate) const DAG: &[Key] = &[
     key("max_consecutive_failed_dag_runs", Kind::Count(0), &[]),
     key("on_success", Kind::Callback, &["on_success_callback"]),
     key("on_failure", Kind::Callback, &["on_failure_callback"]),
+    key("deadline", Kind::Expr, &[]),
     key("params", Kind::Type, &[]),
     key("default_args", Kind::Expr, &[]),
     key("crate", Kind::Path, &[]),

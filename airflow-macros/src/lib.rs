@@ -45,8 +45,8 @@ use proc_macro::TokenStream;
 /// - Options: `id`, `retries`, `retry_delay`, `retry_exponential_backoff`, `max_retry_delay`, `timeout`, `execution_timeout`, `pool`,
 ///   `pool_slots`, `priority_weight`, `weight_rule`, `queue`, `executor`, `trigger_rule`, `depends_on_past`,
 ///   `wait_for_downstream`, `max_active_tis_per_dag`, `max_active_tis_per_dagrun`, `start_date`, `end_date`,
-///   `do_xcom_push`, `owner`, `doc` (default: the doc comment), `display_name`, `on_execute`, `on_success`,
-///   `on_failure`, `on_retry`, `on_skipped`, `setup`, `teardown`, `on_failure_fail_dagrun`, `blocking`,
+///   `do_xcom_push`, `owner`, `doc` (default: the doc comment), `display_name`, `outlets`, `inlets`, `on_execute`,
+///   `on_success`, `on_failure`, `on_retry`, `on_skipped`, `setup`, `teardown`, `on_failure_fail_dagrun`, `blocking`,
 ///   `triggers(..)` (what it may defer to: `Deferral`), and `crate` if
 ///   `airflow` has another name. They take literals or any expression; a use may override them: `.retries(2)`.
 #[proc_macro_attribute]
@@ -114,7 +114,7 @@ pub fn sensor(options: TokenStream, item: TokenStream) -> TokenStream {
 /// - Options: `id`, `schedule`, `timezone`, `start_date`, `end_date`, `catchup`, `max_active_runs`,
 ///   `max_active_tasks`, `dagrun_timeout`, `tags`, `owner`, `description`, `doc` (default: the doc comment),
 ///   `display_name`, `paused_at_creation`, `fail_fast`, `max_consecutive_failed_dag_runs`, `on_success`, `on_failure`,
-///   `params`, `default_args`, `crate`.
+///   `deadline`, `params`, `default_args`, `crate`.
 #[proc_macro_attribute]
 pub fn dag(options: TokenStream, item: TokenStream) -> TokenStream {
     dag::expand(options.into(), &item.into()).into()

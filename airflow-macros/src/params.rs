@@ -1,9 +1,10 @@
 //! What the parameters of a task function are: data, the context, or something injected.
 
-use proc_macro2::{Span, TokenStream};
+use proc_macro2::{Delimiter, Group, Span, TokenStream, TokenTree};
 use quote::{ToTokens, format_ident, quote};
+use syn::ext::IdentExt as _;
 use syn::spanned::Spanned as _;
-use syn::{Attribute, FnArg, GenericArgument, Ident, Pat, PatType, PathArguments, Signature, Type};
+use syn::{Attribute, FnArg, GenericArgument, Ident, LitStr, Pat, PatType, PathArguments, Signature, Type};
 
 use crate::args::{cfgs, last_segment};
 use crate::errors::Errors;
@@ -19,6 +20,8 @@ pub(crate) enum Source {
     Params(Box<GenericArgument>),
     /// A resource of this type.
     Resource,
+    /// A connection of this kind, by its id.
+    Conn(Box<GenericArgument>, String),
     /// A mistake, reported already; takes whatever it is given.
     Broken,
 }
@@ -46,6 +49,7 @@ pub(crate) fn read(sig: &Signature, errors: &mut Errors) -> Vec<Param> {
                 let name = name(arg, &params);
                 let cfgs = cfgs(&arg.attrs).into_iter().cloned().collect();
                 let (ty, source) = classify(&arg.ty, errors);
+                let source = with_conn(arg, source, errors);
                 params.push(Param { name, ty, source, cfgs });
             }
         }
@@ -64,6 +68,85 @@ fn name(arg: &PatType, before: &[Param]) -> Ident {
     }
     name.set_span(arg.pat.span());
     name
+}
+
+/// The attribute that names the connection of a parameter.
+const CONN: &str = "conn";
+
+/// Gives a connection its id: what `#[conn("id")]` says, else the name of the parameter.
+fn with_conn(arg: &PatType, source: Source, errors: &mut Errors) -> Source {
+    let attr = arg.attrs.iter().find(|attr| attr.path().is_ident(CONN));
+    let said = attr.map(|attr| {
+        let id = attr.parse_args::<LitStr>();
+        let id = id.map_err(|_| {
+            syn::Error::new_spanned(attr, "write the id of the connection: `#[conn(\"warehouse\")]`")
+        });
+        id.and_then(|id| {
+            if id.value().is_empty() {
+                return Err(syn::Error::new_spanned(&id, "the id of a connection is not empty"));
+            }
+            Ok(id.value())
+        })
+    });
+    match (source, said) {
+        (Source::Conn(..), Some(Err(error))) => {
+            errors.add(error);
+            Source::Broken
+        }
+        (Source::Conn(kind, _), Some(Ok(id))) => Source::Conn(kind, id),
+        (Source::Conn(kind, _), None) => match &*arg.pat {
+            Pat::Ident(pat) => Source::Conn(kind, pat.ident.unraw().to_string()),
+            pat => {
+                errors.at(pat, "a pattern names no connection: say which, `#[conn(\"warehouse\")]`");
+                Source::Broken
+            }
+        },
+        (source @ Source::Broken, _) | (source, None) => source,
+        (_, Some(_)) => {
+            let at = attr.map(ToTokens::to_token_stream);
+            errors.at(
+                at,
+                "`#[conn(..)]` names the connection of a parameter of the type `&Conn<..>`; this is none",
+            );
+            Source::Broken
+        }
+    }
+}
+
+/// The function as it was written, but for the attributes that only the macro knows.
+pub(crate) fn without_conn(item: &TokenStream) -> TokenStream {
+    let mut seen_fn = false;
+    let mut done = false;
+    let tokens = item.clone().into_iter().map(|token| match token {
+        TokenTree::Ident(ident) => {
+            seen_fn |= ident == "fn";
+            TokenTree::Ident(ident)
+        }
+        TokenTree::Group(group) if seen_fn && !done && group.delimiter() == Delimiter::Parenthesis => {
+            done = true;
+            let mut kept = Group::new(Delimiter::Parenthesis, without_attr(group.stream()));
+            kept.set_span(group.span());
+            TokenTree::Group(kept)
+        }
+        other => other,
+    });
+    tokens.collect()
+}
+
+fn without_attr(params: TokenStream) -> TokenStream {
+    let mut kept = Vec::new();
+    let mut tokens = params.into_iter().peekable();
+    while let Some(token) = tokens.next() {
+        let is_conn = matches!(&token, TokenTree::Punct(punct) if punct.as_char() == '#')
+            && matches!(tokens.peek(), Some(TokenTree::Group(group)) if group.delimiter() == Delimiter::Bracket
+                && matches!(group.stream().into_iter().next(), Some(TokenTree::Ident(ident)) if ident == CONN));
+        if is_conn {
+            tokens.next();
+        } else {
+            kept.push(token);
+        }
+    }
+    kept.into_iter().collect()
 }
 
 fn classify(ty: &Type, errors: &mut Errors) -> (Type, Source) {
@@ -89,6 +172,10 @@ fn borrowed(ty: &Type) -> Source {
         ("TaskContext", PathArguments::None) => Source::Context,
         ("Params", PathArguments::AngleBracketed(args)) if args.args.len() == 1 => {
             Source::Params(Box::new(args.args[0].clone()))
+        }
+        // Its id is known once the name of the parameter is.
+        ("Conn", PathArguments::AngleBracketed(args)) if args.args.len() == 1 => {
+            Source::Conn(Box::new(args.args[0].clone()), String::new())
         }
         _ => Source::Resource,
     }
@@ -121,6 +208,9 @@ fn misread(ty: &Type) -> Option<String> {
         }
         ("Params", PathArguments::AngleBracketed(_)) => {
             Some(format!("the parameters of the run are injected: borrow them, `&{text}`"))
+        }
+        ("Conn", PathArguments::AngleBracketed(_)) => {
+            Some(format!("a connection is injected: borrow it, `&{text}`"))
         }
         ("In" | "Handle" | "Mapped" | "Elem", PathArguments::AngleBracketed(args)) => {
             let inner = args.args.last()?.to_token_stream().to_string().replace(' ', "");

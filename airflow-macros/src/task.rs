@@ -42,6 +42,7 @@ pub(crate) fn expand(options: TokenStream, item: &TokenStream, flavour: Flavour)
     let args = args::read([options], known, place, &mut errors);
     let code = Task::read(&function, &args, flavour, &mut errors).map(|task| task.code(&mut errors));
     let errors = errors.into_tokens();
+    let item = params::without_conn(item);
     quote! {
         // The form of a task is given: it may be async, take its input by value and return a `Result` without need.
         #[allow(
@@ -312,6 +313,7 @@ fn fetch(index: usize, param: &Param, private: &TokenStream, is_async: bool) -> 
         Source::Params(inner) => quote!(#private::Params::<#inner>::of(__airflow_cx)?),
         Source::Resource if is_async => quote_spanned!(ty.span()=> __airflow_cx.resource::<#ty>()?),
         Source::Resource => quote_spanned!(ty.span()=> __airflow_cx.resource_arc::<#ty>()?),
+        Source::Conn(kind, id) => quote_spanned!(ty.span()=> __airflow_cx.conn::<#kind>(#id).await?),
         Source::Context if is_async => quote!(__airflow_cx),
         Source::Context => quote!(::core::clone::Clone::clone(__airflow_cx)),
         Source::Broken => TokenStream::new(),
@@ -326,7 +328,7 @@ fn given(index: usize, param: &Param, is_async: bool) -> TokenStream {
         Source::Data | Source::Broken => quote!(#local),
         Source::Resource | Source::Context if is_async => quote!(#local),
         Source::Resource => quote!(&*#local),
-        Source::Context | Source::Params(_) => quote!(&#local),
+        Source::Context | Source::Params(_) | Source::Conn(..) => quote!(&#local),
     }
 }
 

@@ -125,7 +125,7 @@ fn check_literal(
             let variant = variant("mode", &text.value(), SENSOR_MODES, text.span())?;
             Ok(quote!(#private::SensorMode::#variant))
         }
-        (Kind::Text | Kind::Color | Kind::Schedule | Kind::When, Lit::Str(_))
+        (Kind::Text | Kind::Color | Kind::Schedule | Kind::When | Kind::Assets, Lit::Str(_))
         | (Kind::Int, Lit::Int(_))
         | (Kind::Factor, Lit::Float(_))
         | (Kind::Bool, Lit::Bool(_))
@@ -149,6 +149,7 @@ fn wanted(arg: &Arg, at: impl ToTokens) -> syn::Error {
         Kind::SensorMode => format!("a mode: `{name} = \"reschedule\"`"),
         Kind::Callback => format!("a function: `{name} = notify`"),
         Kind::Texts => format!("a list of texts: `{name} = [\"..\"]`"),
+        Kind::Assets => format!("an asset or a list: `{name} = \"s3://..\"`"),
         Kind::When => format!("a date: `{name} = \"2026-01-31\"`"),
         Kind::Schedule => format!("a schedule: `{name} = \"0 6 * * *\"` or `{name} = \"@daily\"`"),
         Kind::Expr => format!("a value: `{name} = ..`"),
