@@ -4,6 +4,8 @@
 
 #[cfg(feature = "local")]
 mod local;
+#[cfg(feature = "remote")]
+pub mod remote;
 
 #[cfg(feature = "local")]
 pub use local::LocalExecutor;

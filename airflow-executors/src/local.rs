@@ -7,7 +7,7 @@ use std::time::Duration;
 use airflow_core::executor::{Executor, ExecutorServices, SubmitError};
 use airflow_core::id::AttemptId;
 use airflow_core::operator::Cancel;
-use airflow_core::plan::{Attempt, Outcome, Report};
+use airflow_core::plan::{Attempt, Report};
 use async_trait::async_trait;
 use tokio::sync::{Notify, watch};
 
@@ -173,16 +173,9 @@ impl LocalExecutor {
         let mut state = self.shared.lock();
         for (_, Running { attempt, cancel }) in std::mem::take(&mut state.running) {
             tracing::warn!(task = %attempt.ti.task_id, "the attempt did not end in time and is given back");
-            let report = Report {
-                run: attempt.run.pk,
-                key: attempt.key(),
-                attempt_id: attempt.ti.attempt_id,
-                outcome: Outcome::HandedBack,
-                pushed: Vec::new(),
-                rendered: Vec::new(),
-                // No clock is asked here: its start is the last thing known of it.
-                at: attempt.at,
-            };
+            // No clock is asked here: its start is the last thing known of it.
+            let report =
+                Report::handed_back(attempt.run.pk, attempt.key(), attempt.ti.attempt_id, attempt.at);
             // A scheduler that is gone takes no report; the attempt is found lost by the next one.
             let _ = services.reports.send(report);
             cancel.send_replace(true);
