@@ -2,15 +2,18 @@
 
 use clap::{ArgAction, Args, Parser, Subcommand};
 
+use crate::assets::AssetsCommand;
 use crate::config::ConfigCommand;
 use crate::connections::ConnectionsCommand;
 use crate::dags::DagsCommand;
 use crate::db::DbCommand;
+use crate::jobs::JobsCommand;
 use crate::output::OutputArg;
 use crate::pools::PoolsCommand;
-use crate::roles::{JobsCommand, SchedulerArgs, StandaloneArgs};
+use crate::roles::{SchedulerArgs, StandaloneArgs};
 use crate::tasks::TasksCommand;
 use crate::variables::VariablesCommand;
+use crate::workers::{WorkerArgs, WorkersCommand};
 use crate::xcom::XcomCommand;
 
 const AFTER_HELP: &str = "\
@@ -56,12 +59,20 @@ pub(crate) enum Command {
     Standalone(StandaloneArgs),
     /// Run the scheduler with tasks in this process
     Scheduler(SchedulerArgs),
+    /// Take work from queues and run it in this process
+    Worker(WorkerArgs),
+    /// Workers: who they are and what they run
+    #[command(subcommand)]
+    Workers(WorkersCommand),
     /// Dags and their runs
     #[command(subcommand)]
     Dags(DagsCommand),
     /// Tasks and their instances
     #[command(subcommand)]
     Tasks(TasksCommand),
+    /// Assets: data that dags make and wait for
+    #[command(subcommand)]
+    Assets(AssetsCommand),
     /// Pools: limits on how many tasks run at once
     #[command(subcommand)]
     Pools(PoolsCommand),
@@ -79,6 +90,10 @@ pub(crate) enum Command {
     /// The database
     #[command(subcommand)]
     Db(DbCommand),
+    /// Look for what is wrong in the database; exit with 1 if something is. Changes nothing
+    Doctor(OutputArg),
+    /// Whether the database and a scheduler work, as JSON in the shape of Airflow's `/health`; exit with 1 if not
+    Health,
     /// Processes that are running
     #[command(subcommand)]
     Jobs(JobsCommand),
@@ -104,7 +119,7 @@ impl Command {
 
     /// Whether it runs until it is stopped.
     pub(crate) fn is_role(&self) -> bool {
-        matches!(self, Self::Standalone(_) | Self::Scheduler(_))
+        matches!(self, Self::Standalone(_) | Self::Scheduler(_) | Self::Worker(_))
     }
 
     /// How many tasks may run at once, if the command says.

@@ -158,8 +158,8 @@ pub(crate) async fn test(cx: &mut Cx<'_>, args: &TestTaskArgs) -> Result<(), Cli
 }
 
 fn show_rendered(cx: &mut Cx<'_>, report: &Report, masker: &Masker) -> Result<(), CliError> {
-    for field in &report.rendered {
-        cx.host.line(&format!("{} = {}", field.name, field.shown))?;
+    for (name, value) in report.rendered.as_ref().and_then(Value::as_object).into_iter().flatten() {
+        cx.host.line(&format!("{name} = {value}"))?;
     }
     for (key, value) in &report.pushed {
         cx.host.line(&format!("pushed {key} = {}", masker.mask(value.text())))?;

@@ -98,11 +98,6 @@ fn lint(cx: &mut Cx<'_>) -> Result<(), CliError> {
 
 fn effective(cx: &Cx<'_>) -> Vec<Effective> {
     let settings = &cx.settings;
-    let executor = if cx.builder().has_executor() {
-        ("of the program".to_owned(), Source::Program)
-    } else {
-        ("LocalExecutor".to_owned(), Source::Default)
-    };
     let own = |option, shown, source, description| Effective {
         section: "core",
         option,
@@ -111,10 +106,12 @@ fn effective(cx: &Cx<'_>) -> Vec<Effective> {
         description,
     };
     let home = settings.home.value.display().to_string();
-    let mut all = vec![
-        own("home", home, settings.home.source.clone(), "folder of the database, the logs and airflow.cfg"),
-        own("executor", executor.0, executor.1, "what runs tasks"),
-    ];
+    let mut all = vec![own(
+        "home",
+        home,
+        settings.home.source.clone(),
+        "folder of the database, the logs and airflow.cfg",
+    )];
     all.extend(settings.all.shown().map(|(option, shown, source)| Effective {
         section: option.section,
         option: option.key,

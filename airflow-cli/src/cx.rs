@@ -4,6 +4,7 @@ use std::sync::Arc;
 
 use airflow_core::app::{Airflow, AirflowBuilder, OpError, suggestion};
 use airflow_core::compile::CompiledDag;
+use airflow_core::executor::Executor;
 use airflow_core::fernet::Fernet;
 use airflow_core::id::{DagId, RunId, TaskId};
 use airflow_core::mask::Masker;
@@ -12,9 +13,11 @@ use airflow_core::scheduler::OnLeaseLoss;
 use airflow_core::secrets::{Secrets, Vault};
 use airflow_core::store::{AuditEntry, SharedStore};
 use airflow_executors::LocalExecutor;
+use airflow_executors::remote::RemoteExecutor;
 use chrono::Utc;
 
 use crate::args::{Command, Global};
+use crate::broker::{self, ExecutorKind};
 use crate::error::{CliError, failed};
 use crate::home::Settings;
 use crate::host::Host;
@@ -172,21 +175,47 @@ impl<'h> Cx<'h> {
         Ok(builder.build().await?)
     }
 
-    /// The builder itself, with an executor.
+    /// The same for a process that runs a scheduler: with the executors of the program, or those that the settings name.
+    pub(crate) async fn scheduling(&mut self) -> Result<Airflow, CliError> {
+        self.registry()?;
+        let store = self.store().await?;
+        let builder = self.take_builder();
+        let builder = self.with_executors(builder).await?;
+        Ok(builder.without_migration().shared_store(store).build().await?)
+    }
+
+    /// The builder itself.
     pub(crate) fn take_builder(&mut self) -> AirflowBuilder {
         let builder = self.builder.take().expect("a command builds the application at most once");
         let is_process = self.host.is_process();
-        let builder = builder.scheduler(|config| {
+        builder.scheduler(|config| {
             // A process of its own has nothing to lose but its attempts, and those may start elsewhere.
             if is_process && config.on_lease_loss.is_none() {
                 config.on_lease_loss = Some(OnLeaseLoss::Exit);
             }
-        });
+        })
+    }
+
+    /// Adds the executors that the settings name, unless the program brings its own.
+    pub(crate) async fn with_executors(
+        &mut self,
+        mut builder: AirflowBuilder,
+    ) -> Result<AirflowBuilder, CliError> {
         if builder.has_executor() {
-            builder
-        } else {
-            builder.executor(LocalExecutor::new(self.settings.slots()))
+            return Ok(builder);
         }
+        for (number, kind) in broker::executors(self.settings.executor())?.into_iter().enumerate() {
+            let executor: Arc<dyn Executor> = match kind {
+                ExecutorKind::Local => Arc::new(LocalExecutor::new(self.settings.slots())),
+                ExecutorKind::Sequential => Arc::new(LocalExecutor::new(1)),
+                ExecutorKind::Workers => Arc::new(RemoteExecutor::shared(broker::checked(self).await?)),
+            };
+            builder = match number {
+                0 => builder.shared_executor(executor),
+                _ => builder.shared_executor_for(Vec::new(), executor),
+            };
+        }
+        Ok(builder)
     }
 
     /// Adds to the audit log.

@@ -1,6 +1,6 @@
 //! Why a command failed, and how the user hears of it: one line, no internals.
 
-use airflow_core::app::{BuildError, OpError, TriggerError};
+use airflow_core::app::{AssetOpError, BuildError, OpError, TriggerError};
 use airflow_core::registry::RegistryErrors;
 use airflow_core::store::StoreError;
 use airflow_core::time::InvalidMoment;
@@ -47,6 +47,9 @@ pub(crate) enum CliError {
     /// A run was not made.
     #[error("{0}")]
     Trigger(#[from] TriggerError),
+    /// Something was not done with an asset.
+    #[error("{0}")]
+    Asset(#[from] AssetOpError),
     /// The application cannot be built.
     #[error("{0}")]
     Build(#[from] BuildError),

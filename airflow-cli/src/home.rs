@@ -117,6 +117,18 @@ impl Settings {
         self.all.text("logging", "base_log_folder").into()
     }
 
+    pub(crate) fn executor(&self) -> &str {
+        self.all.text("core", "executor")
+    }
+
+    pub(crate) fn broker(&self) -> &str {
+        self.all.text("celery", "broker_url")
+    }
+
+    pub(crate) fn worker_slots(&self) -> usize {
+        self.all.number("celery", "worker_concurrency")
+    }
+
     pub(crate) fn slots(&self) -> usize {
         self.all.number("core", "parallelism")
     }
@@ -163,6 +175,9 @@ impl Settings {
             if before != now {
                 self.all.set("logging", "base_log_folder", now, Source::Program);
             }
+        }
+        if builder.has_executor() {
+            self.all.set("core", "executor", "of the program", Source::Program);
         }
         if let Some(store) = builder.given_store() {
             let place = format!("{}: {}", store.kind(), store.place());

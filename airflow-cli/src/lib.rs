@@ -5,7 +5,9 @@
 //! `output` is the one place that lays out what people see, `host` the one that touches the standard streams.
 
 mod args;
+mod assets;
 mod attempts;
+mod broker;
 mod change;
 mod config;
 mod connections;
@@ -13,10 +15,12 @@ mod cx;
 mod dag_info;
 mod dags;
 mod db;
+mod doctor;
 mod error;
 mod fields;
 mod home;
 mod host;
+mod jobs;
 mod logging;
 mod logs;
 mod output;
@@ -26,6 +30,7 @@ mod roles;
 mod runs;
 mod tasks;
 mod variables;
+mod workers;
 mod xcom;
 mod yaml;
 
@@ -146,15 +151,20 @@ where
     match cli.command {
         Command::Standalone(args) => roles::standalone(&mut cx, args).await,
         Command::Scheduler(args) => roles::scheduler(&mut cx, args).await,
+        Command::Worker(args) => workers::worker(&mut cx, args).await,
+        Command::Workers(command) => workers::run(&mut cx, command).await,
         Command::Dags(command) => dags::run(&mut cx, command).await,
         Command::Tasks(command) => tasks::run(&mut cx, command).await,
+        Command::Assets(command) => assets::run(&mut cx, command).await,
         Command::Pools(command) => pools::run(&mut cx, command).await,
         Command::Variables(command) => variables::run(&mut cx, command).await,
         Command::Connections(command) => connections::run(&mut cx, command).await,
         Command::RotateFernetKey => connections::rotate(&mut cx).await,
         Command::Xcom(command) => xcom::run(&mut cx, command).await,
         Command::Db(command) => db::run(&mut cx, command).await,
-        Command::Jobs(command) => roles::jobs(&mut cx, command).await,
+        Command::Doctor(format) => doctor::run(&mut cx, format).await,
+        Command::Health => jobs::health(&mut cx).await,
+        Command::Jobs(command) => jobs::run(&mut cx, command).await,
         Command::Config(command) => config::run(&mut cx, command),
         Command::Info(format) => config::info(&mut cx, format).await,
         Command::Version | Command::Completions { .. } => Ok(()),

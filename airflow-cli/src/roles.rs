@@ -6,15 +6,14 @@ use airflow_core::app::{Airflow, Running};
 use airflow_core::scheduler::seems_alive;
 use airflow_core::state::RunState;
 use airflow_core::store::{DagRow, RunFilter, SharedStore};
-use clap::{Args, Subcommand};
+use clap::Args;
 
 use crate::cx::Cx;
-use crate::error::{CliError, failed};
+use crate::error::CliError;
 use crate::host::Host;
-use crate::output::{OutputArg, Table, row};
 
 /// How long running tasks may go on after the first request to stop.
-const GRACE: Duration = Duration::from_secs(60);
+pub(crate) const GRACE: Duration = Duration::from_secs(60);
 
 /// How often a scheduler that ends by itself looks whether it may.
 const LOOK_EVERY: Duration = Duration::from_millis(50);
@@ -52,23 +51,18 @@ pub(crate) struct SchedulerArgs {
     pub(crate) run: RunArgs,
 }
 
-#[derive(Debug, Subcommand)]
-pub(crate) enum JobsCommand {
-    /// Exit with 0 if a scheduler is alive, with 1 if not
-    Check(OutputArg),
-}
-
 /// Prepares the database, then works.
 pub(crate) async fn standalone(cx: &mut Cx<'_>, args: StandaloneArgs) -> Result<(), CliError> {
     cx.registry()?;
     let store = cx.open(true).await?;
-    let airflow = cx.take_builder().shared_store(store).build().await?;
+    let builder = cx.take_builder();
+    let airflow = cx.with_executors(builder).await?.shared_store(store).build().await?;
     work(cx, &airflow, &args.run).await
 }
 
 /// Works on a database that is there.
 pub(crate) async fn scheduler(cx: &mut Cx<'_>, args: SchedulerArgs) -> Result<(), CliError> {
-    let airflow = cx.airflow().await?;
+    let airflow = cx.scheduling().await?;
     airflow.sync_dags().await?;
     work(cx, &airflow, &args.run).await
 }
@@ -110,14 +104,14 @@ async fn stop(
         () = requests.next() => {}
     }
     cx.host.note("stopping now: what runs is given back and starts again with the next scheduler");
-    if let Some(executor) = airflow.executor() {
+    for executor in airflow.executors().iter() {
         executor.stop(Duration::ZERO).await;
     }
     Ok(stopping.await?)
 }
 
 /// Requests to stop this process. Made once: a request that comes while nobody waits for it is not lost.
-struct StopRequests {
+pub(crate) struct StopRequests {
     #[cfg(unix)]
     signals: Option<[tokio::signal::unix::Signal; 2]>,
     #[cfg(not(unix))]
@@ -127,7 +121,7 @@ struct StopRequests {
 impl StopRequests {
     /// Handles the signals of this process, unless the host is none.
     #[cfg(unix)]
-    fn of(host: &Host) -> std::io::Result<Self> {
+    pub(crate) fn of(host: &Host) -> std::io::Result<Self> {
         use tokio::signal::unix::{SignalKind, signal};
         if !host.is_process() {
             return Ok(Self { signals: None });
@@ -136,12 +130,12 @@ impl StopRequests {
     }
 
     #[cfg(not(unix))]
-    fn of(host: &Host) -> std::io::Result<Self> {
+    pub(crate) fn of(host: &Host) -> std::io::Result<Self> {
         Ok(Self { handles: host.is_process() })
     }
 
     /// Returns when the process is asked to stop.
-    async fn next(&mut self) {
+    pub(crate) async fn next(&mut self) {
         #[cfg(unix)]
         if let Some([interrupt, terminate]) = &mut self.signals {
             tokio::select! {
@@ -205,19 +199,4 @@ pub(crate) async fn live_schedulers(
 ) -> Result<Vec<airflow_core::store::Incarnation>, CliError> {
     let all = store.incarnations().await?;
     Ok(all.into_iter().filter(|one| one.process.kind == "scheduler" && seems_alive(one)).collect())
-}
-
-pub(crate) async fn jobs(cx: &mut Cx<'_>, command: JobsCommand) -> Result<(), CliError> {
-    let JobsCommand::Check(output) = command;
-    let store = cx.store().await?;
-    let alive = live_schedulers(&store).await?;
-    if alive.is_empty() {
-        return Err(failed("no scheduler is alive"));
-    }
-    let mut table = Table::new(["kind", "host", "pid", "started_at", "last_beat"]);
-    for one in alive {
-        let process = one.process;
-        table.push(row![process.kind, process.host, process.pid, one.started_at, one.last_beat]);
-    }
-    table.print(cx.host, output)
 }

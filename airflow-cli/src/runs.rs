@@ -6,6 +6,7 @@ use airflow_core::app::{Airflow, BackfillOptions, BackfillOutcome, Reprocess};
 use airflow_core::id::{DagId, RunId};
 use airflow_core::state::RunState;
 use airflow_core::store::{MemoryStore, RunRow, SharedStore, Store as _};
+use airflow_executors::LocalExecutor;
 use chrono::{DateTime, Utc};
 use clap::{Args, ValueEnum};
 use serde_json::Value;
@@ -230,7 +231,10 @@ pub(crate) async fn test(cx: &mut Cx<'_>, args: TestArgs) -> Result<(), CliError
         }
     }
     let actor = cx.actor();
-    let builder = cx.take_builder().store(memory).scheduler(|scheduler| scheduler.use_schedules = false);
+    // Here and now, whatever executor it has otherwise.
+    let executor = LocalExecutor::new(cx.settings.slots());
+    let builder = cx.take_builder().store(memory).executor(executor);
+    let builder = builder.scheduler(|scheduler| scheduler.use_schedules = false);
     let airflow = builder.build().await?;
     airflow.set_paused(&dag.id, false, &actor).await?;
     let mut trigger = airflow.trigger(&dag.id).actor(&actor);

@@ -1,0 +1,148 @@
+//! `assets`: data that dags make and wait for.
+
+use airflow_core::asset::{AssetEvent, AssetEventFilter, AssetKey};
+use airflow_core::store::AssetRow;
+use clap::Subcommand;
+use serde_json::Value;
+
+use crate::cx::Cx;
+use crate::dags::runs_table;
+use crate::error::CliError;
+use crate::fields::{moment, object};
+use crate::output::{OutputArg, Table, row};
+
+#[derive(Debug, Subcommand)]
+pub(crate) enum AssetsCommand {
+    /// List all assets with who makes them and who waits for them
+    List {
+        /// List the aliases instead
+        #[arg(long)]
+        alias: bool,
+        #[command(flatten)]
+        output: OutputArg,
+    },
+    /// Show one asset
+    #[command(visible_alias = "details")]
+    Show {
+        /// The asset: its name or its URI
+        asset: String,
+        #[command(flatten)]
+        output: OutputArg,
+    },
+    /// List past events, oldest first
+    Events {
+        /// The asset: its name or its URI; all assets if it is left out
+        asset: Option<String>,
+        /// Only events that this dag has made
+        #[arg(short, long)]
+        dag_id: Option<String>,
+        /// Only events from this time on
+        #[arg(long, value_parser = moment)]
+        from: Option<chrono::DateTime<chrono::Utc>>,
+        /// How many of the newest
+        #[arg(short, long, default_value_t = 100)]
+        limit: u32,
+        #[command(flatten)]
+        output: OutputArg,
+    },
+    /// Say that an asset is new; dags that wait for it will run
+    #[command(visible_alias = "create-event")]
+    Event {
+        /// The asset: its name or its URI
+        asset: String,
+        /// Facts about this update: a JSON object
+        #[arg(short, long, value_parser = object)]
+        extra: Option<Value>,
+        #[command(flatten)]
+        output: OutputArg,
+    },
+    /// Start the dag that makes an asset
+    Materialize {
+        /// The asset: its name or its URI
+        asset: String,
+        #[command(flatten)]
+        output: OutputArg,
+    },
+}
+
+pub(crate) async fn run(cx: &mut Cx<'_>, command: AssetsCommand) -> Result<(), CliError> {
+    let actor = cx.actor();
+    let airflow = cx.airflow().await?;
+    if matches!(command, AssetsCommand::Event { .. } | AssetsCommand::Materialize { .. }) {
+        // What this program says of assets need not have been told the database yet.
+        airflow.sync_dags().await?;
+    }
+    match command {
+        AssetsCommand::List { alias, output } => {
+            let all = airflow.assets().await?;
+            let wanted: Vec<AssetRow> = all.into_iter().filter(|row| row.is_alias == alias).collect();
+            assets_table(&wanted).print(cx.host, output)
+        }
+        AssetsCommand::Show { asset, output } => {
+            assets_table(&[airflow.asset(&asset).await?]).print(cx.host, output)
+        }
+        AssetsCommand::Events { asset, dag_id, from, limit, output } => {
+            let asset: Option<AssetKey> = match asset {
+                Some(asset) => Some(airflow.asset(&asset).await?.key),
+                None => None,
+            };
+            let filter = AssetEventFilter {
+                asset,
+                dag_id: dag_id.map(Into::into),
+                from,
+                newest_first: true,
+                limit: Some(limit),
+                ..AssetEventFilter::default()
+            };
+            let mut events = airflow.asset_events(&filter).await?;
+            events.reverse();
+            events_table(&events).print(cx.host, output)
+        }
+        AssetsCommand::Event { asset, extra, output } => {
+            let mut event = airflow.asset_event(asset).actor(actor);
+            if let Some(extra) = &extra {
+                event = event.extra(extra);
+            }
+            events_table(&[event.await?]).print(cx.host, output)
+        }
+        AssetsCommand::Materialize { asset, output } => {
+            let run = airflow.materialize(&asset, &actor).await?;
+            runs_table(std::slice::from_ref(&run)).print(cx.host, output)
+        }
+    }
+}
+
+fn assets_table(assets: &[AssetRow]) -> Table {
+    let mut table = Table::new(["name", "uri", "group", "producers", "consumers", "events", "last_event"]);
+    for asset in assets {
+        let makes = asset.producers.iter().map(|(dag, task)| format!("{dag}.{task}"));
+        let waits = asset.consumers.iter().map(ToString::to_string);
+        table.push(row![
+            asset.name.as_str(),
+            asset.uri.as_str(),
+            asset.group.as_str(),
+            makes.collect::<Vec<String>>(),
+            waits.collect::<Vec<String>>(),
+            asset.events,
+            asset.last_event
+        ]);
+    }
+    table
+}
+
+fn events_table(events: &[AssetEvent]) -> Table {
+    let mut table = Table::new(["timestamp", "asset", "dag_id", "run_id", "task_id", "map_index", "extra"]);
+    for event in events {
+        let source = event.source.as_ref();
+        table.push(row![
+            event.at,
+            event.name.as_str(),
+            source.map(|source| source.dag_id.as_str()),
+            source.map(|source| source.run_id.as_str()),
+            source.map(|source| source.task_id.as_str()),
+            source.map(|source| source.map_index.0),
+            crate::output::Cell::json(event.extra.clone())
+        ]);
+    }
+    table
+}

@@ -1,0 +1,268 @@
+//! `worker`: the role. `workers`: who they are and what they run.
+
+use std::time::Duration;
+
+use airflow_core::scheduler::seems_alive;
+use airflow_core::store::{SharedStore, WorkerRow};
+use airflow_executors::remote::{Worker, WorkerInfo, WorkerOptions};
+use clap::{Args, Subcommand};
+
+use crate::broker;
+use crate::cx::Cx;
+use crate::error::{CliError, failed};
+use crate::output::{OutputArg, Table, row};
+use crate::roles::{GRACE, StopRequests};
+
+#[derive(Debug, Clone, Args)]
+pub(crate) struct WorkerArgs {
+    /// The queues to take work from, separated by commas
+    #[arg(short, long, value_delimiter = ',', default_value = "default")]
+    queues: Vec<String>,
+    /// How many tasks run at once; default `celery.worker_concurrency`
+    #[arg(short, long, value_name = "N")]
+    concurrency: Option<usize>,
+    /// Its name, unique among workers that live; default made of the machine and the process id
+    #[arg(short = 'H', long = "hostname", value_name = "NAME", env = "AIRFLOW_WORKER_NAME")]
+    name: Option<String>,
+    /// How long running tasks may go on after the first request to stop, such as `30s`
+    #[arg(long, value_parser = airflow_core::time::parse_duration)]
+    grace: Option<Duration>,
+    /// A file for the process id, removed at the end
+    #[arg(long, value_name = "FILE")]
+    pid: Option<std::path::PathBuf>,
+}
+
+#[derive(Debug, Subcommand)]
+pub(crate) enum WorkersCommand {
+    /// List all workers
+    List(OutputArg),
+    /// What the workers run now
+    Running(OutputArg),
+    /// What has become of attempts on each worker since its start
+    Stats(OutputArg),
+    /// Exit with 0 if this worker is alive, with 1 if not
+    Ping {
+        /// The worker
+        name: String,
+    },
+    /// Forget a worker that has ended
+    Forget {
+        /// The worker
+        name: String,
+    },
+}
+
+/// Takes work until it is stopped.
+pub(crate) async fn worker(cx: &mut Cx<'_>, args: WorkerArgs) -> Result<(), CliError> {
+    let transport = broker::open(cx)?;
+    let airflow = cx.airflow().await?;
+    airflow.sync_dags().await?;
+    let options = WorkerOptions {
+        name: args.name,
+        queues: args.queues,
+        slots: args.concurrency.unwrap_or_else(|| cx.settings.worker_slots()),
+        ..WorkerOptions::default()
+    };
+    let pid = args.pid.map(PidFile::write).transpose()?;
+    let mut requests = StopRequests::of(cx.host)?;
+    let failure = |error: airflow_executors::remote::WorkerError| failed(error.to_string());
+    let mut worker = Worker::start(&airflow, transport, options).await.map_err(failure)?;
+    let info = worker.info();
+    cx.host.note(&format!("database: {} ({})", airflow.store().place(), airflow.store().kind()));
+    cx.host.note(&format!("broker: {}", info.broker));
+    let queues = info.queues.join(", ");
+    cx.host.note(&format!(
+        "worker {}: {} slots, queues: {queues}; stop with Ctrl-C",
+        worker.name(),
+        info.slots
+    ));
+    requests.next().await;
+    let grace = args.grace.unwrap_or(GRACE);
+    cx.host
+        .note(&format!("stopping: tasks that run have {grace:?} to end; Ctrl-C again gives them back now"));
+    let stopped = tokio::select! {
+        stopped = worker.stop_within(grace) => Some(stopped),
+        () = requests.next() => None,
+    };
+    match stopped {
+        Some(stopped) => stopped?,
+        None => worker.stop_within(Duration::ZERO).await?,
+    }
+    drop(pid);
+    Ok(())
+}
+
+/// A file with the process id, for as long as this exists.
+struct PidFile(std::path::PathBuf);
+
+impl PidFile {
+    fn write(path: std::path::PathBuf) -> Result<Self, CliError> {
+        let place = path.display().to_string();
+        std::fs::write(&path, format!("{}\n", std::process::id()))
+            .map_err(|error| failed(format!("cannot write the process id to {place}: {error}")))?;
+        Ok(Self(path))
+    }
+}
+
+impl Drop for PidFile {
+    fn drop(&mut self) {
+        // Somebody may have removed it; nothing depends on it.
+        let _ = std::fs::remove_file(&self.0);
+    }
+}
+
+pub(crate) async fn run(cx: &mut Cx<'_>, command: WorkersCommand) -> Result<(), CliError> {
+    let store = cx.store().await?;
+    match command {
+        WorkersCommand::List(output) => list(&store).await?.print(cx.host, output),
+        WorkersCommand::Running(output) => running(&store).await?.print(cx.host, output),
+        WorkersCommand::Stats(output) => stats(&store).await?.print(cx.host, output),
+        WorkersCommand::Ping { name } => {
+            let all = known(&store).await?;
+            match all.iter().find(|one| one.row.name == name) {
+                Some(one) if one.is_alive => Ok(cx.host.line(&format!("{name}: {}", one.state()))?),
+                Some(one) => Err(failed(format!("the worker `{name}` is {}", one.state()))),
+                None => Err(unknown(&name, &all)),
+            }
+        }
+        WorkersCommand::Forget { name } => {
+            let all = known(&store).await?;
+            if !all.iter().any(|one| one.row.name == name) {
+                return Err(unknown(&name, &all));
+            }
+            if store.forget_worker(&name).await? {
+                return Ok(cx.host.line(&format!("forgot {name}"))?);
+            }
+            Err(failed(format!("the worker `{name}` has not ended; stop it first")))
+        }
+    }
+}
+
+fn unknown(name: &str, all: &[Known]) -> CliError {
+    let near = airflow_core::app::suggestion(name, all.iter().map(|one| one.row.name.clone()));
+    failed(format!("there is no worker `{name}`{near}"))
+}
+
+/// A worker, and whether it lives.
+struct Known {
+    row: WorkerRow,
+    info: Option<WorkerInfo>,
+    is_alive: bool,
+}
+
+impl Known {
+    fn state(&self) -> &'static str {
+        match &self.info {
+            _ if self.row.has_ended => "offline",
+            _ if !self.is_alive => "lost",
+            Some(info) if info.is_draining => "draining",
+            _ => "online",
+        }
+    }
+}
+
+async fn known(store: &SharedStore) -> Result<Vec<Known>, CliError> {
+    let alive = store.incarnations().await?;
+    let is_alive = |row: &WorkerRow| {
+        alive.iter().any(|one| one.process.id == row.process && seems_alive(one)) && !row.has_ended
+    };
+    let rows = store.workers().await?;
+    let known = |row: WorkerRow| Known {
+        is_alive: is_alive(&row),
+        info: serde_json::from_value(row.info.clone()).ok(),
+        row,
+    };
+    Ok(rows.into_iter().map(known).collect())
+}
+
+async fn list(store: &SharedStore) -> Result<Table, CliError> {
+    let mut table = Table::new([
+        "name",
+        "state",
+        "queues",
+        "slots",
+        "running",
+        "dags",
+        "broker",
+        "host",
+        "pid",
+        "last_seen",
+    ]);
+    for one in known(store).await? {
+        let state = one.state();
+        let (name, at) = (one.row.name, one.row.at);
+        match one.info {
+            Some(info) => table.push(row![
+                name,
+                state,
+                info.queues.join(", "),
+                info.slots,
+                if one.is_alive { info.running.len() } else { 0 },
+                info.dags,
+                info.broker_error.unwrap_or(info.broker),
+                info.host,
+                info.pid,
+                at
+            ]),
+            None => table.push(row![name, state, "", "", "", "", "of another version", "", "", at]),
+        }
+    }
+    Ok(table)
+}
+
+async fn running(store: &SharedStore) -> Result<Table, CliError> {
+    let mut table = Table::new(["worker", "dag_id", "run_id", "task_id", "map_index", "try_number", "since"]);
+    for one in known(store).await?.into_iter().filter(|one| one.is_alive) {
+        let name = one.row.name;
+        for ti in one.info.map(|info| info.running).unwrap_or_default() {
+            table.push(row![
+                name.clone(),
+                ti.dag_id,
+                ti.run_id,
+                ti.task_id,
+                ti.map_index,
+                ti.try_number,
+                ti.since
+            ]);
+        }
+    }
+    Ok(table)
+}
+
+async fn stats(store: &SharedStore) -> Result<Table, CliError> {
+    let mut table = Table::new([
+        "worker",
+        "state",
+        "claimed",
+        "succeeded",
+        "failed",
+        "cancelled",
+        "handed_back",
+        "refused",
+        "stale",
+        "put_back",
+        "bad",
+        "started_at",
+    ]);
+    for one in known(store).await? {
+        let state = one.state();
+        if let Some(info) = one.info {
+            let counts = info.counts;
+            table.push(row![
+                one.row.name,
+                state,
+                counts.claimed,
+                counts.succeeded,
+                counts.failed,
+                counts.cancelled,
+                counts.handed_back,
+                counts.refused,
+                counts.stale,
+                counts.put_back,
+                counts.bad,
+                info.started_at
+            ]);
+        }
+    }
+    Ok(table)
+}
