@@ -5,6 +5,7 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use airflow_core::app::Airflow;
+use airflow_core::scheduler::OnLeaseLoss;
 use airflow_core::store::{MysqlStore, PostgresStore, SharedStore, SqliteStore};
 use airflow_executors::LocalExecutor;
 use tokio::signal::unix::{SignalKind, signal};
@@ -29,6 +30,12 @@ pub(crate) struct Setup {
 
 /// The variable that makes this program a scheduler.
 const ROLE: &str = "AIRFLOW_FAULTS_ROLE";
+
+/// The variable that names the milliseconds between two beats.
+pub(crate) const BEAT: &str = "AIRFLOW_FAULTS_BEAT";
+
+/// The variable that makes a process end once the tables are there.
+pub(crate) const ONLY_MIGRATE: &str = "AIRFLOW_FAULTS_ONLY_MIGRATE";
 
 /// How long a process may finish its attempts after SIGTERM.
 const GRACE: Duration = Duration::from_secs(5);
@@ -64,8 +71,16 @@ impl Setup {
             .resource(Ledger::open(&self.ledger)?)
             .pool(POOL.0, POOL.1)
             // Here processes die far more often than a task may be lost before it counts as poisonous.
-            .scheduler(|config| config.max_lost_attempts = u32::MAX)
-            .dag(workload::load(self.plan));
+            .scheduler(|config| {
+                config.max_lost_attempts = u32::MAX;
+                if let Some(beat) = beat() {
+                    config.beat = beat;
+                }
+                // As the roles of the command line do.
+                config.on_lease_loss = Some(OnLeaseLoss::Exit);
+            })
+            .dag(workload::load(self.plan))
+            .dag(workload::long(self.plan));
         if self.points > 0 {
             builder = builder.dag(workload::points(self.plan, self.points));
         }
@@ -74,6 +89,11 @@ impl Setup {
         }
         Ok(builder.build().await?)
     }
+}
+
+/// Another time between two beats, for tests that do not want to wait for them.
+fn beat() -> Option<Duration> {
+    std::env::var(BEAT).ok()?.parse().ok().map(Duration::from_millis)
 }
 
 /// Opens a database by its address.
@@ -88,6 +108,10 @@ pub(crate) async fn open(address: &str) -> Result<SharedStore, Box<dyn std::erro
 /// Works until it is told to stop.
 pub(crate) async fn run(setup: &Setup) -> Result<(), Box<dyn std::error::Error>> {
     tracing_subscriber::fmt().with_writer(std::io::stderr).with_ansi(false).init();
+    if std::env::var_os(ONLY_MIGRATE).is_some() {
+        open(&setup.store).await?.migrate().await?;
+        return Ok(());
+    }
     let mut stop = signal(SignalKind::terminate())?;
     let airflow = setup.build(setup.slots).await?;
     let running = airflow.start();

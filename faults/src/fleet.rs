@@ -7,7 +7,7 @@ use tokio::process::Child;
 
 use crate::app::Setup;
 use crate::ledger::boot_nanos;
-use crate::oracle::Kill;
+use crate::oracle::Strikes;
 
 type Error = Box<dyn std::error::Error>;
 
@@ -17,31 +17,49 @@ pub(crate) struct Fleet {
     logs: std::path::PathBuf,
     children: Vec<Child>,
     started: usize,
-    /// What was ended so far.
-    pub kills: Vec<Kill>,
+    /// Variables of the environment of each process that is started, by its place.
+    pub environment: Vec<Vec<(String, String)>>,
+    /// What was done to them so far.
+    pub strikes: Strikes,
+    /// How many ended by themselves.
+    pub ended: usize,
 }
 
 impl Fleet {
     /// Starts `count` processes; what they say goes to files in `logs`.
     pub(crate) fn start(setup: &Setup, count: usize, logs: &std::path::Path) -> Result<Self, Error> {
+        Self::start_in(setup, vec![Vec::new(); count], logs)
+    }
+
+    /// The same with variables of the environment for each.
+    pub(crate) fn start_in(
+        setup: &Setup,
+        environment: Vec<Vec<(String, String)>>,
+        logs: &std::path::Path,
+    ) -> Result<Self, Error> {
+        let count = environment.len();
         let mut fleet = Self {
             setup: setup.clone(),
             logs: logs.to_owned(),
             children: Vec::new(),
             started: 0,
-            kills: Vec::new(),
+            environment,
+            strikes: Strikes::default(),
+            ended: 0,
         };
-        for _ in 0..count {
-            let child = fleet.spawn()?;
+        for index in 0..count {
+            let child = fleet.spawn(index)?;
             fleet.children.push(child);
         }
         Ok(fleet)
     }
 
-    fn spawn(&mut self) -> Result<Child, Error> {
+    fn spawn(&mut self, index: usize) -> Result<Child, Error> {
         self.started += 1;
         let log = std::fs::File::create(self.logs.join(format!("process-{}.log", self.started)))?;
-        Ok(self.setup.command()?.stdout(log.try_clone()?).stderr(log).spawn()?)
+        let mut command = self.setup.command()?;
+        command.envs(self.environment[index].iter().cloned());
+        Ok(command.stdout(log.try_clone()?).stderr(log).spawn()?)
     }
 
     /// How many there are.
@@ -57,10 +75,10 @@ impl Fleet {
     /// Ends one with SIGKILL and starts another in its place.
     pub(crate) async fn kill(&mut self, index: usize) -> Result<(), Error> {
         let (raw, pid) = self.pid(index)?;
-        self.kills.push((raw, boot_nanos()));
+        self.strikes.kills.push((raw, boot_nanos()));
         kill_process(pid, Signal::KILL)?;
         self.children[index].wait().await?;
-        self.children[index] = self.spawn()?;
+        self.children[index] = self.spawn(index)?;
         Ok(())
     }
 
@@ -68,12 +86,12 @@ impl Fleet {
     pub(crate) async fn kill_all(&mut self) -> Result<(), Error> {
         for index in 0..self.children.len() {
             let (raw, pid) = self.pid(index)?;
-            self.kills.push((raw, boot_nanos()));
+            self.strikes.kills.push((raw, boot_nanos()));
             kill_process(pid, Signal::KILL)?;
         }
         for index in 0..self.children.len() {
             self.children[index].wait().await?;
-            self.children[index] = self.spawn()?;
+            self.children[index] = self.spawn(index)?;
         }
         Ok(())
     }
@@ -86,8 +104,36 @@ impl Fleet {
         if !status.success() {
             return Err(format!("a process that was asked to stop ended with {status}").into());
         }
-        self.kills.push((raw, boot_nanos()));
-        self.children[index] = self.spawn()?;
+        self.strikes.kills.push((raw, boot_nanos()));
+        self.children[index] = self.spawn(index)?;
+        Ok(())
+    }
+
+    /// Asks one to stop, if it has not ended before, and starts another in its place, however it ended.
+    pub(crate) async fn roll_any(&mut self, index: usize) -> Result<(), Error> {
+        if let Ok((_, pid)) = self.pid(index) {
+            // It may end by itself at this moment.
+            kill_process(pid, Signal::TERM).ok();
+        }
+        let raw = self.children[index].id();
+        self.children[index].wait().await?;
+        self.strikes.kills.extend(raw.map(|raw| (raw, boot_nanos())));
+        self.children[index] = self.spawn(index)?;
+        Ok(())
+    }
+
+    /// Ends one with SIGKILL and starts no other one.
+    pub(crate) async fn end(&mut self, index: usize) -> Result<(), Error> {
+        let (raw, pid) = self.pid(index)?;
+        self.strikes.kills.push((raw, boot_nanos()));
+        kill_process(pid, Signal::KILL)?;
+        self.children[index].wait().await?;
+        Ok(())
+    }
+
+    /// Starts one where one was ended.
+    pub(crate) fn again(&mut self, index: usize) -> Result<(), Error> {
+        self.children[index] = self.spawn(index)?;
         Ok(())
     }
 
@@ -97,9 +143,14 @@ impl Fleet {
         let at = boot_nanos();
         kill_process(pid, Signal::STOP)?;
         tokio::time::sleep(time).await;
+        self.strikes.freezes.push((raw, at, boot_nanos()));
         kill_process(pid, Signal::CONT)?;
-        self.kills.push((raw, at));
         Ok(())
+    }
+
+    /// The place of the process with this pid.
+    pub(crate) fn place_of(&self, pid: u32) -> Option<usize> {
+        self.children.iter().position(|child| child.id() == Some(pid))
     }
 
     /// Starts again what has ended by itself; says how many had.
@@ -109,15 +160,16 @@ impl Fleet {
             let pid = self.children[index].id();
             if self.children[index].try_wait()?.is_some() {
                 ended += 1;
-                self.kills.extend(pid.map(|pid| (pid, boot_nanos())));
-                self.children[index] = self.spawn()?;
+                self.ended += 1;
+                self.strikes.kills.extend(pid.map(|pid| (pid, boot_nanos())));
+                self.children[index] = self.spawn(index)?;
             }
         }
         Ok(ended)
     }
 
     /// Asks all to stop and waits until they have.
-    pub(crate) async fn stop(mut self) -> Result<Vec<Kill>, Error> {
+    pub(crate) async fn stop(&mut self) -> Result<Strikes, Error> {
         for index in 0..self.children.len() {
             if let Ok((_, pid)) = self.pid(index) {
                 kill_process(pid, Signal::TERM)?;
@@ -126,16 +178,17 @@ impl Fleet {
         for child in &mut self.children {
             tokio::time::timeout(Duration::from_secs(30), child.wait()).await??;
         }
-        Ok(self.kills)
+        Ok(self.strikes.clone())
     }
 
-    /// Lines of the logs that no process may write.
-    pub(crate) fn cries(&self) -> Result<Vec<String>, Error> {
-        let mut cries = Vec::new();
+    /// Lines of the logs in which one of the words stands.
+    pub(crate) fn said(&self, words: &[&str]) -> Result<Vec<String>, Error> {
+        let mut found = Vec::new();
         for number in 1..=self.started {
             let text = std::fs::read_to_string(self.logs.join(format!("process-{number}.log")))?;
-            cries.extend(text.lines().filter(|line| line.contains("panicked at")).map(str::to_owned));
+            let has = |line: &&str| words.iter().any(|word| line.contains(word));
+            found.extend(text.lines().filter(has).map(str::to_owned));
         }
-        Ok(cries)
+        Ok(found)
     }
 }

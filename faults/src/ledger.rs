@@ -6,7 +6,7 @@ use std::collections::BTreeMap;
 use std::fs::{File, OpenOptions};
 use std::io::Write as _;
 use std::path::Path;
-use std::sync::Mutex;
+use std::sync::{Arc, Mutex};
 
 use airflow_core::operator::TaskContext;
 
@@ -25,21 +25,41 @@ impl Ledger {
         Ok(Self(Mutex::new(OpenOptions::new().create(true).append(true).open(path)?)))
     }
 
-    pub(crate) fn note(&self, what: char, cx: &TaskContext) {
-        let ti = cx.ti();
-        let line = format!(
-            "{what} {} {}/{}/{}/{} {} {} {}\n",
-            ti.attempt_id,
-            cx.dag_id(),
-            cx.run_id(),
-            cx.task_id(),
-            ti.map_index.0,
-            cx.try_number(),
-            std::process::id(),
-            boot_nanos()
-        );
+    fn note(&self, what: char, who: &str) {
+        let line = format!("{what} {who} {} {}\n", std::process::id(), boot_nanos());
         let mut file = self.0.lock().unwrap_or_else(std::sync::PoisonError::into_inner);
         file.write_all(line.as_bytes()).expect("the ledger can be written");
+    }
+}
+
+/// A body that runs: noted at its start, at its end, and if it is stopped before.
+#[derive(Debug)]
+pub(crate) struct Running {
+    ledger: Arc<Ledger>,
+    who: String,
+    ended: bool,
+}
+
+impl Running {
+    pub(crate) fn begin(ledger: Arc<Ledger>, cx: &TaskContext) -> Self {
+        let ti = cx.ti();
+        let (dag, run, task) = (cx.dag_id(), cx.run_id(), cx.task_id());
+        let who = format!("{} {dag}/{run}/{task}/{} {}", ti.attempt_id, ti.map_index.0, cx.try_number());
+        ledger.note('S', &who);
+        Self { ledger, who, ended: false }
+    }
+
+    pub(crate) fn end(mut self) {
+        self.ended = true;
+        self.ledger.note('E', &self.who);
+    }
+}
+
+impl Drop for Running {
+    fn drop(&mut self) {
+        if !self.ended {
+            self.ledger.note('C', &self.who);
+        }
     }
 }
 
@@ -50,15 +70,22 @@ pub(crate) struct Body {
     pub pid: u32,
     pub started: u64,
     pub ended: Option<u64>,
+    /// It did not end by itself.
+    pub stopped: bool,
 }
 
 /// All bodies, by task instance, in the order of their starts.
 pub(crate) type Bodies = BTreeMap<String, Vec<Body>>;
 
-/// Reads a ledger.
+/// Reads a ledger; what is being written to it now is left out.
 pub(crate) fn read(path: &Path) -> Result<Bodies, String> {
-    let text = std::fs::read_to_string(path).map_err(|error| format!("{}: {error}", path.display()))?;
-    parse(&text)
+    let text = match std::fs::read_to_string(path) {
+        Ok(text) => text,
+        // Nothing has run yet.
+        Err(error) if error.kind() == std::io::ErrorKind::NotFound => String::new(),
+        Err(error) => return Err(format!("{}: {error}", path.display())),
+    };
+    parse(text.rsplit_once('\n').map_or("", |(whole, _)| whole))
 }
 
 pub(crate) fn parse(text: &str) -> Result<Bodies, String> {
@@ -72,10 +99,14 @@ pub(crate) fn parse(text: &str) -> Result<Bodies, String> {
         let (pid, at) = (u32::try_from(number(pid)?).unwrap_or(0), number(at)?);
         let of_ti = bodies.entry(ti.to_owned()).or_default();
         match what {
-            "S" => of_ti.push(Body { attempt: attempt.to_owned(), pid, started: at, ended: None }),
-            _ => {
+            "S" => {
+                let attempt = attempt.to_owned();
+                of_ti.push(Body { attempt, pid, started: at, ended: None, stopped: false });
+            }
+            end => {
                 let body = of_ti.iter_mut().rev().find(|body| body.attempt == attempt && body.pid == pid);
-                body.ok_or_else(|| format!("an end without a start: {line}"))?.ended = Some(at);
+                let body = body.ok_or_else(|| format!("an end without a start: {line}"))?;
+                (body.ended, body.stopped) = (Some(at), end == "C");
             }
         }
     }

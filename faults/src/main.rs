@@ -1,21 +1,30 @@
 //! Faults on purpose: our own processes over a real database, killed, frozen, stopped and started while they work; then
 //! everything is compared with what the plan says must come of it.
 //!
-//! `faults [--store sqlite|postgres|mysql] [--seed N] [--runs N] [NAME..]` runs the named tests, or all of them, and prints one line of
+//! `faults [--store sqlite|postgres|mysql] [--seed N] [--runs N] [--quick] [NAME..]` runs the named tests, or all of them, and prints one line of
 //! JSON for each. A test fails if anything was lost, doubled without a reason or against a limit, and if its faults did
 //! not happen.
 #![expect(clippy::print_stdout, reason = "the results are what this program is for")]
 
 mod app;
+mod clients;
+mod clocks;
+mod database;
 mod fleet;
+mod frozen;
 mod ledger;
 mod oracle;
+mod points;
+mod stand;
+mod storm;
 mod tests;
+mod upgrade;
 mod workload;
 
 use std::process::ExitCode;
 
-use tests::{Options, TESTS};
+use stand::Options;
+use tests::{TESTS, Test};
 
 fn options() -> Result<Options, String> {
     let mut options = Options::default();
@@ -30,6 +39,7 @@ fn options() -> Result<Options, String> {
                 }
                 options.store = Some(store);
             }
+            "--quick" => options.is_quick = true,
             "--seed" => options.seed = value()?.parse().map_err(|_| "--seed wants a number")?,
             "--runs" => options.runs = value()?.parse().map_err(|_| "--runs wants a number")?,
             name if TESTS.iter().any(|test| test.name == name) => options.names.push(name.to_owned()),
@@ -62,19 +72,29 @@ async fn main() -> ExitCode {
     };
     let mut failed = 0;
     for test in TESTS.iter().filter(|test| options.wants(test.name)) {
-        match tests::run(test, &options).await {
-            Ok((result, ok)) => {
-                println!("{result}");
-                failed += u32::from(!ok);
-            }
-            Err(error) => {
-                println!(
-                    "{}",
-                    serde_json::json!({ "test": test.name, "ok": false, "error": error.to_string() })
-                );
-                failed += 1;
-            }
-        }
+        let (line, ok) = line(test, &options).await;
+        println!("{line}");
+        failed += u32::from(!ok);
     }
     if failed == 0 { ExitCode::SUCCESS } else { ExitCode::FAILURE }
+}
+
+/// Runs one test; gives its line, and whether all is well.
+async fn line(test: &'static Test, options: &Options) -> (serde_json::Value, bool) {
+    let store = options.store.as_deref().unwrap_or("sqlite");
+    let bare = |ok: bool, what: &str, why: String| {
+        (serde_json::json!({ "test": test.name, "store": store, "ok": ok, what: why }), ok)
+    };
+    if !test.stores.contains(&store) {
+        return bare(true, "not_for", store.to_owned());
+    }
+    if let Some(server) = options.server()
+        && tokio::task::spawn_blocking(move || server.address()).await.is_ok_and(|address| address.is_none())
+    {
+        return bare(true, "not_run", "*** NOT RUN: there is no such server ***".to_owned());
+    }
+    match (test.run)(test, options).await {
+        Ok(outcome) => outcome,
+        Err(error) => bare(false, "error", error.to_string()),
+    }
 }

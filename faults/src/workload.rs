@@ -7,18 +7,25 @@ use std::collections::BTreeMap;
 use std::hash::{DefaultHasher, Hash as _, Hasher as _};
 use std::time::Duration;
 
+use airflow_core::callback::CallbackContext;
 use airflow_core::dag::{DagDef, Node, TaskExt as _, TaskOptions};
 use airflow_core::operator::{Description, In, IntoIn as _, Operator, Result, TaskContext, TaskError};
 use airflow_core::state::{RunState, TaskState};
 use airflow_core::trigger_rule::TriggerRule;
 
-use crate::ledger::Ledger;
+use crate::ledger::{Ledger, Running};
 
 /// The dag of the load.
 pub(crate) const LOAD: &str = "load";
 
 /// The dag that schedules make runs of.
 pub(crate) const POINTS: &str = "points";
+
+/// The dag whose tasks take long.
+pub(crate) const LONG: &str = "long";
+
+/// How many tasks it has.
+const LONG_TASKS: usize = 6;
 
 /// The pool that fewer tasks fit into than want to, and its size.
 pub(crate) const POOL: (&str, i32) = ("narrow", 8);
@@ -27,7 +34,10 @@ pub(crate) const POOL: (&str, i32) = ("narrow", 8);
 const FIRST_POINT: &str = "2025-01-01T00:00:00Z";
 
 /// How long one task in a hundred takes: as long as the time between two kills, and longer.
-const LONG: Duration = Duration::from_millis(900);
+const SLOW: Duration = Duration::from_millis(900);
+
+/// How long a task of the dag [`LONG`] takes.
+const LASTING: Duration = Duration::from_secs(3);
 
 const CHAIN: usize = 10;
 const FAN: usize = 25;
@@ -48,7 +58,9 @@ impl Plan {
 
     /// Whether the first try fails.
     fn stumbles(self, run: &str, task: &str, map: i32) -> bool {
-        task != "doomed" && self.draw("stumble", run, task, map).is_multiple_of(50)
+        task != "doomed"
+            && !task.starts_with("long_")
+            && self.draw("stumble", run, task, map).is_multiple_of(50)
     }
 
     /// Whether the task `doomed` of a run fails for good.
@@ -57,8 +69,11 @@ impl Plan {
     }
 
     fn time(self, run: &str, task: &str, map: i32) -> Duration {
+        if task.starts_with("long_") {
+            return LASTING;
+        }
         let draw = self.draw("time", run, task, map);
-        if draw.is_multiple_of(100) { LONG } else { Duration::from_millis(2 + draw % 18) }
+        if draw.is_multiple_of(100) { SLOW } else { Duration::from_millis(2 + draw % 18) }
     }
 }
 
@@ -78,11 +93,10 @@ impl Operator for Work {
     }
 
     async fn execute(&self, cx: &TaskContext) -> Result<i64> {
-        let ledger = cx.resource_arc::<Ledger>()?;
-        ledger.note('S', cx);
+        let body = Running::begin(cx.resource_arc::<Ledger>()?, cx);
         let (run, task, map) = (cx.run_id().as_str(), cx.task_id().as_str(), cx.ti().map_index.0);
         tokio::time::sleep(self.plan.time(run, task, map)).await;
-        ledger.note('E', cx);
+        body.end();
         if task == "doomed" && self.plan.is_doomed(run) {
             return Err(TaskError::fail("the plan says so"));
         }
@@ -111,6 +125,8 @@ impl Operator for Items {
 pub(crate) fn load(plan: Plan) -> DagDef {
     let work = move || Work { plan, inputs: Vec::new() };
     DagDef::new(LOAD)
+        .on_success(async |_: CallbackContext| {})
+        .on_failure(async |_: CallbackContext| {})
         .max_active_runs(1_000)
         .max_active_tasks(1_000)
         .default_args(TaskOptions::new().retries(2).retry_delay(Duration::from_millis(50)))
@@ -137,10 +153,32 @@ pub(crate) fn load(plan: Plan) -> DagDef {
         })
 }
 
-/// The right end of a run of the load, and of each of its instances.
-pub(crate) fn expected(plan: Plan, run: &str) -> (RunState, BTreeMap<(String, i32), TaskState>) {
+/// Tasks that take long, beside each other.
+pub(crate) fn long(plan: Plan) -> DagDef {
+    DagDef::new(LONG)
+        .max_active_runs(1_000)
+        .max_active_tasks(1_000)
+        .default_args(TaskOptions::new().retries(2).retry_delay(Duration::from_millis(50)))
+        .define(|d| {
+            for i in 0..LONG_TASKS {
+                d.add(Work { plan, inputs: Vec::new() }.id(format!("long_{i}")));
+            }
+        })
+}
+
+/// The right end of a run, and of each of its instances.
+pub(crate) fn expected(plan: Plan, dag: &str, run: &str) -> (RunState, BTreeMap<(String, i32), TaskState>) {
     let mut tis = BTreeMap::new();
-    let mut add = |id: String, map: i32, state| tis.insert((id, map), state);
+    let mut add = |id: String, map: i32, state| {
+        tis.insert((id, map), state);
+    };
+    if dag != LOAD {
+        match dag {
+            LONG => (0..LONG_TASKS).for_each(|i| add(format!("long_{i}"), -1, TaskState::Success)),
+            _ => add("point".into(), -1, TaskState::Success),
+        }
+        return (RunState::Success, tis);
+    }
     for i in 0..CHAIN {
         add(format!("chain_{i}"), -1, TaskState::Success);
     }
