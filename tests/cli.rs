@@ -3,6 +3,10 @@
 
 #[path = "cli/app.rs"]
 mod app;
+#[path = "cli/assets.rs"]
+mod assets;
+#[path = "cli/operating.rs"]
+mod operating;
 #[path = "cli/process.rs"]
 mod process;
 #[path = "cli/secrets.rs"]
@@ -300,7 +304,7 @@ async fn values_of_tasks_are_set_read_and_cleared() {
 }
 
 #[tokio::test]
-async fn the_database_is_made_checked_cleaned_and_reset() {
+async fn the_database_is_made_checked_and_reset() {
     let app = App::new();
     for command in [&["db", "check"][..], &["dags", "list"], &["variables", "list"]] {
         let (code, _, err) = app.run(command).await;
@@ -320,12 +324,6 @@ async fn the_database_is_made_checked_cleaned_and_reset() {
     app.ok(&["dags", "trigger", "closed", "-l", RUN]).await;
     app.ok(&["dags", "trigger", "closed", "-l", "2026-03-03"]).await;
     app.ok(&["scheduler", "--until-idle"]).await;
-    let dry =
-        app.json(&["db", "clean", "--clean-before-timestamp", "2099-01-01", "--dry-run", "-o", "json"]).await;
-    assert_eq!(dry[0], json!({ "table": "runs", "would_go": 1 }));
-    app.ok(&["db", "clean", "--clean-before-timestamp", "2099-01-01", "-y"]).await;
-    let left = app.json(&["dags", "list-runs", "closed", "-o", "json"]).await;
-    assert_eq!(left.as_array().unwrap().len(), 1);
     assert_eq!(app.typing("", &["db", "reset"]).await.0, 1);
     app.ok(&["db", "reset", "-y"]).await;
     assert_eq!(app.ok(&["dags", "list-runs", "closed"]).await, "No data found\n");

@@ -144,3 +144,17 @@ fn e12_command_line() {
     assert!(output.status.success(), "{said}");
     assert!(said.contains("south on 2026-03-02: 4200"), "{said}");
 }
+
+#[test]
+fn e14_assets() {
+    says(
+        "14_assets",
+        &[
+            "the report runs by: Triggered by assets",
+            "asset_triggered by asset",
+            "s3://lake/orders: {\"rows\":97} of loading; s3://lake/rates: {\"EUR\":1.08} from outside",
+            "s3://lake/orders: 1 event, waits for it: reporting",
+            "s3://lake/rates: 1 event, waits for it: reporting",
+        ],
+    );
+}

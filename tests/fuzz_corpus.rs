@@ -40,3 +40,8 @@ fn connections() {
 fn configurations() {
     run("config", targets::config);
 }
+
+#[test]
+fn envelopes() {
+    run("envelope", targets::envelope);
+}

@@ -186,6 +186,13 @@ fn options_of_the_use_win_over_those_of_the_attribute() {
     assert_eq!(options(noop::call()).retries, None);
 }
 
+fn all_are_set(options: &TaskOptions) {
+    let shown = format!("{options:?}");
+    // What an asset leaves out is no option.
+    let unset = shown.replace("Asset { name: None", "Asset { ..").replace("wrong: None }", ".. }");
+    assert!(!unset.contains(": None"), "an option is not set: {shown}");
+}
+
 fn check_waits(o: &TaskOptions) {
     assert_eq!((o.timeout, o.execution_timeout), (Some(days(2)), Some(secs(1))));
     assert_eq!((o.mode, o.poke_interval), (Some(SensorMode::Deferred), Some(secs(30))));
@@ -228,6 +235,8 @@ fn every_option_has_its_names() {
         owner = "me",
         doc_md = "Does it.",
         display_name = "All",
+        outlets = [Asset::new("s3://lake/made")],
+        inlets = ["s3://lake/read"],
         on_execute = notify,
         on_success_callback = notify,
         on_failure = [notify, page],
@@ -241,8 +250,7 @@ fn every_option_has_its_names() {
     }
 
     let o = options(all::call());
-    let shown = format!("{o:?}");
-    assert!(!shown.contains(": None"), "an option is not set: {shown}");
+    all_are_set(&o);
     assert_eq!((o.retries, o.retry_delay, o.max_retry_delay), (Some(7), Some(mins(5)), Some(hours(1))));
     assert_eq!(o.retry_exponential_backoff, Some(2.0));
     check_waits(&o);

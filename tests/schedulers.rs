@@ -8,10 +8,12 @@ use std::sync::{Arc, Mutex};
 use std::time::Duration;
 
 use airflow::app::{HealthStatus, Running};
+use airflow::asset::AssetEventFilter;
 use airflow::prelude::*;
 use airflow::state::RunState;
 use airflow::store::{Layer, Layered, RunFilter, SharedStore, SqliteStore, StoreResult};
 use airflow_core::id::AttemptId;
+use tokio::sync::broadcast::error::RecvError;
 
 /// How many attempts hold a slot of the pool, now and at most, and which ones ran where.
 #[derive(Clone, Default)]
@@ -51,14 +53,18 @@ async fn start(store: SharedStore, number: usize, watch: &Watch) -> (Airflow, Ru
     (airflow, running)
 }
 
-/// Returns once thirty runs have ended.
-async fn all_ended(store: &SharedStore) {
-    loop {
-        let filter = RunFilter { states: vec![RunState::Success, RunState::Failed], ..RunFilter::default() };
-        if store.runs(&filter).await.unwrap().len() == 30 {
-            return;
-        }
-        tokio::time::sleep(Duration::from_millis(20)).await;
+/// Returns once thirty runs have ended: looks again whenever one of the schedulers says that one has.
+async fn all_ended(store: &SharedStore, all: &[(Airflow, Running)]) {
+    let (heard, mut word) = tokio::sync::mpsc::unbounded_channel();
+    for (_, running) in all {
+        let (mut ended, heard) = (running.scheduler().ended_runs(), heard.clone());
+        tokio::spawn(async move {
+            while !matches!(ended.recv().await, Err(RecvError::Closed)) && heard.send(()).is_ok() {}
+        });
+    }
+    let filter = RunFilter { states: vec![RunState::Success, RunState::Failed], ..RunFilter::default() };
+    while store.runs(&filter).await.unwrap().len() < 30 {
+        word.recv().await.unwrap();
     }
 }
 
@@ -68,7 +74,7 @@ async fn three_share_the_work(stores: [SharedStore; 3]) {
     for (number, store) in stores.iter().enumerate() {
         all.push(start(Arc::clone(store), number, &watch).await);
     }
-    all_ended(&stores[0]).await;
+    all_ended(&stores[0], &all).await;
     let runs = stores[0].runs(&RunFilter::default()).await.unwrap();
     assert!(runs.iter().all(|run| run.state == RunState::Success), "{runs:?}");
     let dates: BTreeSet<_> = runs.iter().map(|run| run.logical_date).collect();
@@ -187,4 +193,59 @@ impl airflow::time::Clock for Virtual {
     async fn sleep(&self, time: Duration) {
         tokio::time::sleep(time).await;
     }
+}
+
+#[task(outlets = "s3://lake/orders")]
+async fn make() -> Result<()> {
+    Ok(())
+}
+
+/// Goal: each event of an asset is part of exactly one run of the dag that waits for it. Method: three schedulers on one
+/// file, thirty runs that make the asset.
+#[tokio::test(flavor = "multi_thread")]
+async fn three_schedulers_lose_no_event_and_use_none_twice() {
+    let dir = tempfile::tempdir().unwrap();
+    let path = dir.path().join("airflow.db");
+    let mut all = Vec::new();
+    for _ in 0..3 {
+        let producer = DagDef::new("d").schedule("@daily").start_date("2024-01-01").end_date("2024-01-30");
+        let producer = producer.catchup(true).max_active_runs(6).define(|d| {
+            d.add(make::call());
+        });
+        let consumer = DagDef::new("consumer").schedule(["s3://lake/orders"]).define(|d| {
+            d.add(Empty::new().id("take"));
+        });
+        let store: SharedStore = Arc::new(SqliteStore::open(path.to_str().unwrap()).await.unwrap());
+        let builder = Airflow::builder().shared_store(Arc::clone(&store)).executor(LocalExecutor::new(2));
+        let builder = builder.dag(producer).dag(consumer);
+        let airflow = builder.scheduler(|config| config.poll_interval = Duration::from_millis(50)).build();
+        let airflow = airflow.await.unwrap();
+        let running = airflow.start();
+        all.push((airflow, running, store));
+    }
+    let store = Arc::clone(&all[0].2);
+    let ended = async || {
+        let of = async |dag: &str| {
+            let filter = RunFilter { states: vec![RunState::Success], ..RunFilter::of_dag(dag) };
+            store.runs(&filter).await.unwrap()
+        };
+        let (made, taken) = (of("d").await, of("consumer").await);
+        let mut events = Vec::new();
+        for run in &taken {
+            events.extend(store.asset_events(&AssetEventFilter::that_made(run.pk)).await.unwrap());
+        }
+        (made.len() == 30 && events.len() >= 30).then_some(events)
+    };
+    let events = loop {
+        if let Some(events) = ended().await {
+            break events;
+        }
+        tokio::time::sleep(Duration::from_millis(20)).await;
+    };
+    for (_, running, _) in all {
+        running.stop(Duration::from_secs(20)).await.unwrap();
+    }
+    let different: BTreeSet<_> = events.iter().map(|event| event.id.clone()).collect();
+    assert_eq!((events.len(), different.len()), (30, 30), "no event in two runs");
+    assert_eq!(store.asset_queue().await.unwrap(), [], "nothing waits");
 }

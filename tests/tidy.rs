@@ -10,6 +10,7 @@ const LAYERS: &[(&str, &[&str])] = &[
     (
         "definitions",
         &[
+            "asset",
             "dag",
             "timetable",
             "trigger_rule",

@@ -154,6 +154,7 @@ impl Sim {
             tags: Vec::new(),
             paused_at_creation: false,
             next: None,
+            assets: Vec::new(),
         };
         store.sync_dags(vec![record], clock.now()).await.expect("the store does not fail");
         let executor = Arc::new(InOrder { slots: order.slots, keeps: order.picked, ..InOrder::default() });
@@ -168,12 +169,17 @@ impl Sim {
         );
         let (scheduler, reports) = Scheduler::new(
             Arc::clone(&store),
-            Arc::clone(&executor) as Arc<dyn Executor>,
+            (Arc::clone(&executor) as Arc<dyn Executor>).into(),
             registry,
             time,
             config,
         );
-        executor.start(ExecutorServices { runner: Arc::new(runner), reports });
+        executor.start(ExecutorServices {
+            runner: Arc::new(runner),
+            reports,
+            reports_wait: scheduler.reports_wait(),
+            store: Arc::clone(&store),
+        });
         Ok(Self { store, clock, dag, scheduler, executor, _folder: folder })
     }
 
@@ -192,9 +198,12 @@ impl Sim {
             triggered_by: "test".into(),
             ignores_past: false,
             advance: None,
+            assets: None,
+            deadlines: Vec::new(),
         };
         match self.store.create_runs(vec![run]).await.expect("the store does not fail").remove(0) {
             CreatedRun::New(row) | CreatedRun::Exists(row) => *row,
+            CreatedRun::Taken => panic!("it is not by assets"),
         }
     }
 

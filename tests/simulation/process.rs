@@ -252,6 +252,7 @@ impl Layer for Way {
             for run in &created {
                 match run {
                     CreatedRun::New(row) => lock(&self.life.oracle).created(row),
+                    CreatedRun::Taken => {}
                     CreatedRun::Exists(_) => lock(&self.life.oracle).seen("a run exists already"),
                 }
             }
@@ -351,7 +352,7 @@ impl Executor for Watched {
         let runner = Arc::new(Runner { life: self.life.clone(), inner: services.runner });
         let (life, reports) = (self.life.clone(), services.reports);
         let pending = Arc::clone(&self.pending);
-        self.inner.start(ExecutorServices { runner, reports: to });
+        self.inner.start(ExecutorServices { runner, reports: to, ..services });
         tokio::spawn(async move {
             while let Some(report) = from.recv().await {
                 life.point(Point::BeforeReport).await;

@@ -86,6 +86,7 @@ pub(crate) fn context_with(resources: Resources, params: Value) -> TaskContext {
         clock: Arc::new(SystemClock),
         timezone: chrono_tz::Tz::UTC,
         retries: 0,
+        assets: [Arc::default(), Arc::default()],
     })
 }
 

@@ -2,8 +2,10 @@
 
 #![expect(clippy::unwrap_used, reason = "a test that cannot go on may panic")]
 
+mod assets;
 mod builtins;
 mod chaos;
+mod deadlines;
 mod flow;
 mod one_run;
 mod schedule;
