@@ -24,6 +24,9 @@ pub struct Branching;
 #[doc = include_str!("../docs/book/schedules.md")]
 pub struct Schedules;
 
+#[doc = include_str!("../docs/book/assets.md")]
+pub struct Assets;
+
 #[doc = include_str!("../docs/book/failures.md")]
 pub struct Failures;
 
@@ -47,6 +50,9 @@ pub struct Cli;
 
 #[doc = include_str!("../docs/book/configuration.md")]
 pub struct Configuration;
+
+#[doc = include_str!("../docs/book/workers.md")]
+pub struct Workers;
 
 #[doc = include_str!("../docs/book/connections.md")]
 pub struct Connections;

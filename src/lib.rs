@@ -55,7 +55,7 @@
 //! - Writing dags: [`macro@task`], [`macro@dag`], [`DagDef`](dag::DagDef) and [`Dag`](dag::Dag) in [`mod@dag`]; kinds of tasks of one's own,
 //!   [`TaskContext`](operator::TaskContext) and [`TaskError`](operator::TaskError) in [`operator`]; values between tasks in
 //!   [`xcom`]; [`trigger_rule`], [`callback`], [`retry`], [`template`].
-//! - When runs are made: [`timetable`]; durations and clocks: [`time`].
+//! - When runs are made: [`timetable`], [`asset`]; durations and clocks: [`time`].
 //! - Settings and secrets: [`config`], [`connection`], [`secrets`], [`mask`], [`fernet`].
 //! - Running them: [`Airflow`] and its builder in [`app`]; where everything is kept: [`store`]; what runs attempts:
 //!   [`executor`], [`LocalExecutor`].
@@ -72,19 +72,27 @@
 //! | `sqlite` | `SqliteStore` | yes |
 //! | `postgres` | `PostgresStore` | no |
 //! | `mysql` | `MysqlStore`, for MySQL and MariaDB | no |
-//! | `cli` | the command line (being written) | yes |
+//! | `redis`, `rabbitmq` | workers on other machines behind that broker: `remote` | no |
+//! | `cli` | the command line: [`cli()`](cli()) | yes |
+//! | `testing` | suites that hold stores and executors of yours to their contracts | no |
 //!
 //! Without any of them there is the engine with the store in memory; bring an executor of your own.
 
 pub use airflow_core::app::{self, Airflow, AirflowBuilder, Running};
 pub use airflow_core::{
-    attempt, builtin, callback, compile, config, connection, dag, decide, discovery, executor, fernet, id,
-    mask, operator, plan, registry, retry, scheduler, secret, secrets, state, store, template, testing, time,
-    timetable, trigger_rule, xcom,
+    asset, attempt, builtin, callback, compile, config, connection, dag, decide, discovery, executor, fernet,
+    id, mask, operator, plan, registry, retry, scheduler, secret, secrets, state, store, template, testing,
+    time, timetable, trigger_rule, xcom,
 };
+
+#[cfg(feature = "testing")]
+pub use airflow_core::executor_conformance;
 
 #[cfg(feature = "local")]
 pub use airflow_executors::LocalExecutor;
+
+#[cfg(any(feature = "redis", feature = "rabbitmq"))]
+pub use airflow_executors::remote;
 
 #[cfg(feature = "cli")]
 pub use airflow_cli::{self as cli, cli, cli_async};
@@ -95,6 +103,7 @@ pub use airflow_macros::{Branch, Operator, dag, sensor, task};
 /// What a file with dags needs: `use airflow::prelude::*;`.
 pub mod prelude {
     pub use airflow_core::app::{Airflow, AirflowBuilder, Running};
+    pub use airflow_core::asset::{Asset, AssetAlias, AssetCondition};
     pub use airflow_core::builtin::{
         DateTimeSensor, DayOfWeekSensor, ExternalTaskSensor, FileSensor, TimeDeltaSensor, TimeSensor,
         TriggerDagRun, WaitSensor,
@@ -121,7 +130,7 @@ pub mod prelude {
     pub use airflow_core::store::SqliteStore;
     pub use airflow_core::testing::{DagTest, Sim};
     pub use airflow_core::time::{days, hours, mins, secs};
-    pub use airflow_core::timetable::Schedule;
+    pub use airflow_core::timetable::{AssetOrTimeSchedule, Schedule};
     pub use airflow_core::trigger_rule::{TriggerRule, WeightRule};
 
     #[cfg(feature = "local")]
