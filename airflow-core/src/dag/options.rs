@@ -85,6 +85,10 @@ task_options! {
     /// How long one attempt may take, also of a sensor. Default: `timeout`, but for sensors; no limit.
     #[serde(deserialize_with = "crate::time::optional_duration")]
     execution_timeout: Duration,
+    /// How long after the end of the data interval of a scheduled run it should have succeeded; the dag says who is told
+    /// if it has not.
+    #[serde(deserialize_with = "crate::time::optional_duration")]
+    sla: Duration,
     /// Where a sensor waits. Default `poke`.
     mode: SensorMode,
     /// The pause between two pokes of a sensor. Default 1 minute.
@@ -148,6 +152,8 @@ pub struct TaskSettings {
     pub retry: RetryPolicy,
     /// How long one attempt may take.
     pub timeout: Option<Duration>,
+    /// How long after the end of the data interval it should have succeeded.
+    pub sla: Option<Duration>,
     /// How it waits, if it is a sensor.
     pub sensor: Option<SensorSettings>,
     /// The pool.
@@ -226,6 +232,7 @@ impl From<TaskOptions> for TaskSettings {
                 max_delay: o.max_retry_delay,
             },
             timeout: o.execution_timeout.or(o.timeout),
+            sla: o.sla,
             sensor: None,
             pool: o.pool.unwrap_or_else(|| DEFAULT_POOL.into()),
             pool_slots: o.pool_slots.unwrap_or(1),
@@ -294,6 +301,14 @@ macro_rules! task_option_setters {
         #[must_use]
         $vis fn timeout(self, timeout: Duration) -> $out {
             self.$opts(|o| o.timeout = Some(timeout))
+        }
+
+        /// How long after the end of the data interval of a scheduled run it should have succeeded or been skipped. If it
+        /// has not, that is written down and told to
+        /// [`on_sla_miss`](crate::dag::DagDef::on_sla_miss) of the dag; nothing else changes.
+        #[must_use]
+        $vis fn sla(self, sla: Duration) -> $out {
+            self.$opts(|o| o.sla = Some(sla))
         }
 
         /// The pool whose slots the task takes.

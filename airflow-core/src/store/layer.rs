@@ -16,9 +16,9 @@ use super::{
     Advance, AssetEvent, AssetEventFilter, AssetRow, AttemptRow, AuditEntry, AuditFilter, Carrier,
     ConnectionRow, CreatedRun, DagRecord, DagRow, DagVersion, DeadlineKey, DeadlineRow, EventRow, Examined,
     FoundAttempt, HostTx, Incarnation, Migrated, NewIncarnation, NewRun, NoticeKey, NoticeRow, Old, OldKey,
-    OldRow, PastQuery, PoolRow, PoolSpec, QueuedAsset, Rows, RunFilter, RunRow, RunSnapshot, SchemaStatus,
-    Settlement, SharedStore, SlotCount, SlotKey, Store, StoreError, StoreResult, StoredReport, TiRow,
-    TokenSwap, Unit, UnitResult, VariableRow, WorkerRow, XComFilter, XComRow, XComWrite,
+    OldRow, PastQuery, PoolRow, PoolSpec, QueueFilter, QueuedAsset, QueuedEvent, Rows, RunFilter, RunRow,
+    RunSnapshot, SchemaStatus, Settlement, SharedStore, SlotCount, SlotKey, Store, StoreError, StoreResult,
+    StoredReport, TiRow, TokenSwap, Unit, UnitResult, VariableRow, WorkerRow, XComFilter, XComRow, XComWrite,
 };
 
 /// What is done around each call of a store.
@@ -155,7 +155,10 @@ passed_on! {
     fn asset_events(filter: &AssetEventFilter) -> Vec<AssetEvent>;
     fn add_asset_events(events: Vec<AssetEvent>) -> ();
     fn asset_queue() -> Vec<QueuedAsset>;
+    fn queued_events(filter: &QueueFilter) -> Vec<QueuedEvent>;
+    fn unqueue_events(filter: &QueueFilter) -> u64;
     fn deadlines(dags: &[DagId], until: Option<DateTime<Utc>>, limit: u32) -> Vec<DeadlineRow>;
+    fn missed_deadlines(dag: Option<&DagId>, limit: u32) -> Vec<DeadlineRow>;
     fn settle_deadline(seen: &DeadlineKey, settlement: Settlement) -> bool;
     fn create_in_tx(tx: HostTx<'_>, run: NewRun, note: AuditEntry) -> CreatedRun;
     fn runs(filter: &RunFilter) -> Vec<RunRow>;

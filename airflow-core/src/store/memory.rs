@@ -20,9 +20,9 @@ use super::{
     Advance, AssetEvent, AssetEventFilter, AssetRow, AttemptRow, AuditEntry, AuditFilter, Carrier,
     ConnectionRow, CreatedRun, DagRecord, DagRow, DagVersion, DeadlineKey, DeadlineRow, EventRow, Examined,
     FoundAttempt, HostTx, Incarnation, Migrated, NewIncarnation, NewRun, NoticeKey, NoticeRow, Old, OldKey,
-    OldRow, PastQuery, PoolRow, PoolSpec, QueuedAsset, Rows, RunFilter, RunRow, RunSnapshot, SchemaStatus,
-    Settlement, SlotCount, SlotKey, Store, StoreError, StoreResult, StoredReport, TiRow, TokenSwap, Unit,
-    UnitResult, VariableRow, WorkerRow, XComFilter, XComRow, XComWrite,
+    OldRow, PastQuery, PoolRow, PoolSpec, QueueFilter, QueuedAsset, QueuedEvent, Rows, RunFilter, RunRow,
+    RunSnapshot, SchemaStatus, Settlement, SlotCount, SlotKey, Store, StoreError, StoreResult, StoredReport,
+    TiRow, TokenSwap, Unit, UnitResult, VariableRow, WorkerRow, XComFilter, XComRow, XComWrite,
 };
 use state::State;
 
@@ -345,6 +345,14 @@ impl Store for MemoryStore {
         Ok(self.read().assets.queued())
     }
 
+    async fn queued_events(&self, filter: &QueueFilter) -> StoreResult<Vec<QueuedEvent>> {
+        Ok(self.read().assets.queued_events(filter))
+    }
+
+    async fn unqueue_events(&self, filter: &QueueFilter) -> StoreResult<u64> {
+        Ok(self.write().assets.unqueue_events(filter))
+    }
+
     async fn deadlines(
         &self,
         dags: &[DagId],
@@ -352,6 +360,10 @@ impl Store for MemoryStore {
         limit: u32,
     ) -> StoreResult<Vec<DeadlineRow>> {
         Ok(self.read().deadlines(dags, until, limit))
+    }
+
+    async fn missed_deadlines(&self, dag: Option<&DagId>, limit: u32) -> StoreResult<Vec<DeadlineRow>> {
+        Ok(self.read().missed_deadlines(dag, limit))
     }
 
     async fn settle_deadline(&self, seen: &DeadlineKey, settlement: Settlement) -> StoreResult<bool> {

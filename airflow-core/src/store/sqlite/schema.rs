@@ -14,10 +14,10 @@ use crate::store::sql::errors::{corrupt, failed};
 use crate::store::sql::{Conn, admin};
 
 /// The migrations, the first one leads to version 1.
-const MIGRATIONS: [&str; 7] = [V1, V2, V3, V4, V5, V6, V7];
+const MIGRATIONS: [&str; 8] = [V1, V2, V3, V4, V5, V6, V7, V8];
 
 /// The version that this library needs.
-pub(super) const NEEDED: u32 = 7;
+pub(super) const NEEDED: u32 = 8;
 
 /// The statements that lead from one version to the next, for tests that begin with an old one.
 #[cfg(feature = "testing")]
@@ -189,6 +189,12 @@ CREATE TABLE af_carried (
 ) STRICT, WITHOUT ROWID;
 CREATE INDEX af_carried_of_dag ON af_carried (dag_id);
 CREATE TABLE af_setting (name TEXT NOT NULL PRIMARY KEY, value TEXT NOT NULL) STRICT, WITHOUT ROWID";
+
+/// Deadlines that were missed are kept.
+const V8: &str = "
+ALTER TABLE af_deadline ADD COLUMN missed_at INTEGER;
+DROP INDEX af_deadline_due;
+CREATE INDEX af_deadline_due ON af_deadline (missed_at, due_at)";
 
 /// All tables, those that refer to others first.
 const TABLES: [&str; 27] = [
