@@ -29,6 +29,8 @@ pub(crate) enum Kind {
     WeightRule,
     /// The name of a mode of sensors, or an expression.
     SensorMode,
+    /// The name of an isolation, or an expression.
+    Isolation,
     /// A function, or a list of them.
     Callback,
     /// A list of texts.
@@ -77,6 +79,8 @@ pub(crate) const OPTIONS: &[Key] = &[
     key("weight_rule", Kind::WeightRule, &[]),
     key("queue", Kind::Text, &[]),
     key("executor", Kind::Text, &[]),
+    key("executor_config", Kind::Expr, &[]),
+    key("isolation", Kind::Isolation, &[]),
     key("trigger_rule", Kind::TriggerRule, &["when"]),
     key("depends_on_past", Kind::Bool, &[]),
     key("wait_for_downstream", Kind::Bool, &[]),

@@ -43,7 +43,8 @@ use proc_macro::TokenStream;
 /// - The function stays as it is; `price::call(..)` makes a task of it, `price::ID` is its id.
 /// - An `async fn` runs on the runtime; a plain `fn` runs on a thread that may block, which `blocking` says aloud.
 /// - Options: `id`, `retries`, `retry_delay`, `retry_exponential_backoff`, `max_retry_delay`, `timeout`, `execution_timeout`, `sla`, `pool`,
-///   `pool_slots`, `priority_weight`, `weight_rule`, `queue`, `executor`, `trigger_rule`, `depends_on_past`,
+///   `pool_slots`, `priority_weight`, `weight_rule`, `queue`, `executor`, `executor_config`, `isolation`,
+///   `trigger_rule`, `depends_on_past`,
 ///   `wait_for_downstream`, `max_active_tis_per_dag`, `max_active_tis_per_dagrun`, `start_date`, `end_date`,
 ///   `do_xcom_push`, `owner`, `doc` (default: the doc comment), `display_name`, `outlets`, `inlets`, `on_execute`,
 ///   `on_success`, `on_failure`, `on_retry`, `on_skipped`, `setup`, `teardown`, `on_failure_fail_dagrun`, `blocking`,

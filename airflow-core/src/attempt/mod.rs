@@ -7,6 +7,8 @@ mod inputs;
 pub mod log;
 mod log_path;
 mod names;
+#[cfg(unix)]
+pub mod process;
 mod services;
 mod waits;
 
@@ -308,6 +310,11 @@ impl Runner {
 
 #[async_trait]
 impl AttemptRunner for Runner {
+    fn note_end(&self, attempt: &Attempt, outcome: &Outcome) {
+        let log = AttemptLog::open(self.log_path(attempt), Arc::clone(&self.clock), self.masker().clone());
+        log.footer(attempt, outcome);
+    }
+
     async fn run(&self, attempt: Attempt, cancel: Cancel) -> Report {
         let log = AttemptLog::open(self.log_path(&attempt), Arc::clone(&self.clock), self.masker().clone());
         log.header(&attempt);
