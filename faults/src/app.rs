@@ -15,7 +15,7 @@ use tokio::signal::unix::{SignalKind, signal};
 
 use crate::ledger::Ledger;
 use crate::messages::Repeats;
-use crate::workload::{self, POOL, Plan};
+use crate::workload::{self, BROAD, POOL, Plan};
 
 /// What a process needs to know.
 #[derive(Debug, Clone)]
@@ -91,6 +91,7 @@ impl Setup {
             .shared_store(open(&self.store).await?)
             .resource(Ledger::open(&self.ledger)?)
             .pool(POOL.0, POOL.1)
+            .pool(BROAD.0, BROAD.1)
             // Here processes die far more often than a task may be lost before it counts as poisonous.
             .scheduler(|config| {
                 config.max_lost_attempts = u32::MAX;
@@ -102,7 +103,8 @@ impl Setup {
             })
             .dag(workload::load(self.plan))
             .dag(workload::long(self.plan))
-            .dag(workload::wide(self.plan));
+            .dag(workload::wide(self.plan))
+            .dag(workload::unruly());
         if self.points > 0 {
             builder = builder.dag(workload::points(self.plan, self.points));
         }

@@ -21,6 +21,7 @@ mod severed;
 mod stand;
 mod storm;
 mod tests;
+mod unruly;
 mod upgrade;
 mod workload;
 

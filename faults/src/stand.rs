@@ -228,6 +228,19 @@ impl Stand {
         Ok(open)
     }
 
+    /// Returns when bodies run, in this process or in any, or when it is no use to wait any longer. Says how many.
+    pub(crate) async fn wait_for_bodies(&self, pid: Option<u32>, within: Duration) -> Result<usize, Error> {
+        let until = Instant::now() + within;
+        loop {
+            let open = self.open_bodies()?;
+            let count = pid.map_or(open.values().sum(), |pid| open.get(&pid).copied().unwrap_or(0));
+            if count > 0 || Instant::now() > until {
+                return Ok(count);
+            }
+            tokio::time::sleep(Duration::from_millis(10)).await;
+        }
+    }
+
     /// Returns the moment at which a body starts after this one, if one does in time.
     pub(crate) async fn next_start(&self, after: u64, within: Duration) -> Result<Option<u64>, Error> {
         let until = Instant::now() + within;
@@ -267,7 +280,8 @@ impl Stand {
             *counts.entry(format!("{} {}", run.dag_id, run.state)).or_insert(0) += 1;
             if !run.state.is_finished() {
                 for ti in self.asks.store().task_instances(run.pk).await? {
-                    *counts.entry(format!("{} {}", ti.task_id, ti.state)).or_insert(0) += 1;
+                    let kind = ti.task_id.as_str().trim_end_matches(|c: char| c.is_ascii_digit());
+                    *counts.entry(format!("{kind} {}", ti.state)).or_insert(0) += 1;
                 }
             }
         }

@@ -9,7 +9,7 @@ use serde_json::{Value, json};
 use crate::fleet::Fleet;
 use crate::stand::{Error, Options, Random, Stand, Verdict};
 use crate::workload::LOAD;
-use crate::{brokers, clients, clocks, database, frozen, messages, points, severed, storm, upgrade};
+use crate::{brokers, clients, clocks, database, frozen, messages, points, severed, storm, unruly, upgrade};
 
 /// What a test gives: its line, and whether all is well.
 type Outcome<'o> = LocalBoxFuture<'o, Result<(Value, bool), Error>>;
@@ -74,6 +74,7 @@ pub(crate) const TESTS: &[Test] = &[
     test!("F10", ALL, Here, crowd),
     test!("F11", SERVERS, Remote, messages::copies),
     test!("F12", SERVERS, Remote, messages::strangers),
+    test!("F13", ALL, Anywhere, unruly::tasks),
     test!("F15", ALL, Here, clocks::wrong),
     test!("F17", &["sqlite"], Here, locked_file),
     test!("F19", SERVERS, Remote, severed::worker),
@@ -98,8 +99,11 @@ enum Fault {
     Lock,
 }
 
-/// Within how many milliseconds after new runs began a fault strikes.
+/// Within how many milliseconds after tasks began a fault strikes.
 const STRIKE: u64 = 100;
+
+/// How long tasks are waited for that are to be struck.
+const IN_THE_MIDDLE: Duration = Duration::from_secs(2);
 
 /// How long others may take to continue the work of a scheduler that died, and how long it may stand still without any,
 /// in milliseconds: the promises.
@@ -188,10 +192,12 @@ async fn ended(name: &'static str, options: &Options, case: Case) -> Result<(Val
     for round in 0..times {
         stand.trigger(LOAD, numbers.by_ref().take(runs.div_ceil(times))).await?;
         // In the middle of the work, and then again some time later.
-        tokio::time::sleep(Duration::from_millis(20 + random.below(STRIKE))).await;
+        let one = victims[round % victims.len()];
+        let victim = fleet.pids()[one].filter(|_| case.victims == Victims::Runners);
+        stand.wait_for_bodies(victim, IN_THE_MIDDLE).await?;
+        tokio::time::sleep(Duration::from_millis(random.below(STRIKE))).await;
         fleet.revive()?;
         hit += usize::from(!stand.open_bodies()?.is_empty());
-        let one = victims[round % victims.len()];
         match case.fault {
             Fault::Kill => fleet.kill(one).await?,
             Fault::KillAll => fleet.kill_all().await?,

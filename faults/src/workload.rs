@@ -8,7 +8,7 @@ use std::hash::{DefaultHasher, Hash as _, Hasher as _};
 use std::time::Duration;
 
 use airflow_core::callback::CallbackContext;
-use airflow_core::dag::{DagDef, Node, TaskExt as _, TaskOptions};
+use airflow_core::dag::{DagDef, Isolation, Node, TaskExt as _, TaskOptions};
 use airflow_core::operator::{Description, In, IntoIn as _, Operator, Result, TaskContext, TaskError};
 use airflow_core::state::{RunState, TaskState};
 use airflow_core::trigger_rule::TriggerRule;
@@ -31,11 +31,24 @@ const LONG_TASKS: usize = 6;
 pub(crate) const WIDE: &str = "wide";
 pub(crate) const WIDE_TASKS: usize = 1_000;
 
+/// The dag whose tasks end their process, and how.
+pub(crate) const UNRULY: &str = "unruly";
+pub(crate) const UNRULY_TASKS: [&str; 3] = ["abort", "all_memory", "kill"];
+
+/// How much memory the process of a task may have that wants all of it.
+const MEMORY: u64 = 2 << 30;
+
+/// How often each of them is tried.
+const TRIES: usize = 3;
+
 /// The variable that names the seconds which a task of the dag [`LONG`] takes.
 pub(crate) const LASTING: &str = "AIRFLOW_FAULTS_LASTING";
 
 /// The pool that fewer tasks fit into than want to, and its size.
 pub(crate) const POOL: (&str, i32) = ("narrow", 8);
+
+/// A pool with room for all that a broker may hold.
+pub(crate) const BROAD: (&str, i32) = ("broad", 100_000);
 
 /// The first point of the schedule: long past, so that all points are due.
 const FIRST_POINT: &str = "2025-01-01T00:00:00Z";
@@ -66,6 +79,7 @@ impl Plan {
     /// Whether the first try fails.
     fn stumbles(self, run: &str, task: &str, map: i32) -> bool {
         task != "doomed"
+            && !UNRULY_TASKS.contains(&task)
             && !task.starts_with("long_")
             && self.draw("stumble", run, task, map).is_multiple_of(50)
     }
@@ -182,7 +196,48 @@ pub(crate) fn wide(plan: Plan) -> DagDef {
         .default_args(TaskOptions::new().retries(2).retry_delay(Duration::from_millis(50)))
         .define(|d| {
             for i in 0..WIDE_TASKS {
-                d.add(Work { plan, inputs: Vec::new() }.id(format!("wide_{i}")));
+                d.add(Work { plan, inputs: Vec::new() }.id(format!("wide_{i}")).pool(BROAD.0));
+            }
+        })
+}
+
+/// Ends the process that it runs in.
+struct Unruly;
+
+impl Operator for Unruly {
+    type Output = ();
+    const NAME: &'static str = "Unruly";
+
+    fn describe(&self, description: &mut Description) {
+        description.resource::<Ledger>();
+    }
+
+    async fn execute(&self, cx: &TaskContext) -> Result<()> {
+        use rustix::process::{Resource, Rlimit, Signal, getpid, kill_process, setrlimit};
+        Running::begin(cx.resource_arc::<Ledger>()?, cx).end();
+        match cx.task_id().as_str() {
+            "all_memory" => {
+                setrlimit(Resource::As, Rlimit { current: Some(MEMORY), maximum: Some(MEMORY) })?;
+                let mut all = Vec::new();
+                loop {
+                    all.push(vec![1_u8; 64 << 20]);
+                }
+            }
+            "kill" => kill_process(getpid(), Signal::KILL)?,
+            _ => {}
+        }
+        std::process::abort()
+    }
+}
+
+/// Tasks that end their process, which is theirs alone.
+pub(crate) fn unruly() -> DagDef {
+    DagDef::new(UNRULY)
+        .max_active_runs(1_000)
+        .default_args(TaskOptions::new().retries(2).retry_delay(Duration::from_millis(50)))
+        .define(|d| {
+            for id in UNRULY_TASKS {
+                d.add(Unruly.id(id).isolation(Isolation::Process));
             }
         })
 }
@@ -193,6 +248,10 @@ pub(crate) fn expected(plan: Plan, dag: &str, run: &str) -> (RunState, BTreeMap<
     let mut add = |id: String, map: i32, state| {
         tis.insert((id, map), state);
     };
+    if dag == UNRULY {
+        UNRULY_TASKS.iter().for_each(|id| add((*id).to_owned(), -1, TaskState::Failed));
+        return (RunState::Failed, tis);
+    }
     if dag != LOAD {
         match dag {
             WIDE => (0..WIDE_TASKS).for_each(|i| add(format!("wide_{i}"), -1, TaskState::Success)),
@@ -221,6 +280,9 @@ pub(crate) fn expected(plan: Plan, dag: &str, run: &str) -> (RunState, BTreeMap<
 
 /// How many bodies of an instance the plan asks for.
 pub(crate) fn planned_bodies(plan: Plan, run: &str, task: &str, map: i32) -> usize {
+    if UNRULY_TASKS.contains(&task) {
+        return TRIES;
+    }
     1 + usize::from(plan.stumbles(run, task, map))
 }
 

@@ -176,6 +176,9 @@ async fn full_memory_refuses_and_keeps_what_it_took() {
     assert!(
         matches!(&refused, TransportError::Rejected { queue, why } if queue == "q" && why.contains("memory"))
     );
+    // A worker that starts now is what makes room.
+    let facts = transport.check().await.unwrap();
+    assert!(facts.warnings.iter().any(|warning| warning.contains("full")), "{facts:?}");
     // Nothing can be put back now, which must not stop anybody.
     let giving = consumer(&*transport, &["q"], 2);
     let held = tokio::time::timeout(PATIENCE, giving.receive(1)).await.expect("in time");

@@ -26,6 +26,9 @@ mod old;
 mod processes;
 mod remote;
 
+/// By run and name: when each is over, and since when it counts as missed.
+type Deadlines = BTreeMap<(RunPk, String), (DateTime<Utc>, Option<DateTime<Utc>>)>;
+
 /// All rows.
 #[derive(Debug)]
 pub(super) struct State {
@@ -50,7 +53,7 @@ pub(super) struct State {
     remote: Remote,
     notices: BTreeMap<NoticeKey, Notice>,
     pub(super) assets: assets::Assets,
-    deadlines: BTreeMap<(RunPk, String), (DateTime<Utc>, Option<DateTime<Utc>>)>,
+    deadlines: Deadlines,
     audit: Vec<AuditEntry>,
     pub(super) variables: BTreeMap<String, VariableRow>,
     pub(super) connections: BTreeMap<String, ConnectionRow>,
@@ -79,7 +82,7 @@ impl Default for State {
             remote: Remote::default(),
             notices: BTreeMap::new(),
             assets: assets::Assets::default(),
-            deadlines: BTreeMap::new(),
+            deadlines: Deadlines::new(),
             audit: Vec::new(),
             variables: BTreeMap::new(),
             connections: BTreeMap::new(),

@@ -27,8 +27,16 @@ pub(super) async fn check(
 ) -> Result<BrokerFacts, TransportError> {
     let told = |error: RedisError| explain(place, &error);
     let info = Info(cmd("INFO").query_async(conn).await.map_err(told)?);
-    let facts = judge(&info).map_err(|why| TransportError::Unfit { place: place.into(), why })?;
-    rehearse(keys, conn).await.map_err(told)?;
+    let mut facts = judge(&info).map_err(|why| TransportError::Unfit { place: place.into(), why })?;
+    match rehearse(keys, conn).await {
+        // Whoever is to make room must be able to start.
+        Err(error) if stream::is_full(&error) => facts.warnings.push(
+            "its memory is full, so it takes no messages until workers have taken some out; raise maxmemory if \
+             that lasts"
+                .into(),
+        ),
+        done => done.map_err(told)?,
+    }
     Ok(facts)
 }
 
