@@ -94,6 +94,64 @@ async fn a_wait_goes_on_in_the_next_process() {
     assert_eq!(second.store().slots().await.unwrap(), []);
 }
 
+/// Runs until the test says so, and holds its slots meanwhile.
+#[task]
+async fn stand(stage: &Stage) -> Result<()> {
+    stage.begun.send(0).task_err()?;
+    stage.open.clone().wait_for(|open| *open).await.task_err()?;
+    Ok(())
+}
+
+/// A task that runs and one that is deferred, both in `pool`.
+fn yard(pool: &'static str, slots: u32) -> DagDef {
+    DagDef::new("yard").define(move |d| {
+        d.add(stand::call().pool(pool).pool_slots(slots));
+        d.add(enter::call().pool(pool).pool_slots(slots).max_active_tis_per_dag(slots));
+    })
+}
+
+/// Goal: an instance gives back what it has taken, whatever its dag says by then. Method: a program starts one that runs and
+/// one that waits; another one, whose version of the dag names another pool and other sizes, marks them as done.
+#[tokio::test]
+async fn slots_go_back_to_the_pool_that_they_are_of() {
+    use airflow::app::{Mark, Selection};
+    use airflow::store::{MemoryStore, PoolSpec, SlotKey, Store as _};
+
+    let store = MemoryStore::new();
+    for name in ["old", "new"] {
+        let spec =
+            PoolSpec { name: name.into(), slots: 9, description: String::new(), include_deferred: false };
+        store.set_pool(spec).await.unwrap();
+    }
+    let (begun, mut waits) = mpsc::unbounded_channel();
+    let (_open, listens) = watch::channel(false);
+    let stage = Stage { begun, open: listens, calls: Arc::new(Semaphore::new(0)) };
+    let program = async |dag: DagDef| {
+        let builder = Airflow::builder().store(store.clone()).executor(LocalExecutor::new(2));
+        builder.resource(stage.clone()).dag(dag).build().await.unwrap()
+    };
+    let first = program(yard("old", 2)).await;
+    let running = first.start();
+    let run = first.trigger("yard").await.unwrap();
+    let mut told = [waits.recv().await, waits.recv().await];
+    told.sort_unstable();
+    assert_eq!(told, [Some(0), Some(7)]);
+    let taken = store.slots().await.unwrap();
+    for key in [SlotKey::Pool("old".into()), SlotKey::Deferred("old".into())] {
+        assert!(taken.contains(&(key, 2)), "{taken:?}");
+    }
+
+    let second = program(yard("new", 1)).await;
+    second.sync_dags().await.unwrap();
+    let all = Selection::default();
+    second.mark(&run.dag_id, &run.run_id, &all, Mark::Success, "me").await.unwrap();
+    let taken = store.slots().await.unwrap();
+    assert!(taken.iter().all(|(key, _)| matches!(key, SlotKey::Runs(_))), "{taken:?}");
+    first.wait(&run).await.unwrap();
+    assert_eq!(store.slots().await.unwrap(), []);
+    running.stop(Duration::from_secs(5)).await.unwrap();
+}
+
 /// Goal: a thousand waits need no slots. Method: one slot, a mapped task that defers a thousand times.
 #[tokio::test]
 async fn many_waits_share_one_slot() {

@@ -4,6 +4,7 @@
 //! it gets its place and its cure in words, and what is taken of limits is compared with what is held.
 
 use std::collections::{BTreeMap, BTreeSet};
+use std::sync::Arc;
 use std::time::Duration;
 
 use chrono::{DateTime, TimeDelta, Utc};
@@ -11,8 +12,7 @@ use serde::Serialize;
 
 use crate::id::{DagId, MapIndex, RunId, RunPk, TaskId};
 use crate::scheduler::seems_alive;
-use crate::state::TaskState;
-use crate::store::{Anomaly, Rows, Rule, SlotCount, SlotKey, Store, StoreResult};
+use crate::store::{Anomaly, Held, Rows, Rule, SlotCount, SlotKey, Store, StoreResult};
 use crate::time::Clock;
 
 use super::Airflow;
@@ -236,7 +236,7 @@ fn look_at_slots(count: &SlotCount, checkup: &mut Checkup) {
         }
         let (kind, name, task) = columns(key);
         let cure = format!(
-            "the size or the pool of a task may have changed while it ran. Stop all schedulers and let nothing run; \
+            "rows were changed by hand, or by an older version of this library. Stop all schedulers and let nothing run; \
              then this must be empty, else: DELETE FROM af_slot WHERE kind = {kind} AND name = '{name}' AND task_id = \
              '{task}'"
         );
@@ -256,18 +256,20 @@ fn held(count: &SlotCount) -> (BTreeMap<SlotKey, i64>, bool) {
             dag.pools.iter().map(move |(task, pool, slots)| ((&dag.dag_id, task), (pool, *slots)))
         })
         .collect();
-    for (dag, task, state, number) in &count.instances {
-        let mut hold = |key: SlotKey, slots: i64| *held.entry(key).or_default() += number * slots;
-        hold(SlotKey::Task(dag.clone(), task.clone()), 1);
-        let pool = pools.get(&(dag, task));
-        whole &= pool.is_some();
-        if *state == TaskState::Deferred {
-            pool.into_iter().for_each(|(pool, slots)| hold(SlotKey::Deferred((*pool).clone()), *slots));
-        } else {
-            hold(SlotKey::Dag(dag.clone()), 1);
-            pool.into_iter().for_each(|(pool, slots)| hold(SlotKey::Pool((*pool).clone()), *slots));
+    for one in &count.instances {
+        // Without a pool, what else is held is known all the same.
+        let guess = || {
+            let pool = pools.get(&(&one.dag_id, &one.task_id));
+            whole &= pool.is_some();
+            let (pool, slots) = pool.map_or((String::new(), 0), |(pool, slots)| ((*pool).clone(), *slots));
+            Arc::new(Held { pool, slots: u32::try_from(slots).unwrap_or(0), counts_for_task: true })
+        };
+        let holds = one.holds.clone().unwrap_or_else(guess);
+        for (key, slots) in holds.slots(one.state, &one.dag_id, &one.task_id) {
+            *held.entry(key).or_default() += one.number * slots;
         }
     }
+    held.retain(|_, slots| *slots > 0);
     held.extend(count.runs.iter().map(|(dag, number)| (SlotKey::Runs(dag.clone()), *number)));
     (held, whole)
 }

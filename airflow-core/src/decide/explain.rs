@@ -4,7 +4,7 @@ use chrono::{DateTime, Utc};
 
 use crate::id::TiKey;
 use crate::operator::{POKES, Wait};
-use crate::plan::RunView;
+use crate::plan::{RunView, needs_of};
 use crate::state::{RunState, TaskState};
 use crate::store::SlotKey;
 
@@ -127,7 +127,13 @@ fn waiting(view: &RunView, key: TiKey, now: DateTime<Utc>) -> Vec<String> {
 
 fn full_limits(view: &RunView, key: TiKey, used: Used<'_>) -> Vec<String> {
     let mut found = Vec::new();
-    for (slot, count, own_limit) in crate::plan::slots_of(view, key.task) {
+    let task = view.dag.task(key.task);
+    for (slot, count) in needs_of(&task.settings).slots(TaskState::Running, &view.dag.id, &task.id) {
+        let own_limit = match &slot {
+            SlotKey::Dag(_) => Some(i64::from(view.dag.settings.max_active_tasks)),
+            SlotKey::Task(..) => task.settings.max_active_tis_per_dag.map(i64::from),
+            SlotKey::Pool(_) | SlotKey::Deferred(_) | SlotKey::Runs(_) => None,
+        };
         let Some((taken, limit)) = used(&slot) else {
             found.push(format!("`{slot}` does not exist"));
             continue;

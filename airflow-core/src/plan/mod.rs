@@ -10,6 +10,6 @@ mod wire;
 pub use attempt::{Attempt, Outcome, Report, Terms};
 pub use claim::{claim, claimed_attempt};
 pub use planner::Planner;
-pub(crate) use planner::slots_of;
+pub(crate) use planner::needs_of;
 pub use view::{RunView, TaskView, Ti};
 pub use wire::{Said, from_body, to_body};

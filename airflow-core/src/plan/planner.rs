@@ -1,14 +1,16 @@
 //! A change being put together: every transition goes into the view and into the unit to be written, at once.
 
 use std::collections::HashSet;
+use std::sync::Arc;
 
 use chrono::{DateTime, Utc};
 
-use crate::id::{TaskIdx, TiKey};
+use crate::dag::TaskSettings;
+use crate::id::TiKey;
 use crate::operator::ScopeId;
 use crate::state::{IllegalTransition, RunEvent, RunState, TaskEvent, TaskState};
 use crate::store::{
-    Expansion, RunChange, SkipRecord, SlotChange, SlotKey, TiChange, TiData, Unit, XComWrite,
+    Expansion, Held, RunChange, SkipRecord, SlotChange, SlotKey, TiChange, TiData, Unit, XComWrite,
 };
 use crate::xcom::{SKIP_KEY, XComValue};
 
@@ -80,7 +82,7 @@ impl<'v> Planner<'v> {
             data.wait = None;
         }
         edit(&mut data);
-        self.give_slots(key, transition.from(), transition.to());
+        self.change_slots(key, transition.from(), transition.to(), &mut data);
         self.unit.tis.push(TiChange {
             task_id: self.view.dag.task(key.task).id.clone(),
             map_index: key.map,
@@ -93,23 +95,35 @@ impl<'v> Planner<'v> {
         Ok(())
     }
 
-    /// Takes or gives back what an instance holds while it is queued, running or deferred.
-    fn give_slots(&mut self, key: TiKey, from: TaskState, to: TaskState) {
-        let runs = i64::from(to.is_executing()) - i64::from(from.is_executing());
-        let waits = i64::from(to == TaskState::Deferred) - i64::from(from == TaskState::Deferred);
-        if runs == 0 && waits == 0 {
-            return;
+    /// Takes what an instance needs while it is queued, running or deferred, and gives back what it has taken.
+    fn change_slots(&mut self, key: TiKey, from: TaskState, to: TaskState, data: &mut TiData) {
+        let task = self.view.dag.task(key.task);
+        let (dag_id, task_id) = (self.view.dag.id.clone(), task.id.clone());
+        // What was started by an older version of this library does not say what it holds.
+        let held = data.holds.take().unwrap_or_else(|| Arc::new(needs_of(&task.settings)));
+        let limits = [
+            Some(i64::from(self.view.dag.settings.max_active_tasks)),
+            task.settings.max_active_tis_per_dag.map(i64::from),
+        ];
+        let before = held.slots(from, &dag_id, &task_id);
+        let after = held.slots(to, &dag_id, &task_id);
+        if !after.is_empty() {
+            data.holds = Some(held);
         }
-        for (slot, count, limit) in slots_of(self.view, key.task) {
-            let delta = if matches!(slot, SlotKey::Task(..)) { runs + waits } else { runs };
+        let of = |list: &[(SlotKey, i64)], key: &SlotKey| {
+            list.iter().find(|(other, _)| other == key).map_or(0, |(_, count)| *count)
+        };
+        let gone = before.iter().filter(|(key, _)| of(&after, key) == 0);
+        for (slot, _) in after.iter().chain(gone) {
+            let delta = of(&after, slot) - of(&before, slot);
+            let limit = match slot {
+                SlotKey::Dag(_) => limits[0],
+                SlotKey::Task(..) => limits[1],
+                SlotKey::Pool(_) | SlotKey::Deferred(_) | SlotKey::Runs(_) => None,
+            };
             if delta != 0 {
-                self.slot(slot, delta * count, limit);
+                self.slot(slot.clone(), delta, limit);
             }
-        }
-        if waits != 0 {
-            let settings = &self.view.dag.task(key.task).settings;
-            let (pool, count) = (settings.pool.clone(), i64::from(settings.pool_slots));
-            self.slot(SlotKey::Deferred(pool), waits * count, None);
         }
     }
 
@@ -189,17 +203,11 @@ impl<'v> Planner<'v> {
     }
 }
 
-/// The limits that an executing instance of a task takes from: the limit, how much, and how much there is.
-pub(crate) fn slots_of(view: &RunView, task: TaskIdx) -> Vec<(SlotKey, i64, Option<i64>)> {
-    let dag = &view.dag;
-    let compiled = dag.task(task);
-    let settings = &compiled.settings;
-    let mut slots = vec![
-        (SlotKey::Pool(settings.pool.clone()), i64::from(settings.pool_slots), None),
-        (SlotKey::Dag(dag.id.clone()), 1, Some(i64::from(dag.settings.max_active_tasks))),
-    ];
-    if let Some(limit) = settings.max_active_tis_per_dag {
-        slots.push((SlotKey::Task(dag.id.clone(), compiled.id.clone()), 1, Some(i64::from(limit))));
+/// What an instance of a task takes of limits when it starts.
+pub(crate) fn needs_of(settings: &TaskSettings) -> Held {
+    Held {
+        pool: settings.pool.clone(),
+        slots: settings.pool_slots,
+        counts_for_task: settings.max_active_tis_per_dag.is_some(),
     }
-    slots
 }

@@ -1,13 +1,15 @@
 //! What a look at the rows may find that the contract of the store forbids. How it is looked at stands with the
 //! databases; what it means for people in `app/doctor.rs`.
 
+use std::sync::Arc;
+
 use chrono::{DateTime, Utc};
 
 use crate::id::{DagId, MapIndex, RunId, RunPk, TaskId};
 use crate::state::TaskState;
 use crate::state::task::words;
 
-use super::SlotKey;
+use super::{Held, SlotKey};
 
 words! {
     /// A rule that rows may break.
@@ -85,12 +87,27 @@ pub struct SlotCount {
     pub now: DateTime<Utc>,
     /// What the store says is taken.
     pub taken: Vec<(SlotKey, i64)>,
-    /// How many instances of a task are queued, running, restarting or deferred.
-    pub instances: Vec<(DagId, TaskId, TaskState, i64)>,
+    /// Who takes something: instances that are queued, running, restarting or deferred.
+    pub instances: Vec<Holders>,
     /// How many runs of a dag are running.
     pub runs: Vec<(DagId, i64)>,
     /// What the current versions of the dags say that occur above.
     pub dags: Vec<DagLimits>,
+}
+
+/// Instances of one task in one state that hold the same.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Holders {
+    /// The dag.
+    pub dag_id: DagId,
+    /// The task.
+    pub task_id: TaskId,
+    /// Their state.
+    pub state: TaskState,
+    /// What each holds; `None` if an older version of this library has started it, which did not write it down.
+    pub holds: Option<Arc<Held>>,
+    /// How many there are.
+    pub number: i64,
 }
 
 /// What a dag says of limits.

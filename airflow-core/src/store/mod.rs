@@ -41,7 +41,7 @@ use serde_json::Value;
 
 use crate::id::{AttemptId, DagId, IncarnationId, MapIndex, RunPk, TaskId};
 
-pub use anomaly::{Anomaly, DagLimits, Examined, Rows, Rule, SlotCount};
+pub use anomaly::{Anomaly, DagLimits, Examined, Holders, Rows, Rule, SlotCount};
 pub use asset::*;
 pub use credentials::{ConnectionRow, EncryptedField, TokenSwap};
 pub use deadline::*;
@@ -375,8 +375,9 @@ pub trait Store: Send + Sync + fmt::Debug + 'static {
     /// the latest earlier logical date, of equal dates the one with the highest number.
     async fn load_run(&self, run: RunPk, past: Option<&PastQuery>) -> StoreResult<Option<RunSnapshot>>;
 
-    /// Deletes a run with everything that belongs to it. `false` if there is none. Gives back no slots: the caller has
-    /// ended its attempts before.
+    /// Deletes a run with everything that belongs to it. `false` if there is none. In the same transaction everything
+    /// is given back that it and its task instances have taken of limits ([`TiData::holds`]): an attempt that still runs then
+    /// is stopped when its process finds that it is gone, and counts no more.
     async fn delete_run(&self, run: RunPk) -> StoreResult<bool>;
 
     /// Writes decisions, all in one transaction. One answer for each unit, in order; a unit sees what the ones before it

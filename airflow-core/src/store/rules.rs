@@ -1,18 +1,20 @@
 //! What holds in every store beside the units: names, sizes, refusals.
 
 use std::borrow::Cow;
+use std::collections::BTreeMap;
+use std::sync::Arc;
 
 use chrono::{DateTime, SubsecRound as _, TimeDelta, Utc};
 use serde_json::Value;
 
 use crate::decide::timetable::run_id;
 use crate::hash::Hash;
-use crate::id::DagId;
+use crate::id::{DagId, TaskId};
 use crate::operator::Wait;
-use crate::state::TaskState;
+use crate::state::{RunState, TaskState};
 use crate::timetable::DataInterval;
 
-use super::{NewRun, NextRun, PoolSpec, SkipRecord, StoreError, StoreResult};
+use super::{Held, NewRun, NextRun, PoolSpec, SkipRecord, SlotKey, StoreError, StoreResult};
 
 /// The pool of every task that names none.
 pub(crate) const DEFAULT_POOL: &str = "default_pool";
@@ -98,6 +100,36 @@ pub(crate) fn wait_text(wait: &Wait) -> String {
 pub(crate) fn wait_of(text: Option<&str>) -> StoreResult<Option<Box<Wait>>> {
     let read = |text| serde_json::from_str(text).map_err(|error| StoreError::Corrupt(error.to_string()));
     text.map(read).transpose()
+}
+
+/// What an instance holds, as it is stored.
+pub(crate) fn held_text(held: &Held) -> String {
+    serde_json::to_string(held).expect("a name and numbers can be written as JSON")
+}
+
+/// Reads what an instance holds.
+pub(crate) fn held_of(text: Option<&str>) -> StoreResult<Option<Arc<Held>>> {
+    let read = |text| serde_json::from_str(text).map_err(|error| StoreError::Corrupt(error.to_string()));
+    text.map(read).transpose()
+}
+
+/// What a run and its instances have taken of limits, in the order in which limits are locked: what is given back when they are
+/// deleted.
+pub(crate) fn held_by<'a>(
+    dag: &DagId,
+    run: RunState,
+    instances: impl Iterator<Item = (&'a TaskId, TaskState, &'a Held)>,
+) -> BTreeMap<SlotKey, i64> {
+    let mut all = BTreeMap::new();
+    if run == RunState::Running {
+        all.insert(SlotKey::Runs(dag.clone()), 1);
+    }
+    for (task, state, held) in instances {
+        for (key, count) in held.slots(state, dag, task) {
+            *all.entry(key).or_insert(0) += count;
+        }
+    }
+    all
 }
 
 /// Reads what a branch decided. A user may store anything under any key, so what is no record is none.

@@ -44,9 +44,9 @@ pub use attempts::{
 pub use notices::notices_wait_until_they_are_told;
 pub use remote::{attempts_are_found_by_id, reports_wait_for_whoever_has_the_run, workers_have_a_name_each};
 pub use runs::{
-    cleaning_keeps_the_newest_run, dags_keep_what_users_and_timetables_said, dags_with_running_tasks_stay,
-    deleting_leaves_nothing_behind, runs_are_created_once, runs_are_listed_in_order,
-    the_run_before_is_the_latest_earlier_one,
+    a_deleted_run_gives_back_what_it_held, cleaning_keeps_the_newest_run,
+    dags_keep_what_users_and_timetables_said, dags_with_running_tasks_stay, deleting_leaves_nothing_behind,
+    runs_are_created_once, runs_are_listed_in_order, the_run_before_is_the_latest_earlier_one,
 };
 pub use units::{
     a_stale_state_or_epoch_is_refused, a_unit_sees_those_before_it, a_user_change_refuses_older_decisions,
@@ -103,6 +103,7 @@ pub async fn run_all(store: SharedStore) -> StoreResult<()> {
         dags_keep_what_users_and_timetables_said,
         dags_with_running_tasks_stay,
         deleting_leaves_nothing_behind,
+        a_deleted_run_gives_back_what_it_held,
         cleaning_keeps_the_newest_run,
         incarnations_beat_until_they_end,
         leases_run_out,

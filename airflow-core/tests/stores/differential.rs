@@ -9,7 +9,7 @@ use airflow_core::operator::Wait;
 use airflow_core::state::{RunEvent, RunType, TaskEvent, TaskState};
 use airflow_core::store::{
     Advance, AssetEvent, AssetEventFilter, AssetRole, AssetTrigger, AttemptEnd, AttemptEndData, AttemptStart,
-    AttemptState, DagAsset, DagRecord, Expansion, MemoryStore, NewDeadline, NewRun, NextRun, Notice,
+    AttemptState, DagAsset, DagRecord, Expansion, Held, MemoryStore, NewDeadline, NewRun, NextRun, Notice,
     PastQuery, PoolSpec, QueueFilter, RunChange, RunFilter, RunRow, RunSnapshot, Settlement, SharedStore,
     SlotChange, SlotKey, TiChange, TiData, Unit, XComFilter, XComWrite,
 };
@@ -279,6 +279,10 @@ fn unit(seed: &UnitSeed, loaded: &[RunSnapshot]) -> Option<Unit> {
             wait: event
                 .is_multiple_of(3)
                 .then(|| Box::new(Wait { pokes: u32::from(*event), ..Wait::default() })),
+            holds: event.is_multiple_of(2).then(|| {
+                let (pool, slots) = (pick(&POOLS, *event).to_owned(), u32::from(*event % 3));
+                Arc::new(Held { pool, slots, counts_for_task: event.is_multiple_of(4) })
+            }),
             ..TiData::default()
         };
         unit.tis.push(TiChange {

@@ -170,7 +170,8 @@ async fn migrators_wait_for_each_other_and_leave_the_tables_of_the_host() {
 /// Undoes the seventh migration.
 async fn undo_workers(conn: &mut SqliteConnection) {
     const UNDO: &str =
-        "DROP TABLE af_report; DROP TABLE af_worker; DROP TABLE af_carried; DROP TABLE af_setting;";
+        "DROP TABLE af_report; DROP TABLE af_worker; DROP TABLE af_carried; DROP TABLE af_setting;
+         ALTER TABLE af_ti DROP COLUMN holds;";
     sqlx::raw_sql(UNDO).execute(conn).await.unwrap();
 }
 

@@ -343,6 +343,13 @@ impl State {
 
     pub(super) fn delete_run(&mut self, run: RunPk) -> bool {
         let Some(row) = self.runs.remove(&run) else { return false };
+        let held = self.tis_of(run).filter_map(|((_, task, _), (state, _, data))| {
+            data.holds.as_deref().map(|held| (task, *state, held))
+        });
+        for (key, count) in rules::held_by(&row.dag_id, row.state, held) {
+            let used = self.slots.entry(key).or_default();
+            *used = (*used - count).max(0);
+        }
         self.run_ids.remove(&(row.dag_id.clone(), row.run_id));
         self.run_dates.remove(&(row.dag_id, row.logical_date, run));
         let tis: Vec<TiId> = self.tis_of(run).map(|(ti, _)| ti.clone()).collect();

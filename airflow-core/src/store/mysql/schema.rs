@@ -60,6 +60,7 @@ const V1: [&str; 27] = [
         epoch BIGINT NOT NULL, try_number BIGINT NOT NULL, max_tries BIGINT NOT NULL, lost BIGINT NOT NULL,
         attempt_id BINARY(16), next_try_at DATETIME(6), started_at DATETIME(6), ended_at DATETIME(6),
         has_result BOOLEAN NOT NULL, map_length BIGINT, reason LONGTEXT, wait LONGTEXT,
+        holds LONGTEXT,
         PRIMARY KEY (run, task_id, map_index), FOREIGN KEY (run) REFERENCES af_run (pk) ON DELETE CASCADE",
     "CREATE TABLE IF NOT EXISTS af_event (
         run BIGINT NOT NULL, task_id VARCHAR(250) NOT NULL, map_index BIGINT NOT NULL, epoch BIGINT NOT NULL,

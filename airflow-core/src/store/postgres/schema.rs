@@ -52,7 +52,7 @@ CREATE TABLE af_ti (
     map_index BIGINT NOT NULL, state VARCHAR(20) COLLATE "C" NOT NULL, epoch BIGINT NOT NULL,
     try_number BIGINT NOT NULL, max_tries BIGINT NOT NULL, lost BIGINT NOT NULL, attempt_id UUID,
     next_try_at TIMESTAMPTZ, started_at TIMESTAMPTZ, ended_at TIMESTAMPTZ, has_result BOOLEAN NOT NULL,
-    map_length BIGINT, reason TEXT, wait TEXT,
+    map_length BIGINT, reason TEXT, wait TEXT, holds TEXT,
     PRIMARY KEY (run, task_id, map_index)
 ) WITH (fillfactor = 80);
 CREATE TABLE af_event (

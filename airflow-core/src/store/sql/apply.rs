@@ -62,16 +62,17 @@ pub(in crate::store) const RUNS: &str = "
 macro_rules! tis {
     () => {
         "ROWS(?1, of_run INT, task NAME, ix INT, origin NAME, seen INT, goal NAME, what NAME, who TEXT, moment TIME,
-              tries INT, most INT, gone INT, attempt ID, due TIME, began TIME, done TIME, result FLAG, len INT, why TEXT, pause TEXT) j"
+              tries INT, most INT, gone INT, attempt ID, due TIME, began TIME, done TIME, result FLAG, len INT, why TEXT,
+              pause TEXT, took TEXT) j"
     };
 }
 
 /// The first change of an instance: there is no row, or the primary key refuses.
 pub(in crate::store) const FIRST: &str = concat!(
     "INSERT INTO af_ti (run, task_id, map_index, state, epoch, try_number, max_tries, lost, attempt_id, next_try_at,
-                        started_at, ended_at, has_result, map_length, reason, wait)
+                        started_at, ended_at, has_result, map_length, reason, wait, holds)
      SELECT j.of_run, j.task, j.ix, j.goal, 1, j.tries, j.most, j.gone, j.attempt, j.due, j.began, j.done, j.result,
-            j.len, j.why, j.pause
+            j.len, j.why, j.pause, j.took
      FROM ",
     tis!(),
     " WHERE j.seen = 0 AND j.origin = 'none'"
@@ -81,7 +82,7 @@ pub(in crate::store) const FIRST: &str = concat!(
 pub(in crate::store) const NEXT: &str = concat!(
     "UPDATE af_ti SET state = j.goal, epoch = j.seen + 1, try_number = j.tries, max_tries = j.most, lost = j.gone,
         attempt_id = j.attempt, next_try_at = j.due, started_at = j.began, ended_at = j.done, has_result = j.result,
-        map_length = j.len, reason = j.why, wait = j.pause
+        map_length = j.len, reason = j.why, wait = j.pause, holds = j.took
      FROM ",
     tis!(),
     " WHERE af_ti.run = j.of_run AND af_ti.task_id = j.task AND af_ti.map_index = j.ix
@@ -268,7 +269,8 @@ fn write_tis(rows: &mut Rows, unit: &Unit) {
         let row = row.int(data.lost).maybe_id(data.attempt_id.map(|id| id.0)).maybe_time(data.next_try_at);
         let row = row.maybe_time(data.started_at).maybe_time(data.ended_at).int(data.has_result);
         let row = row.maybe_int(data.map_length).maybe_text(data.reason.as_deref());
-        row.maybe_text(data.wait.as_deref().map(rules::wait_text).as_deref()).end();
+        let row = row.maybe_text(data.wait.as_deref().map(rules::wait_text).as_deref());
+        row.maybe_text(data.holds.as_deref().map(rules::held_text).as_deref()).end();
     }
 }
 

@@ -8,7 +8,8 @@ use serde::Deserialize;
 
 use crate::id::{DagId, MapIndex, RunPk, TaskId};
 use crate::state::{TaskEvent, TaskState};
-use crate::store::{Anomaly, DagLimits, Examined, Rows, Rule, SlotCount, StoreResult};
+use crate::store::rules;
+use crate::store::{Anomaly, DagLimits, Examined, Holders, Rows, Rule, SlotCount, StoreResult};
 
 use super::admin::slot;
 use super::errors::corrupt;
@@ -344,13 +345,16 @@ fn anomaly(rule: Rule, row: &Row, words: &str) -> StoreResult<Anomaly> {
 pub(in crate::store) async fn slot_count(conn: &mut Conn<'_>) -> StoreResult<SlotCount> {
     const NOW: &str = "SELECT CLOCK() AS at";
     const COUNT: &str = "
-        SELECT 'taken' AS what, name, task_id, kind, used FROM af_slot WHERE used <> 0
+        SELECT 'taken' AS what, name, task_id, kind, used, NULL AS holds FROM af_slot WHERE used <> 0
         UNION ALL
-        SELECT t.state AS what, r.dag_id AS name, t.task_id, min(r.pk) AS kind, count(*) AS used
+        SELECT t.state AS what, r.dag_id AS name, t.task_id, min(r.pk) AS kind, count(*) AS used,
+               t.holds
         FROM af_ti t JOIN af_run r ON r.pk = t.run
-        WHERE t.state IN ('queued', 'running', 'restarting', 'deferred') GROUP BY t.state, r.dag_id, t.task_id
+        WHERE t.state IN ('queued', 'running', 'restarting', 'deferred') 
+        GROUP BY t.state, r.dag_id, t.task_id, t.holds
         UNION ALL
-        SELECT 'runs' AS what, dag_id AS name, '' AS task_id, min(pk) AS kind, count(*) AS used
+        SELECT 'runs' AS what, dag_id AS name, '' AS task_id, min(pk) AS kind, count(*) AS used,
+               NULL AS holds
         FROM af_run WHERE state = 'running' GROUP BY dag_id";
     let now = query(NOW).fetch_one(conn).await?.time("at")?;
     let (taken, instances, runs, dags) = (Vec::new(), Vec::new(), Vec::new(), Vec::new());
@@ -368,7 +372,14 @@ pub(in crate::store) async fn slot_count(conn: &mut Conn<'_>) -> StoreResult<Slo
                 let state = state.parse().map_err(corrupt)?;
                 let (dag, task): (DagId, TaskId) = (row.text("name")?.into(), row.text("task_id")?.into());
                 tasks.entry(dag.clone()).or_default().insert(task.clone());
-                count.instances.push((dag, task, state, row.num("used")?));
+                let holds = rules::held_of(row.maybe_text("holds")?.as_deref())?;
+                count.instances.push(Holders {
+                    dag_id: dag,
+                    task_id: task,
+                    state,
+                    holds,
+                    number: row.num("used")?,
+                });
             }
         }
     }

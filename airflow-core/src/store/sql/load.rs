@@ -19,8 +19,8 @@ macro_rules! tis_sql {
     ($run:literal) => {
         concat!(
             "SELECT CAST(json_group_array(json_array(task_id, map_index, state, epoch, try_number, max_tries, lost,
-                lower(hex(attempt_id)), next_try_at, started_at, ended_at, has_result, map_length, reason, wait)
-                ORDER BY task_id, map_index) AS TEXT) FROM af_ti WHERE run = ",
+                lower(hex(attempt_id)), next_try_at, started_at, ended_at, has_result, map_length, reason, wait,
+                holds) ORDER BY task_id, map_index) AS TEXT) FROM af_ti WHERE run = ",
             $run
         )
     };
@@ -41,6 +41,7 @@ type TiColumns = (
     Option<Moment>,
     Flag,
     Option<u32>,
+    Option<String>,
     Option<String>,
     Option<String>,
 );
@@ -93,7 +94,7 @@ fn ti_rows(row: &Row, name: &str) -> StoreResult<Vec<TiRow>> {
 #[rustfmt::skip]
 fn ti_row(
     (task_id, map_index, state, epoch, try_number, max_tries, lost, attempt, next, started, ended, has_result,
-     map_length, reason, wait): TiColumns,
+     map_length, reason, wait, holds): TiColumns,
 ) -> StoreResult<TiRow> {
     // `hex` of nothing is an empty text.
     let attempt = attempt.filter(|text| !text.is_empty());
@@ -110,6 +111,7 @@ fn ti_row(
         map_length,
         reason,
         wait: rules::wait_of(wait.as_deref())?,
+        holds: rules::held_of(holds.as_deref())?,
     };
     Ok(TiRow { task_id, map_index, state, epoch, data })
 }
@@ -211,6 +213,7 @@ mod plain {
             map_length: row.maybe_num("map_length")?,
             reason: row.maybe_text("reason")?,
             wait: rules::wait_of(row.maybe_text("wait")?.as_deref())?,
+            holds: rules::held_of(row.maybe_text("holds")?.as_deref())?,
         };
         Ok(TiRow {
             task_id: row.text("task_id")?.into(),

@@ -15,7 +15,7 @@ pub(in crate::store) async fn find(conn: &mut Conn<'_>, ids: &[AttemptId]) -> St
     const FIND: &str = "
         SELECT r.*, t.state AS ti_state, t.epoch, t.try_number AS ti_try, t.max_tries, t.lost,
             t.attempt_id AS ti_attempt, t.next_try_at, t.started_at AS ti_started, t.ended_at AS ti_ended,
-            t.has_result, t.map_length, t.reason AS ti_reason, t.wait,
+            t.has_result, t.map_length, t.reason AS ti_reason, t.wait, t.holds,
             a.attempt_id, a.task_id, a.map_index, a.number, a.try_number, a.start_state, a.state AS attempt_state,
             a.incarnation, a.queue, a.at
         FROM ROWS(?1, id ID) j CROSS JOIN af_attempt a ON a.attempt_id = j.id
@@ -48,6 +48,7 @@ fn found(row: &Row) -> StoreResult<FoundAttempt> {
         map_length: row.maybe_num("map_length")?,
         reason: row.maybe_text("ti_reason")?,
         wait: rules::wait_of(row.maybe_text("wait")?.as_deref())?,
+        holds: rules::held_of(row.maybe_text("holds")?.as_deref())?,
     };
     let task_id: crate::id::TaskId = task_id.into();
     Ok(FoundAttempt {

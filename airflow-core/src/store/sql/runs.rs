@@ -2,14 +2,17 @@
 
 use std::collections::{BTreeMap, HashSet};
 use std::fmt::Write as _;
+use std::sync::Arc;
 
-use crate::id::{DagId, RunId, RunPk};
+use crate::id::{DagId, RunId, RunPk, TaskId};
+use crate::state::TaskState;
 use crate::store::points::reach_point;
 use crate::store::rules;
-use crate::store::{Advance, CreatedRun, NewRun, RunFilter, RunRow, StoreResult};
+use crate::store::{Advance, CreatedRun, Held, NewRun, RunFilter, RunRow, StoreResult};
 use crate::timetable::DataInterval;
 
 use super::json::{Rows, apart};
+use super::keys::slot_columns;
 use super::{Arg, Conn, Query, Row, asset_queue, dags, deadlines, query};
 
 /// How many runs one statement inserts where it names each.
@@ -251,8 +254,28 @@ pub(in crate::store) async fn list(conn: &mut Conn<'_>, filter: &RunFilter) -> S
     bound.fetch_all(conn).await?.iter().map(run_row).collect()
 }
 
-/// Deletes a run; what refers to it goes with it.
+/// Deletes a run, with what refers to it, and gives back what it and its task instances have taken. Runs in a transaction
+/// of the caller.
 pub(in crate::store) async fn delete(conn: &mut Conn<'_>, run: RunPk) -> StoreResult<bool> {
+    // Nobody changes the instances of a run without its row.
+    const LOCK: &str = "SELECT dag_id, state FROM af_run WHERE pk = ?1 FOR UPDATE";
+    const HELD: &str = "SELECT task_id, state, holds FROM af_ti WHERE run = ?1 AND holds IS NOT NULL";
+    const GIVE_BACK: &str = "
+        UPDATE af_slot SET used = CASE WHEN used > ?4 THEN used - ?4 ELSE 0 END
+        WHERE kind = ?1 AND name = ?2 AND task_id = ?3";
     const DELETE: &str = "DELETE FROM af_run WHERE pk = ?1";
+    let Some(row) = query(LOCK).bind(run.0).fetch_optional(conn).await? else { return Ok(false) };
+    let (dag, state) = (DagId::from(row.text("dag_id")?), row.word("state")?);
+    let mut held: Vec<(TaskId, TaskState, Arc<Held>)> = Vec::new();
+    for row in query(HELD).bind(run.0).fetch_all(conn).await? {
+        if let Some(one) = rules::held_of(row.maybe_text("holds")?.as_deref())? {
+            held.push((row.text("task_id")?.into(), row.word("state")?, one));
+        }
+    }
+    let instances = held.iter().map(|(task, state, held)| (task, *state, &**held));
+    for (key, count) in &rules::held_by(&dag, state, instances) {
+        let (kind, name, task) = slot_columns(key);
+        query(GIVE_BACK).bind(kind).bind(name).bind(task).bind(*count).execute(conn).await?;
+    }
     Ok(query(DELETE).bind(run.0).execute(conn).await? > 0)
 }

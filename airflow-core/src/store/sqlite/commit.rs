@@ -23,12 +23,12 @@ use super::errors::is_refused;
 use super::steps::{Steps, WIDTH};
 use super::view;
 
-/// What the writing connection needs beside the tables. Columns of a step stand in `a` to `t`; what they mean for each
+/// What the writing connection needs beside the tables. Columns of a step stand in `a` to `u`; what they mean for each
 /// kind stands in [`steps`](super::steps).
 const SETUP: [&str; 14] = [
     "CREATE TEMP VIEW IF NOT EXISTS af_step AS
      SELECT 0 AS kind, 0 AS a, 0 AS b, 0 AS c, 0 AS d, 0 AS e, 0 AS f, 0 AS g, 0 AS h, 0 AS i, 0 AS j, 0 AS k, 0 AS l,
-            0 AS m, 0 AS n, 0 AS o, 0 AS p, 0 AS q, 0 AS r, 0 AS s, 0 AS t",
+            0 AS m, 0 AS n, 0 AS o, 0 AS p, 0 AS q, 0 AS r, 0 AS s, 0 AS t, 0 AS u",
     // The run is as it was seen.
     "CREATE TEMP TRIGGER IF NOT EXISTS af_guard INSTEAD OF INSERT ON af_step WHEN NEW.kind = 1 BEGIN
         SELECT RAISE(ABORT, 'stale') WHERE NOT EXISTS (SELECT 1 FROM af_run WHERE pk = NEW.a AND generation = NEW.b);
@@ -44,9 +44,9 @@ const SETUP: [&str; 14] = [
     // The first change of an instance: there is no row, or the primary key refuses.
     "CREATE TEMP TRIGGER IF NOT EXISTS af_first INSTEAD OF INSERT ON af_step WHEN NEW.kind = 3 BEGIN
         INSERT INTO af_ti (run, task_id, map_index, state, epoch, try_number, max_tries, lost, attempt_id,
-                           next_try_at, started_at, ended_at, has_result, map_length, reason, wait)
+                           next_try_at, started_at, ended_at, has_result, map_length, reason, wait, holds)
             VALUES (NEW.a, NEW.b, NEW.c, NEW.f, 1, NEW.j, NEW.k, NEW.l, NEW.m, NEW.n, NEW.o, NEW.p, NEW.q, NEW.r,
-                    NEW.s, NEW.t);
+                    NEW.s, NEW.t, NEW.u);
         INSERT INTO af_event (run, task_id, map_index, epoch, from_state, to_state, event, actor, at)
             VALUES (NEW.a, NEW.b, NEW.c, 1, NEW.d, NEW.f, NEW.g, NEW.h, NEW.i);
      END",
@@ -54,7 +54,7 @@ const SETUP: [&str; 14] = [
     "CREATE TEMP TRIGGER IF NOT EXISTS af_next INSTEAD OF INSERT ON af_step WHEN NEW.kind = 4 BEGIN
         UPDATE af_ti SET state = NEW.f, epoch = NEW.e + 1, try_number = NEW.j, max_tries = NEW.k, lost = NEW.l,
             attempt_id = NEW.m, next_try_at = NEW.n, started_at = NEW.o, ended_at = NEW.p, has_result = NEW.q,
-            map_length = NEW.r, reason = NEW.s, wait = NEW.t
+            map_length = NEW.r, reason = NEW.s, wait = NEW.t, holds = NEW.u
             WHERE run = NEW.a AND task_id = NEW.b AND map_index = NEW.c AND state = NEW.d AND epoch = NEW.e;
         SELECT RAISE(ABORT, 'stale') WHERE changes() = 0;
         INSERT INTO af_event (run, task_id, map_index, epoch, from_state, to_state, event, actor, at)

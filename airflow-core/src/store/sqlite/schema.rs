@@ -14,10 +14,10 @@ use crate::store::sql::errors::{corrupt, failed};
 use crate::store::sql::{Conn, admin};
 
 /// The migrations, the first one leads to version 1.
-const MIGRATIONS: [&str; 8] = [V1, V2, V3, V4, V5, V6, V7, V8];
+const MIGRATIONS: [&str; 9] = [V1, V2, V3, V4, V5, V6, V7, V8, V9];
 
 /// The version that this library needs.
-pub(super) const NEEDED: u32 = 8;
+pub(super) const NEEDED: u32 = 9;
 
 /// The statements that lead from one version to the next, for tests that begin with an old one.
 #[cfg(feature = "testing")]
@@ -195,6 +195,9 @@ const V8: &str = "
 ALTER TABLE af_deadline ADD COLUMN missed_at INTEGER;
 DROP INDEX af_deadline_due;
 CREATE INDEX af_deadline_due ON af_deadline (missed_at, due_at)";
+
+/// What task instances have taken of limits, as JSON.
+const V9: &str = "ALTER TABLE af_ti ADD COLUMN holds TEXT";
 
 /// All tables, those that refer to others first.
 const TABLES: [&str; 27] = [

@@ -15,7 +15,7 @@ use crate::store::sql::notices::task_column;
 use crate::store::{AssetEvent, AttemptEnd, AttemptStart, SlotKey, TiChange, Unit, rules};
 
 /// The columns of a row: the kind of the step, and as many as a change of a task instance needs.
-pub(super) const WIDTH: usize = 21;
+pub(super) const WIDTH: usize = 22;
 
 /// What a step does. The number is what the triggers of a commit look at; 0 does nothing.
 #[derive(Debug, Clone, Copy)]
@@ -128,7 +128,7 @@ impl<'a> Steps<'a> {
     }
 
     fn push<const N: usize>(&mut self, kind: Kind, cells: [Cell<'a>; N]) {
-        const { assert!(N < WIDTH, "a step has a kind and at most 20 columns") };
+        const { assert!(N < WIDTH, "a step has a kind and at most 21 columns") };
         self.cells.push(Cell::Int(kind as i64));
         self.cells.extend(cells);
         self.cells.resize(self.cells.len() + WIDTH - 1 - N, Cell::Null);
@@ -236,6 +236,7 @@ impl<'a> Steps<'a> {
             data.map_length.into(),
             data.reason.as_ref().into(),
             data.wait.as_deref().map(rules::wait_text).into(),
+            data.holds.as_deref().map(rules::held_text).into(),
         ];
         self.push(if is_first { Kind::First } else { Kind::Next }, cells);
     }

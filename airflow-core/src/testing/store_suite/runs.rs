@@ -5,8 +5,9 @@ use serde_json::json;
 use crate::id::RunPk;
 use crate::state::{RunEvent, RunState, RunType, TaskEvent, TaskState};
 use crate::store::{
-    Advance, AttemptState, AuditEntry, AuditFilter, CreatedRun, NewRun, NextRun, Old, OldRow, OldTable,
-    PastQuery, RunFilter, RunRow, SharedStore, SlotKey, StoreResult, UnitResult, XComFilter,
+    Advance, AttemptState, AuditEntry, AuditFilter, CreatedRun, Held, NewRun, NextRun, Old, OldRow, OldTable,
+    PastQuery, PoolSpec, RunFilter, RunRow, SharedStore, SlotKey, StoreResult, TiChange, TiData, UnitResult,
+    XComFilter,
 };
 use crate::timetable::DataInterval;
 
@@ -288,6 +289,62 @@ pub async fn deleting_leaves_nothing_behind(store: SharedStore) -> StoreResult<(
     let default_pool = (SlotKey::Pool("default_pool".into()), 3);
     assert_eq!(store.slots().await?, [default_pool], "the limits of the dag went with it");
     assert_eq!(store.audit_log(&AuditFilter::default()).await?.len(), 1);
+    Ok(())
+}
+
+/// A run that is deleted while its instances execute or are deferred gives back what they have taken, and its own place.
+///
+/// # Errors
+///
+/// What the store said when it failed.
+///
+/// # Panics
+///
+/// If the store does not keep this.
+pub async fn a_deleted_run_gives_back_what_it_held(store: SharedStore) -> StoreResult<()> {
+    let run = one_run(&store).await?;
+    let holds = |pool: &str, slots, counts_for_task| {
+        Some(std::sync::Arc::new(Held { pool: pool.into(), slots, counts_for_task }))
+    };
+    let mut start = unit(&run);
+    start.run_change = Some(run_change(&run, RunEvent::Started));
+    for (task, held) in [("a", holds("big", 3, true)), ("b", holds("default_pool", 1, false)), ("c", None)] {
+        let launched = change(task, TaskState::None, TaskEvent::Launched, 0);
+        let holds = held.clone();
+        start.tis.push(TiChange { data: TiData { holds, ..launched.data.clone() }, ..launched });
+    }
+    let (big, default) = (SlotKey::Pool("big".into()), SlotKey::Pool("default_pool".into()));
+    store
+        .set_pool(PoolSpec {
+            name: "big".into(),
+            slots: 9,
+            description: String::new(),
+            include_deferred: false,
+        })
+        .await?;
+    start.slots = vec![
+        slot(SlotKey::Runs(d()), 1, None),
+        slot(SlotKey::Dag(d()), 2, None),
+        slot(SlotKey::Task(d(), "a".into()), 1, None),
+        slot(big.clone(), 4, None),
+        slot(default, 1, None),
+    ];
+    assert_eq!(commit(&store, start).await?, UnitResult::Committed);
+    let stored = store.task_instances(run.pk).await?;
+    assert_eq!(stored[0].data.holds, holds("big", 3, true), "what is held is kept");
+    assert_eq!((&stored[1].data.holds, &stored[2].data.holds), (&holds("default_pool", 1, false), &None));
+    let mut wait = unit(&run);
+    let deferred = change("b", TaskState::Running, TaskEvent::Deferred, 1);
+    let data = TiData { holds: holds("default_pool", 1, false), ..deferred.data.clone() };
+    wait.tis = vec![TiChange { data, ..deferred }];
+    wait.slots = vec![
+        slot(SlotKey::Pool("default_pool".into()), -1, None),
+        slot(SlotKey::Dag(d()), -1, None),
+        slot(SlotKey::Deferred("default_pool".into()), 1, None),
+    ];
+    assert_eq!(commit(&store, wait).await?, UnitResult::Committed);
+    assert!(store.delete_run(run.pk).await?);
+    assert_eq!(store.slots().await?, [(big, 1)], "the one slot that another run has taken is still so");
     Ok(())
 }
 
