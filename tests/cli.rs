@@ -11,6 +11,9 @@ mod operating;
 mod process;
 #[path = "cli/secrets.rs"]
 mod secrets;
+#[cfg(all(unix, feature = "redis"))]
+#[path = "cli/workers.rs"]
+mod workers;
 
 use std::convert::Infallible;
 

@@ -158,3 +158,15 @@ fn e14_assets() {
         ],
     );
 }
+
+#[cfg(unix)]
+#[test]
+fn e15_custom_executor() {
+    says(
+        "15_custom_executor",
+        &[
+            "small ran here, large ran on the machine `big`",
+            "wrong: there is no machine `bg`; write `big`, or nothing",
+        ],
+    );
+}

@@ -9,6 +9,7 @@ use std::sync::Arc;
 
 use airflow::Airflow;
 use airflow::LocalExecutor;
+use airflow::dag::Isolation;
 use airflow::executor::Executor;
 use airflow::remote::rabbitmq::{RabbitmqOptions, RabbitmqTransport};
 use airflow::remote::redis::{RedisOptions, RedisTransport};
@@ -24,6 +25,7 @@ use tokio::process::{Child, Command};
 const STORE: &str = "AIRFLOW_TEST_WORKER_STORE";
 const BROKER: &str = "AIRFLOW_TEST_WORKER_BROKER";
 const PREFIX: &str = "AIRFLOW_TEST_WORKER_PREFIX";
+const ISOLATION: &str = "AIRFLOW_TEST_WORKER_ISOLATION";
 
 /// What a worker process says when it takes work.
 const READY: &str = "the worker is ready";
@@ -72,7 +74,7 @@ impl Deployment for LocalDeployment {
 }
 
 /// Attempts in worker processes behind a broker.
-struct Workers(BrokerServer);
+struct Workers(BrokerServer, Isolation);
 
 struct WorkersDeployment {
     store: SharedStore,
@@ -99,7 +101,7 @@ impl Ground for Workers {
         let prefix = format!("suite-{}:", uuid::Uuid::now_v7().simple());
         let mut workers = Vec::new();
         for _ in 0..WORKERS {
-            workers.push(worker_process(&path, url, &prefix).await);
+            workers.push(worker_process(&path, url, &prefix, self.1).await);
         }
         let transport = transport(url, &prefix);
         Box::new(WorkersDeployment { store, transport, workers, _folder: folder })
@@ -107,10 +109,10 @@ impl Ground for Workers {
 }
 
 /// This program again, as a worker.
-async fn worker_process(store: &Path, broker: &str, prefix: &str) -> Child {
+async fn worker_process(store: &Path, broker: &str, prefix: &str, isolation: Isolation) -> Child {
     let mut command = Command::new(std::env::current_exe().unwrap());
     command.args(["--exact", "a_worker_process", "--ignored", "--nocapture"]);
-    command.env(STORE, store).env(BROKER, broker).env(PREFIX, prefix);
+    command.env(STORE, store).env(BROKER, broker).env(PREFIX, prefix).env(ISOLATION, isolation.as_str());
     command.stdin(Stdio::piped()).stdout(Stdio::piped()).kill_on_drop(true);
     let mut child = command.spawn().unwrap();
     let mut lines = BufReader::new(child.stdout.take().unwrap()).lines();
@@ -158,7 +160,8 @@ async fn a_worker_process() {
         return;
     };
     let airflow = Airflow::builder().shared_store(open(&store).await).dags(dags()).build().await.unwrap();
-    let options = WorkerOptions { slots: SLOTS, ..WorkerOptions::default() };
+    let isolation = std::env::var(ISOLATION).unwrap().parse().unwrap();
+    let options = WorkerOptions { slots: SLOTS, isolation, ..WorkerOptions::default() };
     let worker = Worker::start(&airflow, transport(&broker, &prefix), options).await.unwrap();
     println!("{READY}");
     let mut input = BufReader::new(tokio::io::stdin()).lines();
@@ -172,18 +175,18 @@ mod local {
 
 /// The suite on workers, if there is the broker.
 macro_rules! on_workers {
-    ($name:ident, $broker:expr) => {
+    ($name:ident, $broker:expr, $isolation:expr) => {
         mod $name {
-            on_workers!(@ $broker; ends_of_attempts_arrive slots_are_kept_and_used cancelled_attempts_stop
+            on_workers!(@ $broker, $isolation; ends_of_attempts_arrive slots_are_kept_and_used cancelled_attempts_stop
                 submitted_twice_runs_once a_stop_loses_nothing);
         }
     };
-    (@ $broker:expr; $($check:ident)*) => {
+    (@ $broker:expr, $isolation:expr; $($check:ident)*) => {
         $(
             #[tokio::test(flavor = "multi_thread")]
             async fn $check() {
                 match $broker.address() {
-                    Some(_) => airflow::testing::executor_suite::$check(&super::Workers($broker)).await,
+                    Some(_) => airflow::testing::executor_suite::$check(&super::Workers($broker, $isolation)).await,
                     None => $broker.missing(),
                 }
             }
@@ -191,5 +194,7 @@ macro_rules! on_workers {
     };
 }
 
-on_workers!(redis, airflow::remote::testing::BrokerServer::Redis);
-on_workers!(rabbitmq, airflow::remote::testing::BrokerServer::Rabbitmq);
+on_workers!(redis, airflow::remote::testing::BrokerServer::Redis, airflow::dag::Isolation::None);
+on_workers!(rabbitmq, airflow::remote::testing::BrokerServer::Rabbitmq, airflow::dag::Isolation::None);
+#[cfg(unix)]
+on_workers!(processes, airflow::remote::testing::BrokerServer::Redis, airflow::dag::Isolation::Process);

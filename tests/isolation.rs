@@ -197,7 +197,10 @@ async fn what_kills_an_attempt_is_its_own_failure() {
     for (task, beginning) in [
         ("aborts", "killed by signal 6 (SIGABRT): "),
         ("exits", "the process of the attempt ended with exit code 3 before the attempt did"),
-        ("spins", "the attempt took longer than its timeout of 300ms and did not stop; its process was killed"),
+        (
+            "spins",
+            "the attempt took longer than its timeout of 300ms and did not stop; its process was killed",
+        ),
         ("tells", "the password is ***"),
     ] {
         assert!(error(task).starts_with(beginning), "{task}: {}", error(task));

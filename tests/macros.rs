@@ -193,6 +193,13 @@ fn all_are_set(options: &TaskOptions) {
     assert!(!unset.contains(": None"), "an option is not set: {shown}");
 }
 
+fn check_places(o: &TaskOptions) {
+    assert_eq!((o.pool.as_deref(), o.pool_slots), (Some("warehouse"), Some(2)));
+    assert_eq!((o.queue.as_deref(), o.executor.as_deref()), (Some("queue_1"), Some("local")));
+    assert_eq!(o.executor_config, Some(serde_json::json!({ "pod": "big" })));
+    assert_eq!((o.isolation, o.trigger_rule), (Some(Isolation::Process), Some(TriggerRule::AllDone)));
+}
+
 fn check_waits(o: &TaskOptions) {
     assert_eq!((o.timeout, o.execution_timeout), (Some(days(2)), Some(secs(1))));
     assert_eq!((o.mode, o.poke_interval), (Some(SensorMode::Deferred), Some(secs(30))));
@@ -256,11 +263,8 @@ fn every_option_has_its_names() {
     assert_eq!((o.retries, o.retry_delay, o.max_retry_delay), (Some(7), Some(mins(5)), Some(hours(1))));
     assert_eq!(o.retry_exponential_backoff, Some(2.0));
     check_waits(&o);
-    assert_eq!((o.pool.as_deref(), o.pool_slots), (Some("warehouse"), Some(2)));
     assert_eq!((o.priority_weight, o.weight_rule), (Some(-3), Some(WeightRule::Upstream)));
-    assert_eq!((o.queue.as_deref(), o.executor.as_deref()), (Some("queue_1"), Some("local")));
-    assert_eq!(o.executor_config, Some(serde_json::json!({ "pod": "big" })));
-    assert_eq!((o.isolation, o.trigger_rule), (Some(Isolation::Process), Some(TriggerRule::AllDone)));
+    check_places(&o);
     assert_eq!(
         (o.depends_on_past, o.wait_for_downstream, o.do_xcom_push),
         (Some(true), Some(false), Some(false))

@@ -1,5 +1,6 @@
 //! The arguments of all commands. What belongs to one group of commands stands with that group.
 
+use airflow_core::dag::Isolation;
 use clap::{ArgAction, Args, Parser, Subcommand};
 
 use crate::assets::AssetsCommand;
@@ -10,6 +11,7 @@ use crate::db::DbCommand;
 use crate::jobs::JobsCommand;
 use crate::output::OutputArg;
 use crate::pools::PoolsCommand;
+use crate::queues::QueuesCommand;
 use crate::roles::{SchedulerArgs, StandaloneArgs};
 use crate::tasks::TasksCommand;
 use crate::variables::VariablesCommand;
@@ -64,6 +66,9 @@ pub(crate) enum Command {
     /// Workers: who they are and what they run
     #[command(subcommand)]
     Workers(WorkersCommand),
+    /// Queues: what waits in them and who takes it
+    #[command(subcommand)]
+    Queues(QueuesCommand),
     /// Dags and their runs
     #[command(subcommand)]
     Dags(DagsCommand),
@@ -120,6 +125,15 @@ impl Command {
     /// Whether it runs until it is stopped.
     pub(crate) fn is_role(&self) -> bool {
         matches!(self, Self::Standalone(_) | Self::Scheduler(_) | Self::Worker(_))
+    }
+
+    /// Where tasks run that do not say.
+    pub(crate) fn isolation(&self) -> Isolation {
+        match self {
+            Self::Standalone(args) => args.run.isolation,
+            Self::Scheduler(args) => args.run.isolation,
+            _ => Isolation::None,
+        }
     }
 
     /// How many tasks may run at once, if the command says.

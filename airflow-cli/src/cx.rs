@@ -4,6 +4,7 @@ use std::sync::Arc;
 
 use airflow_core::app::{Airflow, AirflowBuilder, OpError, suggestion};
 use airflow_core::compile::CompiledDag;
+use airflow_core::dag::Isolation;
 use airflow_core::executor::Executor;
 use airflow_core::fernet::Fernet;
 use airflow_core::id::{DagId, RunId, TaskId};
@@ -28,6 +29,7 @@ pub(crate) struct Cx<'h> {
     pub(crate) program: String,
     pub(crate) settings: Settings,
     global: Global,
+    isolation: Isolation,
     masker: Masker,
     builder: Option<AirflowBuilder>,
     store: Option<SharedStore>,
@@ -43,7 +45,8 @@ impl<'h> Cx<'h> {
     ) -> Result<Self, CliError> {
         let settings = Settings::read(host, global, leniently)?;
         let masker = Masker::default();
-        Ok(Self { host, program, settings, global: global.clone(), masker, builder: None, store: None })
+        let (global, isolation) = (global.clone(), Isolation::None);
+        Ok(Self { host, program, settings, global, isolation, masker, builder: None, store: None })
     }
 
     /// What hides secrets in the log of the process.
@@ -53,6 +56,7 @@ impl<'h> Cx<'h> {
 
     /// What the program's own closure begins with.
     pub(crate) fn defaults(&mut self, command: &Command) -> AirflowBuilder {
+        self.isolation = command.isolation();
         if let Some(slots) = command.slots() {
             self.settings.set("core", "parallelism", slots, "--slots");
         }
@@ -184,6 +188,14 @@ impl<'h> Cx<'h> {
         Ok(builder.without_migration().shared_store(store).build().await?)
     }
 
+    /// Runs the attempt for which this process was started; does not return if there is one.
+    #[cfg(unix)]
+    pub(crate) async fn attempt(&mut self) -> Result<(), CliError> {
+        let store = self.open(false).await?;
+        self.take_builder().shared_store(store).build().await?;
+        Ok(())
+    }
+
     /// The builder itself.
     pub(crate) fn take_builder(&mut self) -> AirflowBuilder {
         let builder = self.builder.take().expect("a command builds the application at most once");
@@ -206,8 +218,8 @@ impl<'h> Cx<'h> {
         }
         for (number, kind) in broker::executors(self.settings.executor())?.into_iter().enumerate() {
             let executor: Arc<dyn Executor> = match kind {
-                ExecutorKind::Local => Arc::new(LocalExecutor::new(self.settings.slots())),
-                ExecutorKind::Sequential => Arc::new(LocalExecutor::new(1)),
+                ExecutorKind::Local => self.local(self.settings.slots()),
+                ExecutorKind::Sequential => self.local(1),
                 ExecutorKind::Workers => Arc::new(RemoteExecutor::shared(broker::checked(self).await?)),
             };
             builder = match number {
@@ -216,6 +228,10 @@ impl<'h> Cx<'h> {
             };
         }
         Ok(builder)
+    }
+
+    fn local(&self, slots: usize) -> Arc<dyn Executor> {
+        Arc::new(LocalExecutor::new(slots).isolation(self.isolation))
     }
 
     /// Adds to the audit log.

@@ -107,6 +107,11 @@ impl Host {
         self.is_process
     }
 
+    /// Whether standard output is a terminal.
+    pub(crate) fn out_is_terminal(&self) -> bool {
+        self.out_terminal
+    }
+
     /// Whether standard output may have colours.
     pub(crate) fn colors(&self) -> bool {
         self.out_terminal && self.env("NO_COLOR").is_none() && self.env("TERM") != Some("dumb")

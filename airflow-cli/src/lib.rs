@@ -23,12 +23,16 @@ mod host;
 mod jobs;
 mod logging;
 mod logs;
+mod orders;
 mod output;
 mod pools;
 mod progress;
+mod queues;
 mod roles;
 mod runs;
+mod screen;
 mod tasks;
+mod top;
 mod variables;
 mod workers;
 mod xcom;
@@ -147,12 +151,17 @@ where
     let defaults = cx.defaults(&cli.command);
     let builder = make(defaults).await.map_err(|error| CliError::Failed(error.to_string()))?;
     cx.given(builder).await?;
+    #[cfg(unix)]
+    if airflow_core::attempt::process::AttemptProcess::is_awaited() {
+        return cx.attempt().await;
+    }
     cx.note_lint(cli.command.is_role());
     match cli.command {
         Command::Standalone(args) => roles::standalone(&mut cx, args).await,
         Command::Scheduler(args) => roles::scheduler(&mut cx, args).await,
         Command::Worker(args) => workers::worker(&mut cx, args).await,
         Command::Workers(command) => workers::run(&mut cx, command).await,
+        Command::Queues(command) => queues::run(&mut cx, command).await,
         Command::Dags(command) => dags::run(&mut cx, command).await,
         Command::Tasks(command) => tasks::run(&mut cx, command).await,
         Command::Assets(command) => assets::run(&mut cx, command).await,

@@ -182,12 +182,17 @@ impl Table {
         Ok(Self { columns: wanted.to_vec(), rows: self.rows.iter().map(pick).collect() })
     }
 
+    /// The list as plain columns.
+    pub(crate) fn plain(&self) -> String {
+        self.columns_text("  ", false, false)
+    }
+
     /// Writes the list.
     pub(crate) fn print(&self, host: &mut Host, format: OutputArg) -> Result<(), CliError> {
         let text = match format.output {
             Format::Table if self.rows.is_empty() => "No data found\n".to_owned(),
             Format::Table => self.columns_text(" | ", true, host.colors()),
-            Format::Plain => self.columns_text("  ", false, false),
+            Format::Plain => self.plain(),
             Format::Json => serde_json::to_string_pretty(&self.value())? + "\n",
             Format::Yaml => to_yaml(&self.value()),
         };

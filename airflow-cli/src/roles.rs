@@ -3,6 +3,7 @@
 use std::time::Duration;
 
 use airflow_core::app::{Airflow, Running};
+use airflow_core::dag::Isolation;
 use airflow_core::scheduler::seems_alive;
 use airflow_core::state::RunState;
 use airflow_core::store::{DagRow, RunFilter, SharedStore};
@@ -24,6 +25,9 @@ pub(crate) struct RunArgs {
     /// How many tasks run at once; default four for each core, or `AIRFLOW__CORE__PARALLELISM`
     #[arg(long, value_parser = slots)]
     pub(crate) slots: Option<usize>,
+    /// Where tasks run that do not say: `none`, in this process, or `process`, each in one of its own
+    #[arg(long, value_name = "KIND", default_value = "none", env = "AIRFLOW_ISOLATION")]
+    pub(crate) isolation: Isolation,
     /// How long running tasks may go on after the first request to stop, such as `30s`
     #[arg(long, value_parser = airflow_core::time::parse_duration)]
     grace: Option<Duration>,

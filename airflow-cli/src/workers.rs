@@ -2,16 +2,18 @@
 
 use std::time::Duration;
 
-use airflow_core::scheduler::seems_alive;
-use airflow_core::store::{SharedStore, WorkerRow};
-use airflow_executors::remote::{Worker, WorkerInfo, WorkerOptions};
+use airflow_core::dag::Isolation;
+use airflow_core::store::SharedStore;
+use airflow_executors::remote::{Autoscale, Worker, WorkerOptions, WorkerStatus, find, workers};
 use clap::{Args, Subcommand};
 
 use crate::broker;
 use crate::cx::Cx;
 use crate::error::{CliError, failed};
+use crate::orders::{self, OrderCommand};
 use crate::output::{OutputArg, Table, row};
 use crate::roles::{GRACE, StopRequests};
+use crate::top::{self, TopArgs};
 
 #[derive(Debug, Clone, Args)]
 pub(crate) struct WorkerArgs {
@@ -21,6 +23,15 @@ pub(crate) struct WorkerArgs {
     /// How many tasks run at once; default `celery.worker_concurrency`
     #[arg(short, long, value_name = "N")]
     concurrency: Option<usize>,
+    /// Let that number follow the work: at most and at least how many, such as `10,3`
+    #[arg(short, long, value_name = "MAX,MIN", conflicts_with = "concurrency")]
+    autoscale: Option<Autoscale>,
+    /// Where tasks run that do not say: `none`, in this process, or `process`, each in one of its own
+    #[arg(long, value_name = "KIND", default_value = "none", env = "AIRFLOW_ISOLATION")]
+    isolation: Isolation,
+    /// The mode that new files do not get, such as `077`
+    #[arg(short, long, value_name = "MODE", value_parser = umask)]
+    umask: Option<u32>,
     /// Its name, unique among workers that live; default made of the machine and the process id
     #[arg(short = 'H', long = "hostname", value_name = "NAME", env = "AIRFLOW_WORKER_NAME")]
     name: Option<String>,
@@ -45,6 +56,10 @@ pub(crate) enum WorkersCommand {
         /// The worker
         name: String,
     },
+    /// Watch workers, queues and tasks; q ends it
+    Top(TopArgs),
+    #[command(flatten)]
+    Order(OrderCommand),
     /// Forget a worker that has ended
     Forget {
         /// The worker
@@ -54,6 +69,7 @@ pub(crate) enum WorkersCommand {
 
 /// Takes work until it is stopped.
 pub(crate) async fn worker(cx: &mut Cx<'_>, args: WorkerArgs) -> Result<(), CliError> {
+    set_umask(args.umask);
     let transport = broker::open(cx)?;
     let airflow = cx.airflow().await?;
     airflow.sync_dags().await?;
@@ -61,6 +77,8 @@ pub(crate) async fn worker(cx: &mut Cx<'_>, args: WorkerArgs) -> Result<(), CliE
         name: args.name,
         queues: args.queues,
         slots: args.concurrency.unwrap_or_else(|| cx.settings.worker_slots()),
+        autoscale: args.autoscale,
+        isolation: args.isolation,
         ..WorkerOptions::default()
     };
     let pid = args.pid.map(PidFile::write).transpose()?;
@@ -76,7 +94,10 @@ pub(crate) async fn worker(cx: &mut Cx<'_>, args: WorkerArgs) -> Result<(), CliE
         worker.name(),
         info.slots
     ));
-    requests.next().await;
+    tokio::select! {
+        () = requests.next() => {}
+        () = worker.asked_to_stop() => cx.host.note("somebody has shut this worker down"),
+    }
     let grace = args.grace.unwrap_or(GRACE);
     cx.host
         .note(&format!("stopping: tasks that run have {grace:?} to end; Ctrl-C again gives them back now"));
@@ -90,6 +111,21 @@ pub(crate) async fn worker(cx: &mut Cx<'_>, args: WorkerArgs) -> Result<(), CliE
     }
     drop(pid);
     Ok(())
+}
+
+fn umask(text: &str) -> Result<u32, String> {
+    let mode = u32::from_str_radix(text, 8).ok().filter(|mode| *mode <= 0o777);
+    mode.ok_or_else(|| "write three octal digits, such as `077`".to_owned())
+}
+
+/// Sets which rights the files of this process lack. Logs may hold what not everybody is to read.
+fn set_umask(mode: Option<u32>) {
+    #[cfg(unix)]
+    if let Some(mode) = mode {
+        rustix::process::umask(rustix::fs::Mode::from_raw_mode(mode));
+    }
+    #[cfg(not(unix))]
+    let _ = mode;
 }
 
 /// A file with the process id, for as long as this exists.
@@ -117,19 +153,19 @@ pub(crate) async fn run(cx: &mut Cx<'_>, command: WorkersCommand) -> Result<(), 
         WorkersCommand::List(output) => list(&store).await?.print(cx.host, output),
         WorkersCommand::Running(output) => running(&store).await?.print(cx.host, output),
         WorkersCommand::Stats(output) => stats(&store).await?.print(cx.host, output),
+        WorkersCommand::Top(args) => top::run(cx, args).await,
+        WorkersCommand::Order(command) => orders::run(cx, command).await,
         WorkersCommand::Ping { name } => {
-            let all = known(&store).await?;
-            match all.iter().find(|one| one.row.name == name) {
-                Some(one) if one.is_alive => Ok(cx.host.line(&format!("{name}: {}", one.state()))?),
-                Some(one) => Err(failed(format!("the worker `{name}` is {}", one.state()))),
-                None => Err(unknown(&name, &all)),
+            let all = workers(&store).await?;
+            let one = find(&all, &name)?;
+            let state = one.state.as_str();
+            if !one.is_alive() {
+                return Err(failed(format!("the worker `{name}` is {state}")));
             }
+            Ok(cx.host.line(&format!("{name}: {state}"))?)
         }
         WorkersCommand::Forget { name } => {
-            let all = known(&store).await?;
-            if !all.iter().any(|one| one.row.name == name) {
-                return Err(unknown(&name, &all));
-            }
+            find(&workers(&store).await?, &name)?;
             if store.forget_worker(&name).await? {
                 return Ok(cx.host.line(&format!("forgot {name}"))?);
             }
@@ -138,49 +174,13 @@ pub(crate) async fn run(cx: &mut Cx<'_>, command: WorkersCommand) -> Result<(), 
     }
 }
 
-fn unknown(name: &str, all: &[Known]) -> CliError {
-    let near = airflow_core::app::suggestion(name, all.iter().map(|one| one.row.name.clone()));
-    failed(format!("there is no worker `{name}`{near}"))
-}
-
-/// A worker, and whether it lives.
-struct Known {
-    row: WorkerRow,
-    info: Option<WorkerInfo>,
-    is_alive: bool,
-}
-
-impl Known {
-    fn state(&self) -> &'static str {
-        match &self.info {
-            _ if self.row.has_ended => "offline",
-            _ if !self.is_alive => "lost",
-            Some(info) if info.is_draining => "draining",
-            _ => "online",
-        }
-    }
-}
-
-async fn known(store: &SharedStore) -> Result<Vec<Known>, CliError> {
-    let alive = store.incarnations().await?;
-    let is_alive = |row: &WorkerRow| {
-        alive.iter().any(|one| one.process.id == row.process && seems_alive(one)) && !row.has_ended
-    };
-    let rows = store.workers().await?;
-    let known = |row: WorkerRow| Known {
-        is_alive: is_alive(&row),
-        info: serde_json::from_value(row.info.clone()).ok(),
-        row,
-    };
-    Ok(rows.into_iter().map(known).collect())
-}
-
 async fn list(store: &SharedStore) -> Result<Table, CliError> {
     let mut table = Table::new([
         "name",
         "state",
         "queues",
         "slots",
+        "autoscale",
         "running",
         "dags",
         "broker",
@@ -188,8 +188,9 @@ async fn list(store: &SharedStore) -> Result<Table, CliError> {
         "pid",
         "last_seen",
     ]);
-    for one in known(store).await? {
-        let state = one.state();
+    for one in workers(store).await? {
+        let state = one.state.as_str();
+        let is_alive = one.is_alive();
         let (name, at) = (one.row.name, one.row.at);
         match one.info {
             Some(info) => table.push(row![
@@ -197,14 +198,15 @@ async fn list(store: &SharedStore) -> Result<Table, CliError> {
                 state,
                 info.queues.join(", "),
                 info.slots,
-                if one.is_alive { info.running.len() } else { 0 },
+                info.autoscale.map(|between| between.to_string()),
+                if is_alive { info.running.len() } else { 0 },
                 info.dags,
                 info.broker_error.unwrap_or(info.broker),
                 info.host,
                 info.pid,
                 at
             ]),
-            None => table.push(row![name, state, "", "", "", "", "of another version", "", "", at]),
+            None => table.push(row![name, state, "", "", "", "", "", "of another version", "", "", at]),
         }
     }
     Ok(table)
@@ -212,7 +214,7 @@ async fn list(store: &SharedStore) -> Result<Table, CliError> {
 
 async fn running(store: &SharedStore) -> Result<Table, CliError> {
     let mut table = Table::new(["worker", "dag_id", "run_id", "task_id", "map_index", "try_number", "since"]);
-    for one in known(store).await?.into_iter().filter(|one| one.is_alive) {
+    for one in workers(store).await?.into_iter().filter(WorkerStatus::is_alive) {
         let name = one.row.name;
         for ti in one.info.map(|info| info.running).unwrap_or_default() {
             table.push(row![
@@ -244,8 +246,8 @@ async fn stats(store: &SharedStore) -> Result<Table, CliError> {
         "bad",
         "started_at",
     ]);
-    for one in known(store).await? {
-        let state = one.state();
+    for one in workers(store).await? {
+        let state = one.state.as_str();
         if let Some(info) = one.info {
             let counts = info.counts;
             table.push(row![

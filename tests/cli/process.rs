@@ -25,8 +25,18 @@ fn slow(d: &Dag) {
     d.add(endless::call());
 }
 
+#[task]
+async fn process_id() -> Result<u32> {
+    Ok(std::process::id())
+}
+
+#[dag]
+fn who(d: &Dag) {
+    d.add(process_id::call());
+}
+
 async fn make_with_slow(builder: AirflowBuilder) -> Result<AirflowBuilder, std::convert::Infallible> {
-    Ok(make(builder).await?.dag(slow()))
+    Ok(make(builder).await?.dag(slow()).dag(who()))
 }
 
 /// Not a test by itself: the program, if the environment asks for it.
@@ -39,7 +49,7 @@ fn program() {
     std::process::exit(i32::from(code));
 }
 
-fn command(app: &App, args: &[&str]) -> Command {
+pub(crate) fn command(app: &App, args: &[&str]) -> Command {
     let mut command = Command::new(std::env::current_exe().expect("a path"));
     command.args(["--exact", "process::program", "--nocapture"]);
     command.env(ARGS, [&["app"], args].concat().join("\n")).env("AIRFLOW_HOME", app.home());
@@ -88,8 +98,34 @@ fn standalone_prepares_everything_and_stops_when_it_is_told_to() {
     assert_eq!(jobs.status.code(), Some(1), "it has said goodbye");
 }
 
+/// Goal: a scheduler that is told to runs tasks in processes of their own, with the same settings, logs and database.
 #[cfg(unix)]
-fn terminate(child: &std::process::Child) {
+#[test]
+fn tasks_have_processes_of_their_own_if_that_is_asked_for() {
+    let app = App::new();
+    let say = |args: &[&str]| {
+        let output = command(&app, args).output().expect("it runs");
+        assert_eq!(output.status.code(), Some(0), "{args:?}: {}", String::from_utf8_lossy(&output.stderr));
+        String::from_utf8_lossy(&output.stdout).into_owned()
+    };
+    say(&["db", "migrate"]);
+    say(&["dags", "trigger", "sales", "-l", RUN]);
+    say(&["dags", "trigger", "who", "-l", RUN]);
+    let mut scheduler =
+        command(&app, &["scheduler", "--isolation", "process", "--until-idle"]).spawn().unwrap();
+    let own = scheduler.id();
+    assert_eq!(scheduler.wait().expect("it ends").code(), Some(0));
+    let state = say(&["dags", "state", "sales", RUN]);
+    assert!(state.ends_with("success\n"), "{state}");
+    let log = say(&["tasks", "logs", "sales", "orders", RUN]);
+    assert!(log.contains("reading orders region=\"north\""), "{log}");
+    let id = say(&["xcom", "get", "who", RUN, "process_id"]);
+    let id: u32 = id.lines().last().unwrap_or_default().parse().expect("a number");
+    assert_ne!(id, own);
+}
+
+#[cfg(unix)]
+pub(crate) fn terminate(child: &std::process::Child) {
     let killed = Command::new("kill").args(["-TERM", &child.id().to_string()]).status().expect("kill runs");
     assert!(killed.success());
 }

@@ -1,7 +1,7 @@
 //! The inside of a process that was started to run one attempt.
 //!
 //! An executor starts the program again with a socket as its standard input ([`MARKER`] says which). The program puts
-//! its application together as ever; [`AirflowBuilder::build`](crate::app::AirflowBuilder::build) finds the socket, runs
+//! its application together as ever; `AirflowBuilder::build` finds the socket, runs
 //! the attempt that it is told there, answers with its report, and ends the process: nothing after it happens. The process has no
 //! scheduler and takes nothing from a queue; claims and reports in the store are the affair of the one that started it.
 //!
@@ -11,7 +11,7 @@
 
 use std::fs::File;
 use std::io::{self, Read as _, Write as _};
-use std::os::fd::AsFd as _;
+use std::os::fd::{AsFd as _, OwnedFd};
 use std::os::unix::fs::MetadataExt as _;
 use std::os::unix::net::UnixStream;
 use std::sync::Arc;
@@ -82,17 +82,16 @@ impl AttemptProcess {
     /// Finds out whether this process was started to run an attempt, and what is to be run. Says so once: after that the
     /// standard input is empty. If whoever started it is gone already, the process ends here.
     pub fn of_this_process() -> Option<Self> {
-        let marker: u64 = std::env::var(MARKER).ok()?.parse().ok()?;
-        let input = File::from(io::stdin().as_fd().try_clone_to_owned().ok()?);
-        if input.metadata().ok()?.ino() != marker {
-            return None;
-        }
-        let process = take_over(UnixStream::from(std::os::fd::OwnedFd::from(input)));
-        match process {
+        match take_over(UnixStream::from(OwnedFd::from(own_socket()?))) {
             Ok(process) => Some(process),
             // It must not go on as what the program does otherwise, such as a second scheduler.
             Err(_) => std::process::exit(1),
         }
+    }
+
+    /// Whether that has still to happen: then nothing else of the program is wanted.
+    pub fn is_awaited() -> bool {
+        own_socket().is_some()
     }
 
     /// The attempt.
@@ -119,6 +118,13 @@ impl AttemptProcess {
         // Here ends what the program is for; what stands after `build` is not.
         std::process::exit(i32::from(sent.is_err()))
     }
+}
+
+/// The standard input, if it is the socket that the variable names.
+fn own_socket() -> Option<File> {
+    let marker: u64 = std::env::var(MARKER).ok()?.parse().ok()?;
+    let input = File::from(io::stdin().as_fd().try_clone_to_owned().ok()?);
+    (input.metadata().ok()?.ino() == marker).then_some(input)
 }
 
 /// Reads the order, and leaves an empty standard input to the task and to what it starts.

@@ -51,15 +51,14 @@ pub(super) fn of(dag: &CompiledDag) -> String {
             task.branching,
             t.executor,
         ));
-        // Only where they are said, so that other dags keep their version.
-        if t.isolation.is_some() || t.executor_config.is_some() {
-            add(&format!("{:?} {:?}", t.isolation, t.executor_config));
-        }
         for asset in t.outlets.iter().chain(t.inlets.iter()) {
             add(asset.key().as_str());
         }
-        if let Some(sensor) = &t.sensor {
-            add(&format!("{sensor:?}"));
+        // Only where they are said, so that other dags keep their version.
+        let terms = (t.isolation, &t.executor_config);
+        let terms = (terms != (None, &None)).then(|| format!("{terms:?}"));
+        for rare in t.sensor.iter().map(|sensor| format!("{sensor:?}")).chain(terms) {
+            add(&rare);
         }
         for up in &task.upstream {
             add(dag.task(*up).id.as_str());

@@ -16,9 +16,10 @@ use super::{
     Advance, AssetEvent, AssetEventFilter, AssetRow, AttemptRow, AuditEntry, AuditFilter, Carrier,
     ConnectionRow, CreatedRun, DagRecord, DagRow, DagVersion, DeadlineKey, DeadlineRow, EventRow, Examined,
     FoundAttempt, HostTx, Incarnation, Migrated, NewIncarnation, NewRun, NoticeKey, NoticeRow, Old, OldKey,
-    OldRow, PastQuery, PoolRow, PoolSpec, QueueFilter, QueuedAsset, QueuedEvent, Rows, RunFilter, RunRow,
-    RunSnapshot, SchemaStatus, Settlement, SharedStore, SlotCount, SlotKey, Store, StoreError, StoreResult,
-    StoredReport, TiRow, TokenSwap, Unit, UnitResult, VariableRow, WorkerRow, XComFilter, XComRow, XComWrite,
+    OldRow, PastQuery, PoolRow, PoolSpec, QueueFilter, QueuedAsset, QueuedAttempts, QueuedEvent, Rows,
+    RunFilter, RunRow, RunSnapshot, SchemaStatus, Settlement, SharedStore, SlotCount, SlotKey, Store,
+    StoreError, StoreResult, StoredReport, TiRow, TokenSwap, Unit, UnitResult, VariableRow, WorkerRow,
+    XComFilter, XComRow, XComWrite,
 };
 
 /// What is done around each call of a store.
@@ -131,6 +132,7 @@ passed_on! {
     fn orphans() -> Vec<AttemptRow>;
     fn find_attempts(ids: &[AttemptId]) -> Vec<FoundAttempt>;
     fn open_attempts(process: IncarnationId) -> Vec<AttemptId>;
+    fn queued_attempts() -> Vec<QueuedAttempts>;
     fn add_reports(process: IncarnationId, reports: Vec<StoredReport>) -> Vec<bool>;
     fn reports(process: IncarnationId, limit: u32) -> Vec<StoredReport>;
     fn delete_reports(ids: Vec<AttemptId>) -> ();

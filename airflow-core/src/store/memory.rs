@@ -20,9 +20,10 @@ use super::{
     Advance, AssetEvent, AssetEventFilter, AssetRow, AttemptRow, AuditEntry, AuditFilter, Carrier,
     ConnectionRow, CreatedRun, DagRecord, DagRow, DagVersion, DeadlineKey, DeadlineRow, EventRow, Examined,
     FoundAttempt, HostTx, Incarnation, Migrated, NewIncarnation, NewRun, NoticeKey, NoticeRow, Old, OldKey,
-    OldRow, PastQuery, PoolRow, PoolSpec, QueueFilter, QueuedAsset, QueuedEvent, Rows, RunFilter, RunRow,
-    RunSnapshot, SchemaStatus, Settlement, SlotCount, SlotKey, Store, StoreError, StoreResult, StoredReport,
-    TiRow, TokenSwap, Unit, UnitResult, VariableRow, WorkerRow, XComFilter, XComRow, XComWrite,
+    OldRow, PastQuery, PoolRow, PoolSpec, QueueFilter, QueuedAsset, QueuedAttempts, QueuedEvent, Rows,
+    RunFilter, RunRow, RunSnapshot, SchemaStatus, Settlement, SlotCount, SlotKey, Store, StoreError,
+    StoreResult, StoredReport, TiRow, TokenSwap, Unit, UnitResult, VariableRow, WorkerRow, XComFilter,
+    XComRow, XComWrite,
 };
 use state::State;
 
@@ -223,6 +224,10 @@ impl Store for MemoryStore {
 
     async fn open_attempts(&self, process: IncarnationId) -> StoreResult<Vec<AttemptId>> {
         Ok(self.read().open_attempts_of(process))
+    }
+
+    async fn queued_attempts(&self) -> StoreResult<Vec<QueuedAttempts>> {
+        Ok(self.read().queued_attempts())
     }
 
     async fn add_reports(

@@ -229,6 +229,9 @@ pub trait Store: Send + Sync + fmt::Debug + 'static {
     /// Attempts of a process that have not ended and of which there is no report, by id.
     async fn open_attempts(&self, process: IncarnationId) -> StoreResult<Vec<AttemptId>>;
 
+    /// What waits in each queue in which something does, by queue.
+    async fn queued_attempts(&self) -> StoreResult<Vec<QueuedAttempts>>;
+
     /// Writes down how attempts ended, for the process that decides about their runs. One is written only if its attempt
     /// has not ended and is `process`'s, and `process` has not ended; its run and instance are those of the attempt.
     /// A second one of the same attempt changes nothing. Says of each whether there is a report of that attempt now.

@@ -37,6 +37,17 @@ pub struct StoredReport {
     pub body: String,
 }
 
+/// What waits in a queue.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct QueuedAttempts {
+    /// The queue.
+    pub queue: String,
+    /// How many attempts nobody has claimed.
+    pub count: u64,
+    /// When the oldest of them was queued.
+    pub oldest: DateTime<Utc>,
+}
+
 /// A worker as it describes itself.
 #[derive(Debug, Clone, PartialEq)]
 pub struct WorkerRow {

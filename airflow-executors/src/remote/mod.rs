@@ -9,7 +9,9 @@ mod executor;
 #[cfg(any(feature = "redis", feature = "rabbitmq"))]
 mod inbox;
 mod keys;
+mod monitor;
 mod notices;
+mod orders;
 #[cfg(any(feature = "redis", feature = "rabbitmq"))]
 mod pace;
 #[cfg(feature = "rabbitmq")]
@@ -26,6 +28,8 @@ mod worker;
 
 pub use envelope::{Envelope, MAX_ENVELOPE, MAX_QUEUE};
 pub use executor::RemoteExecutor;
+pub use monitor::{OrderError, QueueStatus, WorkerMonitor, WorkerState, WorkerStatus, find, workers};
+pub use orders::{Autoscale, WorkerOrder};
 pub use signer::{KeyError, MAX_AGE, MAX_PAYLOAD, MIN_KEY, MessageError, Purpose, Signed, Signer, VERSION};
 pub use transport::{
     BrokerFacts, ConsumeOptions, Consumer, Delivery, Depth, Message, Settle, Subscription, Token, Transport,

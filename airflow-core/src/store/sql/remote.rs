@@ -4,7 +4,8 @@ use serde_json::Value;
 
 use crate::id::{AttemptId, DagId, IncarnationId, MapIndex, RunPk};
 use crate::store::{
-    AttemptStart, Carrier, FoundAttempt, StoreResult, StoredReport, TiData, TiRow, WorkerRow, rules,
+    AttemptStart, Carrier, FoundAttempt, QueuedAttempts, StoreResult, StoredReport, TiData, TiRow, WorkerRow,
+    rules,
 };
 
 use super::runs::run_row;
@@ -87,6 +88,21 @@ pub(in crate::store) async fn open_attempts(
         ORDER BY a.attempt_id";
     let rows = query(LIST).bind(process.0).fetch_all(conn).await?;
     rows.iter().map(|row| row.id("attempt_id").map(AttemptId)).collect()
+}
+
+/// What waits in each queue in which something does.
+pub(in crate::store) async fn queued_attempts(conn: &mut Conn<'_>) -> StoreResult<Vec<QueuedAttempts>> {
+    const COUNT: &str = "
+        SELECT a.queue, COUNT(*) AS waiting, MIN(a.at) AS oldest FROM af_attempt a INDEXED BY af_attempt_open
+        WHERE a.incarnation IS NULL AND a.ended_at IS NULL AND a.state = 'queued' GROUP BY a.queue ORDER BY a.queue";
+    let queued = |row: &Row| {
+        Ok(QueuedAttempts {
+            queue: row.text("queue")?,
+            count: row.num("waiting")?,
+            oldest: row.time("oldest")?,
+        })
+    };
+    query(COUNT).fetch_all(conn).await?.iter().map(queued).collect()
 }
 
 /// Writes reports down whose attempts are open and this process's, unless it has ended. Says of each whether it is

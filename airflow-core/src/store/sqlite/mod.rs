@@ -37,9 +37,9 @@ use super::{
     Advance, AssetEvent, AssetEventFilter, AssetRow, AttemptRow, AuditEntry, AuditFilter, Carrier,
     ConnectionRow, CreatedRun, DagRecord, DagRow, DagVersion, DeadlineKey, DeadlineRow, EventRow, Examined,
     FoundAttempt, Incarnation, Migrated, NewIncarnation, NewRun, NoticeKey, NoticeRow, Old, OldKey, OldRow,
-    PastQuery, PoolRow, PoolSpec, QueueFilter, QueuedAsset, QueuedEvent, Rows, RunFilter, RunRow,
-    RunSnapshot, SchemaStatus, Settlement, SlotCount, SlotKey, Store, StoreError, StoreResult, StoredReport,
-    TiRow, TokenSwap, Unit, UnitResult, VariableRow, WorkerRow, XComFilter, XComRow, XComWrite,
+    PastQuery, PoolRow, PoolSpec, QueueFilter, QueuedAsset, QueuedAttempts, QueuedEvent, Rows, RunFilter,
+    RunRow, RunSnapshot, SchemaStatus, Settlement, SlotCount, SlotKey, Store, StoreError, StoreResult,
+    StoredReport, TiRow, TokenSwap, Unit, UnitResult, VariableRow, WorkerRow, XComFilter, XComRow, XComWrite,
 };
 use errors::unreachable;
 #[cfg(feature = "testing")]
@@ -274,6 +274,10 @@ impl Store for SqliteStore {
 
     async fn open_attempts(&self, process: IncarnationId) -> StoreResult<Vec<AttemptId>> {
         reading!(self, |conn| remote::open_attempts(conn, process))
+    }
+
+    async fn queued_attempts(&self) -> StoreResult<Vec<QueuedAttempts>> {
+        reading!(self, |conn| remote::queued_attempts(conn))
     }
 
     async fn add_reports(

@@ -8,7 +8,7 @@ use uuid::Uuid;
 use crate::id::{AttemptId, IncarnationId, MapIndex};
 use crate::state::{TaskEvent, TaskState};
 use crate::store::{
-    AttemptState, Carrier, NewIncarnation, SharedStore, StoreResult, StoredReport, UnitResult,
+    AttemptState, Carrier, NewIncarnation, QueuedAttempts, SharedStore, StoreResult, StoredReport, UnitResult,
 };
 
 use super::{at, change, commit, d, end, fresh, one_run, start, unit};
@@ -54,6 +54,9 @@ pub async fn attempts_are_found_by_id(store: SharedStore) -> StoreResult<()> {
     one.tis[0].data.reason = Some("a \"reason\"".into());
     one.started = vec![start(1, "a", 1, AttemptState::Queued), start(2, "b", 1, AttemptState::Running)];
     assert_eq!(commit(&store, one.clone()).await?, UnitResult::Committed);
+    let (queue, oldest) = (one.started[0].queue.clone(), one.started[0].at);
+    let queued = store.queued_attempts().await?;
+    assert_eq!(queued, [QueuedAttempts { queue, count: 1, oldest }], "those that run do not wait");
     let found = store.find_attempts(&[attempt(2), attempt(99), attempt(1)]).await?;
     let [b, a] = found.as_slice() else { panic!("two attempts were expected, not {found:?}") };
     assert_eq!((&a.run, &b.run), (&run, &run));

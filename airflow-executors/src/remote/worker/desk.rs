@@ -61,6 +61,8 @@ struct State {
 pub(super) struct Desk {
     state: Mutex<State>,
     changed: Notify,
+    /// Attempts began or ended.
+    news: Notify,
 }
 
 /// Slots that nobody else gets; those that were not used are given back when it is dropped.
@@ -86,7 +88,7 @@ impl Drop for Promise {
 impl Desk {
     pub(super) fn new(slots: usize) -> Arc<Self> {
         let state = State { slots, ..State::default() };
-        Arc::new(Self { state: Mutex::new(state), changed: Notify::new() })
+        Arc::new(Self { state: Mutex::new(state), changed: Notify::new(), news: Notify::new() })
     }
 
     fn lock(&self) -> MutexGuard<'_, State> {
@@ -107,6 +109,16 @@ impl Desk {
     /// Returns when slots may be free, or nothing is taken any more.
     pub(super) async fn room(&self) {
         self.until(|state| state.is_closed || state.slots > state.running.len() + state.promised).await;
+    }
+
+    /// Returns when all slots are taken.
+    pub(super) async fn full(&self) {
+        self.until(|state| state.running.len() >= state.slots).await;
+    }
+
+    /// Returns when attempts have begun or ended since the last call.
+    pub(super) async fn news(&self) {
+        self.news.notified().await;
     }
 
     /// Returns when nothing runs.
@@ -135,6 +147,9 @@ impl Desk {
         }
         state.counts.claimed += 1;
         state.running.insert(running.attempt.ti.attempt_id, running);
+        drop(state);
+        self.changed.notify_waiters();
+        self.news.notify_one();
     }
 
     /// An attempt has been reported; its slot is free.
@@ -144,6 +159,7 @@ impl Desk {
         count(&mut state.counts);
         drop(state);
         self.changed.notify_waiters();
+        self.news.notify_one();
     }
 
     pub(super) fn count(&self, count: impl FnOnce(&mut Counts)) {

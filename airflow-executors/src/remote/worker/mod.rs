@@ -4,14 +4,15 @@
 //! claimed is found lost by the schedulers when its lease has run out, what it had not claimed is sent again.
 
 mod care;
+mod control;
 mod desk;
 mod intake;
 mod reports;
 
 use std::collections::BTreeSet;
 use std::fmt;
-use std::sync::Arc;
 use std::sync::atomic::{AtomicUsize, Ordering};
+use std::sync::{Arc, Mutex, PoisonError};
 use std::time::Duration;
 
 use airflow_core::app::Airflow;
@@ -33,6 +34,7 @@ use tokio::task::JoinHandle;
 use crate::process::{ProcessCommand, ProcessRunner};
 
 use super::keys::{SignerError, signer};
+use super::orders::{Autoscale, Obeyed};
 use super::signer::{MessageError, Signer};
 use super::transport::{ConsumeOptions, Consumer, Delivery, Transport, TransportError, TransportHealth};
 use desk::Desk;
@@ -99,6 +101,8 @@ pub struct WorkerOptions {
     pub queues: Vec<String>,
     /// How many attempts it runs at once (Airflow's `worker_concurrency`). Default 16.
     pub slots: usize,
+    /// Lets the number of slots follow the work; then `slots` does not count.
+    pub autoscale: Option<Autoscale>,
     /// Where attempts run whose tasks do not say. Default: beside each other in the process of the worker.
     pub isolation: Isolation,
     /// How processes of attempts are started.
@@ -114,10 +118,19 @@ impl Default for WorkerOptions {
             name: None,
             queues,
             slots: 16,
+            autoscale: None,
             isolation: Isolation::None,
             process_command: ProcessCommand::default(),
             signing_keys: Vec::new(),
         }
+    }
+}
+
+impl WorkerOptions {
+    /// How many messages it may hold that it has not claimed: as many as it can claim at once.
+    fn prefetch(&self) -> u16 {
+        let most = self.autoscale.map_or(self.slots, |between| between.max);
+        u16::try_from(most.min(MOST_AT_ONCE)).unwrap_or(u16::MAX)
     }
 }
 
@@ -138,7 +151,7 @@ pub struct RunningAttempt {
     pub since: DateTime<Utc>,
 }
 
-/// What a worker says of itself, kept in the store and renewed with each beat.
+/// What a worker says of itself, kept in the store and renewed with each beat, and soon after attempts begin and end.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 pub struct WorkerInfo {
     /// The machine.
@@ -151,6 +164,9 @@ pub struct WorkerInfo {
     pub queues: Vec<String>,
     /// How many attempts it runs at once.
     pub slots: usize,
+    /// Between which numbers that changes by itself, if it does.
+    #[serde(default)]
+    pub autoscale: Option<Autoscale>,
     /// Whether it takes no new work and ends when it is done.
     pub is_draining: bool,
     /// What it runs.
@@ -163,6 +179,9 @@ pub struct WorkerInfo {
     pub dags: usize,
     /// What went wrong with the broker last, if it is not connected.
     pub broker_error: Option<String>,
+    /// The orders that it has obeyed, the last ones.
+    #[serde(default)]
+    pub orders: Vec<uuid::Uuid>,
 }
 
 /// Shared by all parts of a worker.
@@ -184,6 +203,13 @@ struct Shared {
     code: Arc<Code>,
     /// Reports were written.
     reported: Notify,
+    /// The queues it takes work from now.
+    queues: Mutex<Vec<String>>,
+    autoscale: Mutex<Option<Autoscale>>,
+    /// Somebody has changed how many slots there are to be.
+    rescaled: Notify,
+    obeyed: Mutex<Obeyed>,
+    asked_to_stop: watch::Sender<bool>,
     closed: watch::Sender<bool>,
     started_at: DateTime<Utc>,
 }
@@ -270,14 +296,16 @@ impl Shared {
             host: process.host,
             pid: process.pid,
             broker: self.transport.place(),
-            queues: self.options.queues.clone(),
+            queues: self.queues.lock().unwrap_or_else(PoisonError::into_inner).clone(),
             slots: self.desk.slots(),
+            autoscale: *self.autoscale.lock().unwrap_or_else(PoisonError::into_inner),
             is_draining: self.desk.is_closed(),
             running,
             counts: self.desk.counts(),
             started_at: self.started_at,
             dags: self.registry.len(),
             broker_error: health.last_error.filter(|_| !health.is_connected),
+            orders: self.obeyed.lock().unwrap_or_else(PoisonError::into_inner).ids(),
         }
     }
 
@@ -371,10 +399,15 @@ impl Worker {
             consumer: std::sync::OnceLock::new(),
             signer,
             member,
-            desk: Desk::new(options.slots),
+            desk: Desk::new(options.autoscale.map_or(options.slots, |between| between.min)),
             finished,
             code,
             reported: Notify::new(),
+            queues: Mutex::new(options.queues.clone()),
+            autoscale: Mutex::new(options.autoscale),
+            rescaled: Notify::new(),
+            obeyed: Mutex::default(),
+            asked_to_stop: watch::channel(false).0,
             closed: watch::channel(false).0,
             options,
         });
@@ -386,7 +419,7 @@ impl Worker {
         let consumer: Arc<dyn Consumer> = Arc::from(transport.consume(ConsumeOptions {
             queues: shared.options.queues.clone(),
             name: shared.name.clone(),
-            prefetch: u16::try_from(shared.options.slots.min(MOST_AT_ONCE)).unwrap_or(u16::MAX),
+            prefetch: shared.options.prefetch(),
         }));
         let _ = shared.consumer.set(Arc::clone(&consumer));
         let tasks = vec![
@@ -395,9 +428,12 @@ impl Worker {
             tokio::spawn(care::announce(Arc::clone(&shared))),
             tokio::spawn(care::look_after(Arc::clone(&shared), config.beat)),
             tokio::spawn(care::fence(Arc::clone(&shared))),
+            tokio::spawn(control::listen(Arc::clone(&shared))),
+            tokio::spawn(control::tell_news(Arc::clone(&shared))),
+            tokio::spawn(control::scale(Arc::clone(&shared))),
         ];
         let intake = tokio::spawn(intake::run(Arc::clone(&shared), consumer));
-        tracing::info!(name = shared.name, queues = ?shared.options.queues, slots = shared.options.slots, "the worker is ready");
+        tracing::info!(name = shared.name, queues = ?shared.options.queues, slots = shared.desk.slots(), "the worker is ready");
         Ok(Self { shared, tasks, intake })
     }
 
@@ -414,6 +450,14 @@ impl Worker {
     /// How its connection to the broker is.
     pub fn health(&self) -> TransportHealth {
         self.shared.consumer.get().map(|consumer| consumer.health()).unwrap_or_default()
+    }
+
+    /// Returns when somebody has ordered it to shut down ([`WorkerOrder::Shutdown`](super::WorkerOrder::Shutdown)): whoever
+    /// has it is to [`stop`](Self::stop) it.
+    pub async fn asked_to_stop(&self) {
+        let mut asked = self.shared.asked_to_stop.subscribe();
+        // The sender lives as long as this.
+        let _ = asked.wait_for(|asked| *asked).await;
     }
 
     /// How many attempts it runs at once from now on. What runs goes on.

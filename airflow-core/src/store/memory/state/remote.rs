@@ -7,7 +7,7 @@ use serde_json::Value;
 
 use crate::id::{AttemptId, DagId, IncarnationId};
 use crate::store::rules::micros;
-use crate::store::{Carrier, FoundAttempt, StoredReport, TiRow, WorkerRow};
+use crate::store::{AttemptState, Carrier, FoundAttempt, QueuedAttempts, StoredReport, TiRow, WorkerRow};
 
 use super::State;
 
@@ -40,6 +40,18 @@ impl State {
         ids.retain(|id| !self.remote.reports.contains_key(id));
         ids.sort_unstable();
         ids
+    }
+
+    pub(in crate::store::memory) fn queued_attempts(&self) -> Vec<QueuedAttempts> {
+        let mut queues: BTreeMap<String, QueuedAttempts> = BTreeMap::new();
+        for row in self.open_attempts().filter(|row| row.state == AttemptState::Queued) {
+            let (queue, at) = (row.start.queue.clone(), row.start.at);
+            let new = QueuedAttempts { queue: queue.clone(), count: 0, oldest: at };
+            let queued = queues.entry(queue).or_insert(new);
+            queued.count += 1;
+            queued.oldest = queued.oldest.min(at);
+        }
+        queues.into_values().collect()
     }
 
     pub(in crate::store::memory) fn add_reports(
