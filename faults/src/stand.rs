@@ -73,8 +73,8 @@ impl Options {
 /// How often the database is looked at for the end.
 const LOOK: Duration = Duration::from_millis(100);
 
-/// After this long without an end a test has failed.
-const LIMIT: Duration = Duration::from_secs(240);
+/// After this long in which no body starts a test has failed.
+const LIMIT: Duration = Duration::from_secs(120);
 
 /// Attempts at once of one process.
 const SLOTS: usize = 12;
@@ -262,10 +262,14 @@ impl Stand {
 
     /// Returns once so many runs have ended. Processes that end by themselves are started again.
     pub(crate) async fn wait(&self, fleet: &mut Fleet, runs: usize) -> Result<(), Error> {
-        let until = Instant::now() + LIMIT;
+        let (mut until, mut written) = (Instant::now() + LIMIT, 0);
         while self.ended().await? < runs {
+            let ledger = std::fs::metadata(&self.setup.ledger).map_or(0, |file| file.len());
+            if ledger > written {
+                (until, written) = (Instant::now() + LIMIT, ledger);
+            }
             if Instant::now() > until {
-                return Err(format!("not at rest after {LIMIT:?}; {}", self.standing().await?).into());
+                return Err(format!("nothing moved for {LIMIT:?}; {}", self.standing().await?).into());
             }
             fleet.revive()?;
             tokio::time::sleep(LOOK).await;
