@@ -73,8 +73,8 @@ impl Options {
 /// How often the database is looked at for the end.
 const LOOK: Duration = Duration::from_millis(100);
 
-/// After this long in which no body starts a test has failed.
-const LIMIT: Duration = Duration::from_secs(120);
+/// After this long in which no body starts or ends a test has failed.
+const LIMIT: Duration = Duration::from_secs(240);
 
 /// Attempts at once of one process.
 const SLOTS: usize = 12;
