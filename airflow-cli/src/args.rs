@@ -8,6 +8,7 @@ use crate::connections::ConnectionsCommand;
 use crate::dags::DagsCommand;
 use crate::db::DbCommand;
 use crate::jobs::JobsCommand;
+use crate::letters::LettersCommand;
 use crate::output::OutputArg;
 use crate::pools::PoolsCommand;
 use crate::roles::{SchedulerArgs, StandaloneArgs};
@@ -64,6 +65,9 @@ pub(crate) enum Command {
     /// Workers: who they are and what they run
     #[command(subcommand)]
     Workers(WorkersCommand),
+    /// Messages of the broker that nobody of ours has sent
+    #[command(subcommand)]
+    DeadLetters(LettersCommand),
     /// Dags and their runs
     #[command(subcommand)]
     Dags(DagsCommand),

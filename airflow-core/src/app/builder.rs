@@ -3,7 +3,7 @@
 use std::path::PathBuf;
 use std::sync::Arc;
 
-use crate::attempt::RunnerConfig;
+use crate::attempt::{LogShipping, RunnerConfig};
 use crate::compile::DefinitionErrors;
 use crate::dag::{DEFAULT_POOL, DagDef, DagDefaults, Problem, ProblemKind};
 use crate::discovery::discovered;
@@ -216,10 +216,11 @@ impl AirflowBuilder {
         self
     }
 
-    /// Writes no log files, whatever was said before.
+    /// Writes no logs, whatever was said before.
     #[must_use]
     pub fn without_logs(mut self) -> Self {
         self.runner.log_folder = None;
+        self.runner.log_shipping = LogShipping::Never;
         self
     }
 
@@ -242,6 +243,20 @@ impl AirflowBuilder {
     #[must_use]
     pub fn log_folder(mut self, folder: impl Into<PathBuf>) -> Self {
         self.runner.log_folder = Some(folder.into());
+        self
+    }
+
+    /// Whether logs of attempts are kept in the store, where they can be read from every machine.
+    #[must_use]
+    pub fn log_shipping(mut self, shipping: LogShipping) -> Self {
+        self.runner.log_shipping = shipping;
+        self
+    }
+
+    /// How many bytes of what a task says are kept of one attempt; 16 MiB unless set. What is cut is counted in the log.
+    #[must_use]
+    pub fn log_quota(mut self, bytes: u64) -> Self {
+        self.runner.log_quota = bytes;
         self
     }
 

@@ -6,6 +6,7 @@
 mod care;
 mod desk;
 mod intake;
+mod letters;
 mod reports;
 
 use std::collections::BTreeSet;
@@ -31,8 +32,8 @@ use tokio::sync::{Notify, mpsc, watch};
 use tokio::task::JoinHandle;
 
 use super::keys::{SignerError, signer};
-use super::signer::{MessageError, Signer};
-use super::transport::{ConsumeOptions, Consumer, Delivery, Transport, TransportError, TransportHealth};
+use super::signer::Signer;
+use super::transport::{ConsumeOptions, Consumer, Transport, TransportError, TransportHealth};
 use desk::Desk;
 
 pub use desk::Counts;
@@ -235,13 +236,6 @@ impl Shared {
         self.registry.get(dag).is_some_and(|dag| dag.fingerprint == fingerprint)
     }
 
-    /// A message that is none of ours.
-    async fn set_aside(&self, delivery: &Delivery, error: &MessageError) {
-        self.desk.count(|counts| counts.bad += 1);
-        tracing::warn!(queue = delivery.queue, reason = error.reason(), %error, "a message was set aside");
-        tokio::task::yield_now().await;
-    }
-
     fn info(&self) -> WorkerInfo {
         let process = airflow_core::scheduler::IncarnationSpec::of_this_process("worker");
         let process = process.new_incarnation(Duration::ZERO);
@@ -350,7 +344,7 @@ impl Worker {
             name,
             store,
             registry: airflow.registry().clone(),
-            runner: Arc::new(Counted { inner: airflow.runner(), code: Arc::clone(&code) }),
+            runner: Arc::new(Counted { inner: airflow.runner().beside_workers(), code: Arc::clone(&code) }),
             started_at: clock.now(),
             clock,
             transport: Arc::clone(&transport),
