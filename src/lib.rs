@@ -91,6 +91,9 @@ pub use airflow_core::executor_conformance;
 #[cfg(feature = "local")]
 pub use airflow_executors::LocalExecutor;
 
+#[cfg(any(feature = "local", feature = "redis", feature = "rabbitmq"))]
+pub use airflow_executors::ProcessCommand;
+
 #[cfg(any(feature = "redis", feature = "rabbitmq"))]
 pub use airflow_executors::remote;
 
@@ -111,8 +114,8 @@ pub mod prelude {
     pub use airflow_core::callback::CallbackContext;
     pub use airflow_core::connection::{Conn, Connection, ConnectionKind};
     pub use airflow_core::dag::{
-        Dag, DagDef, Group, Handle, Mapped, Node, Nodes, SensorExt, TaskExt, TaskGroup, TaskOptions, concat,
-        label, product, zip, zip_longest,
+        Dag, DagDef, Group, Handle, Isolation, Mapped, Node, Nodes, SensorExt, TaskExt, TaskGroup,
+        TaskOptions, concat, label, product, zip, zip_longest,
     };
     // Not the trait `Operator`: beside `Execute`, a call of `execute` would be ambiguous.
     pub use airflow_core::operator::{

@@ -25,7 +25,7 @@ async fn talks(cx: &TaskContext, gate: &Arc<Gate>) -> Result<()> {
     gate.0.acquire().await.unwrap().forget();
     tracing::warn!(n = 7, "it is open");
     if cx.ti().try_number == 1 {
-        return Err(TaskError::fail("the first try always fails"));
+        return Err(std::io::Error::other("the first try always fails").into());
     }
     Ok(())
 }

@@ -224,6 +224,8 @@ fn every_option_has_its_names() {
         weight_rule = "upstream",
         queue = format!("queue_{}", 1),
         executor = "local",
+        executor_config = serde_json::json!({ "pod": "big" }),
+        isolation = "process",
         trigger_rule = "all_done",
         depends_on_past,
         wait_for_downstream = false,
@@ -257,7 +259,8 @@ fn every_option_has_its_names() {
     assert_eq!((o.pool.as_deref(), o.pool_slots), (Some("warehouse"), Some(2)));
     assert_eq!((o.priority_weight, o.weight_rule), (Some(-3), Some(WeightRule::Upstream)));
     assert_eq!((o.queue.as_deref(), o.executor.as_deref()), (Some("queue_1"), Some("local")));
-    assert_eq!(o.trigger_rule, Some(TriggerRule::AllDone));
+    assert_eq!(o.executor_config, Some(serde_json::json!({ "pod": "big" })));
+    assert_eq!((o.isolation, o.trigger_rule), (Some(Isolation::Process), Some(TriggerRule::AllDone)));
     assert_eq!(
         (o.depends_on_past, o.wait_for_downstream, o.do_xcom_push),
         (Some(true), Some(false), Some(false))

@@ -371,10 +371,10 @@ fn a_run_that_fails_fast_leaves_nothing_in_the_way() {
     ];
     block_on(async {
         let order = Order { slots: 3, picked: true };
-        let mut sim =
-            Sim::new(dag_of(&plans, true), order, 1024, Keeps::Memory).await.expect("it compiles");
+        let mut sim = Sim::new(dag_of(&plans, true), order, 1024, Keeps::Memory).await.expect("it compiles");
         for day in ["2024-01-01", "2024-01-02"] {
-            sim.create(&format!("scheduled__{day}"), format!("{day}T00:00:00Z").parse().expect("a date")).await;
+            sim.create(&format!("scheduled__{day}"), format!("{day}T00:00:00Z").parse().expect("a date"))
+                .await;
         }
         // The last of those that are out: the mapped task of the first run fails while its second instance waits.
         sim.run_watched(|count| count - 1, views_are_right).await;

@@ -163,8 +163,8 @@ async fn the_log_of_a_worker_is_read_from_the_store() {
     let worker = long_worker(&database, &broker, &gate, 0, "w").await.unwrap();
     let running = airflow.start();
     let run = airflow.trigger("one_long").await.unwrap();
-    let log = airflow.task_log(&run.dag_id, &run.run_id, &"long".into(), airflow::id::MapIndex::UNMAPPED);
-    let mut log = log.await.unwrap();
+    let (task, map) = ("long".into(), airflow::id::MapIndex::UNMAPPED);
+    let mut log = airflow.task_log(&run.dag_id, &run.run_id, &task, map).await.unwrap();
     let mut read = String::new();
     let begins = async {
         while !read.contains("Executing long of run") {

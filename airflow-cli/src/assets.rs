@@ -1,14 +1,17 @@
 //! `assets`: data that dags make and wait for.
 
+use std::collections::BTreeMap;
+
+use airflow_core::app::Airflow;
 use airflow_core::asset::{AssetEvent, AssetEventFilter, AssetKey};
-use airflow_core::store::AssetRow;
+use airflow_core::store::{AssetRow, QueueFilter, QueuedEvent};
 use clap::Subcommand;
 use serde_json::Value;
 
 use crate::cx::Cx;
 use crate::dags::runs_table;
 use crate::error::CliError;
-use crate::fields::{moment, object};
+use crate::fields::{YesArg, moment, object};
 use crate::output::{OutputArg, Table, row};
 
 #[derive(Debug, Subcommand)]
@@ -44,6 +47,30 @@ pub(crate) enum AssetsCommand {
         limit: u32,
         #[command(flatten)]
         output: OutputArg,
+    },
+    /// List events that wait for dags to run
+    Queued {
+        /// The asset: its name or its URI; all assets and aliases if it is left out
+        asset: Option<String>,
+        /// Only what waits for this dag
+        #[arg(short, long)]
+        dag_id: Option<String>,
+        #[command(flatten)]
+        output: OutputArg,
+    },
+    /// Let events wait no longer, so that they make no run
+    #[command(group = clap::ArgGroup::new("which").args(["asset", "dag_id"]).required(true).multiple(true))]
+    Unqueue {
+        /// The asset: its name or its URI; with `--dag-id` all assets and aliases if it is left out
+        asset: Option<String>,
+        /// Only what waits for this dag
+        #[arg(short, long)]
+        dag_id: Option<String>,
+        /// Only events of this time and before
+        #[arg(long, value_parser = moment)]
+        before: Option<chrono::DateTime<chrono::Utc>>,
+        #[command(flatten)]
+        yes: YesArg,
     },
     /// Say that an asset is new; dags that wait for it will run
     #[command(visible_alias = "create-event")]
@@ -98,6 +125,18 @@ pub(crate) async fn run(cx: &mut Cx<'_>, command: AssetsCommand) -> Result<(), C
             events.reverse();
             events_table(&events).print(cx.host, output)
         }
+        AssetsCommand::Queued { asset, dag_id, output } => {
+            let filter = queue_filter(&airflow, asset, dag_id, None).await?;
+            let names = airflow.assets().await?.into_iter().map(|row| (row.key, row.name)).collect();
+            queue_table(&airflow.queued_events(&filter).await?, &names).print(cx.host, output)
+        }
+        AssetsCommand::Unqueue { asset, dag_id, before, yes } => {
+            let filter = queue_filter(&airflow, asset, dag_id, before).await?;
+            let number = airflow.queued_events(&filter).await?.len();
+            yes.ask(cx.host, &format!("Let {number} events wait no longer? They will make no run."))?;
+            let gone = airflow.delete_queued_events(&filter, &actor).await?;
+            Ok(cx.host.line(&format!("{gone} events wait no longer"))?)
+        }
         AssetsCommand::Event { asset, extra, output } => {
             let mut event = airflow.asset_event(asset).actor(actor);
             if let Some(extra) = &extra {
@@ -110,6 +149,33 @@ pub(crate) async fn run(cx: &mut Cx<'_>, command: AssetsCommand) -> Result<(), C
             runs_table(std::slice::from_ref(&run)).print(cx.host, output)
         }
     }
+}
+
+async fn queue_filter(
+    airflow: &Airflow,
+    asset: Option<String>,
+    dag_id: Option<String>,
+    until: Option<chrono::DateTime<chrono::Utc>>,
+) -> Result<QueueFilter, CliError> {
+    let asset = match asset {
+        Some(asset) => Some(airflow.asset(&asset).await?.key),
+        None => None,
+    };
+    Ok(QueueFilter { dag_id: dag_id.map(Into::into), asset, until })
+}
+
+fn queue_table(events: &[QueuedEvent], names: &BTreeMap<AssetKey, String>) -> Table {
+    let mut table = Table::new(["dag_id", "asset", "timestamp", "event_id", "counts"]);
+    for event in events {
+        table.push(row![
+            event.dag_id.as_str(),
+            names.get(&event.asset).map(String::as_str),
+            event.at,
+            event.event.as_str(),
+            event.counts
+        ]);
+    }
+    table
 }
 
 fn assets_table(assets: &[AssetRow]) -> Table {

@@ -13,7 +13,7 @@ use airflow_core::executor::AttemptRunner as _;
 use airflow_core::id::{AttemptId, IncarnationId, RunPk, TiKey};
 use airflow_core::mask::Masker;
 use airflow_core::operator::{Cancel, RunInfo, TiInfo};
-use airflow_core::plan::{Attempt, Outcome, Planner, Report, RunView};
+use airflow_core::plan::{Attempt, Outcome, Planner, Report, RunView, Terms};
 use airflow_core::scheduler::IncarnationSpec;
 use airflow_core::state::TaskState;
 use airflow_core::store::{MemoryStore, RunRow, SharedStore, Store as _, UnitResult};
@@ -79,6 +79,7 @@ fn pretended(dag: &CompiledDag, key: TiKey, run: RunInfo, try_number: u32) -> At
             epoch: 0,
         },
         queue: task.settings.queue.clone(),
+        terms: Terms::of(task),
         at: Utc::now(),
         try_started_at: Utc::now(),
         wait: None,

@@ -3,7 +3,7 @@
 use std::collections::BTreeMap;
 
 use airflow_core::id::DagId;
-use airflow_core::store::DagRow;
+use airflow_core::store::{DagRow, DeadlineRow};
 use airflow_core::timetable::upcoming;
 use chrono::Utc;
 use clap::Args;
@@ -153,4 +153,20 @@ pub(crate) fn report(cx: &mut Cx<'_>, output: OutputArg) -> Result<(), CliError>
         ]);
     }
     table.print(cx.host, output)
+}
+
+/// Deadlines that were missed.
+pub(crate) fn missed_deadlines(rows: &[DeadlineRow]) -> Table {
+    let mut table = Table::new(["missed_at", "dag_id", "run_id", "task_id", "deadline", "due"]);
+    for missed in rows {
+        table.push(row![
+            missed.missed_at,
+            missed.run.dag_id.as_str(),
+            missed.run.run_id.as_str(),
+            missed.task_id().map(|task| task.to_string()),
+            missed.name.as_str(),
+            missed.due
+        ]);
+    }
+    table
 }

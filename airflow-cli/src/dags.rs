@@ -73,6 +73,16 @@ pub(crate) enum DagsCommand {
     },
     /// List the runs of a dag, newest first
     ListRuns(ListRunsArgs),
+    /// List deadlines of runs and SLAs of tasks that were missed, newest first
+    MissedDeadlines {
+        /// The dag; all dags if it is left out
+        dag_id: Option<String>,
+        /// How many at most
+        #[arg(short, long, default_value_t = 100)]
+        limit: u32,
+        #[command(flatten)]
+        output: OutputArg,
+    },
     /// Show how large the dags are and how long it takes to make them
     Report(OutputArg),
 }
@@ -153,6 +163,11 @@ pub(crate) async fn run(cx: &mut Cx<'_>, command: DagsCommand) -> Result<(), Cli
         DagsCommand::Delete { dag_id, yes } => delete(cx, &dag_id, yes).await,
         DagsCommand::Adopt { dag_id, run_id } => adopt(cx, &dag_id, run_id.as_deref()).await,
         DagsCommand::ListRuns(args) => list_runs(cx, &args).await,
+        DagsCommand::MissedDeadlines { dag_id, limit, output } => {
+            let dag_id = dag_id.map(DagId::from);
+            let missed = cx.store().await?.missed_deadlines(dag_id.as_ref(), limit).await?;
+            dag_info::missed_deadlines(&missed).print(cx.host, output)
+        }
         DagsCommand::Report(output) => dag_info::report(cx, output),
     }
 }

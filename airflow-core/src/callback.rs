@@ -27,7 +27,7 @@ pub struct CallbackContext {
     pub map_index: MapIndex,
     /// The number of the try, 1 for the first; 0 for a run.
     pub try_number: u32,
-    /// The event: `execute`, `success`, `failure`, `retry`, `skipped` or `deadline`.
+    /// The event: `execute`, `success`, `failure`, `retry`, `skipped`, `deadline` or `sla_miss`.
     pub event: &'static str,
     /// The error of the attempt, or why the run failed (`task_failure`, `all_tasks_deadlocked`, `timed_out`).
     pub reason: Option<String>,

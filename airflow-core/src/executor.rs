@@ -9,7 +9,7 @@ use tokio::sync::{Notify, mpsc};
 
 use crate::id::AttemptId;
 use crate::operator::Cancel;
-use crate::plan::{Attempt, Report};
+use crate::plan::{Attempt, Outcome, Report};
 use crate::store::SharedStore;
 
 /// Why an attempt was not taken.
@@ -28,6 +28,15 @@ pub enum SubmitError {
 pub trait AttemptRunner: Send + Sync + 'static {
     /// Runs the attempt to its end; `cancel` asks it to stop.
     async fn run(&self, attempt: Attempt, cancel: Cancel) -> Report;
+
+    /// Writes into the log of an attempt how it ended, for one that ran elsewhere and could not say so itself: its
+    /// process crashed.
+    fn note_end(&self, _attempt: &Attempt, _outcome: &Outcome) {}
+
+    /// Whether it sends the logs of attempts to the store; processes that it starts for them do the same.
+    fn ships_logs(&self) -> bool {
+        false
+    }
 }
 
 /// Runs the waits of deferred task instances. Never panics, whatever the user code does.

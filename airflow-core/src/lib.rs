@@ -56,7 +56,7 @@ pub mod __private {
     pub use inventory;
     pub use serde_json;
 
-    pub use crate::dag::{Dag, DagDef, IntoSpec, IsSensor, Role, Spec, TaskOptions};
+    pub use crate::dag::{Dag, DagDef, IntoSpec, IsSensor, Isolation, Role, Spec, TaskOptions};
     pub use crate::discovery::DiscoveredDag;
     pub use crate::operator::{
         Branch, Description, Execute, In, IntoIn, Operator, Params, Poke, PokeReturn, Result, Resumed,

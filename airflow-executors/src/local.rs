@@ -4,12 +4,15 @@ use std::collections::BTreeMap;
 use std::sync::{Arc, Mutex, MutexGuard, OnceLock, PoisonError};
 use std::time::Duration;
 
+use airflow_core::dag::Isolation;
 use airflow_core::executor::{Executor, ExecutorServices, SubmitError};
 use airflow_core::id::AttemptId;
 use airflow_core::operator::Cancel;
 use airflow_core::plan::{Attempt, Report};
 use async_trait::async_trait;
 use tokio::sync::{Notify, watch};
+
+use crate::process::{ProcessCommand, ProcessRunner};
 
 /// How long attempts that were asked to stop at the end of the grace time may take to do so.
 const LAST_WORDS: Duration = Duration::from_secs(2);
@@ -46,6 +49,8 @@ const LAST_WORDS: Duration = Duration::from_secs(2);
 #[derive(Debug)]
 pub struct LocalExecutor {
     slots: usize,
+    isolation: Isolation,
+    command: ProcessCommand,
     shared: Arc<Shared>,
     services: OnceLock<ExecutorServices>,
 }
@@ -84,7 +89,27 @@ impl LocalExecutor {
     /// If `slots` is 0: nothing would ever run.
     pub fn new(slots: usize) -> Self {
         assert!(slots > 0, "an executor without slots runs nothing");
-        Self { slots, shared: Arc::default(), services: OnceLock::new() }
+        Self {
+            slots,
+            isolation: Isolation::None,
+            command: ProcessCommand::default(),
+            shared: Arc::default(),
+            services: OnceLock::new(),
+        }
+    }
+
+    /// Where attempts run whose tasks do not say: beside each other in this process, or each in one of its own.
+    #[must_use]
+    pub fn isolation(mut self, isolation: Isolation) -> Self {
+        self.isolation = isolation;
+        self
+    }
+
+    /// How processes of attempts are started, if not as this program with its own arguments.
+    #[must_use]
+    pub fn process_command(mut self, command: ProcessCommand) -> Self {
+        self.command = command;
+        self
     }
 }
 
@@ -107,6 +132,8 @@ impl Executor for LocalExecutor {
     }
 
     fn start(&self, services: ExecutorServices) {
+        let runner = ProcessRunner::new(services.runner, self.isolation, self.command.clone());
+        let services = ExecutorServices { runner: Arc::new(runner), ..services };
         // A second start would only change who gets reports; the first scheduler owns this executor.
         let _ = self.services.set(services);
     }

@@ -29,6 +29,8 @@ pub(crate) enum Kind {
     WeightRule,
     /// The name of a mode of sensors, or an expression.
     SensorMode,
+    /// The name of an isolation, or an expression.
+    Isolation,
     /// A function, or a list of them.
     Callback,
     /// A list of texts.
@@ -70,12 +72,15 @@ pub(crate) const OPTIONS: &[Key] = &[
     key("max_retry_delay", Kind::Duration, &[]),
     key("timeout", Kind::Duration, &[]),
     key("execution_timeout", Kind::Duration, &[]),
+    key("sla", Kind::Duration, &[]),
     key("pool", Kind::Text, &[]),
     key("pool_slots", Kind::Count(1), &[]),
     key("priority_weight", Kind::Int, &[]),
     key("weight_rule", Kind::WeightRule, &[]),
     key("queue", Kind::Text, &[]),
     key("executor", Kind::Text, &[]),
+    key("executor_config", Kind::Expr, &[]),
+    key("isolation", Kind::Isolation, &[]),
     key("trigger_rule", Kind::TriggerRule, &["when"]),
     key("depends_on_past", Kind::Bool, &[]),
     key("wait_for_downstream", Kind::Bool, &[]),
@@ -147,6 +152,7 @@ pub(crate) const DAG: &[Key] = &[
     key("max_consecutive_failed_dag_runs", Kind::Count(0), &[]),
     key("on_success", Kind::Callback, &["on_success_callback"]),
     key("on_failure", Kind::Callback, &["on_failure_callback"]),
+    key("on_sla_miss", Kind::Callback, &["sla_miss_callback"]),
     key("deadline", Kind::Expr, &[]),
     key("params", Kind::Type, &[]),
     key("default_args", Kind::Expr, &[]),

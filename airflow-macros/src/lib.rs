@@ -42,8 +42,9 @@ use proc_macro::TokenStream;
 ///   `&TaskContext`, `&Params<T>`, or a resource that the application registered.
 /// - The function stays as it is; `price::call(..)` makes a task of it, `price::ID` is its id.
 /// - An `async fn` runs on the runtime; a plain `fn` runs on a thread that may block, which `blocking` says aloud.
-/// - Options: `id`, `retries`, `retry_delay`, `retry_exponential_backoff`, `max_retry_delay`, `timeout`, `execution_timeout`, `pool`,
-///   `pool_slots`, `priority_weight`, `weight_rule`, `queue`, `executor`, `trigger_rule`, `depends_on_past`,
+/// - Options: `id`, `retries`, `retry_delay`, `retry_exponential_backoff`, `max_retry_delay`, `timeout`, `execution_timeout`, `sla`, `pool`,
+///   `pool_slots`, `priority_weight`, `weight_rule`, `queue`, `executor`, `executor_config`, `isolation`,
+///   `trigger_rule`, `depends_on_past`,
 ///   `wait_for_downstream`, `max_active_tis_per_dag`, `max_active_tis_per_dagrun`, `start_date`, `end_date`,
 ///   `do_xcom_push`, `owner`, `doc` (default: the doc comment), `display_name`, `outlets`, `inlets`, `on_execute`,
 ///   `on_success`, `on_failure`, `on_retry`, `on_skipped`, `setup`, `teardown`, `on_failure_fail_dagrun`, `blocking`,
@@ -114,7 +115,7 @@ pub fn sensor(options: TokenStream, item: TokenStream) -> TokenStream {
 /// - Options: `id`, `schedule`, `timezone`, `start_date`, `end_date`, `catchup`, `max_active_runs`,
 ///   `max_active_tasks`, `dagrun_timeout`, `tags`, `owner`, `description`, `doc` (default: the doc comment),
 ///   `display_name`, `paused_at_creation`, `fail_fast`, `max_consecutive_failed_dag_runs`, `on_success`, `on_failure`,
-///   `deadline`, `params`, `default_args`, `crate`.
+///   `on_sla_miss`, `deadline`, `params`, `default_args`, `crate`.
 #[proc_macro_attribute]
 pub fn dag(options: TokenStream, item: TokenStream) -> TokenStream {
     dag::expand(options.into(), &item.into()).into()

@@ -35,6 +35,7 @@ const WEIGHT_RULES: &[(&str, &str)] =
 
 const SENSOR_MODES: &[(&str, &str)] =
     &[("poke", "Poke"), ("reschedule", "Reschedule"), ("deferred", "Deferred")];
+const ISOLATIONS: &[(&str, &str)] = &[("none", "None"), ("process", "Process")];
 
 /// The value of an option as expressions for its setter: one, several for a list of callbacks, none after a mistake.
 pub(crate) fn check(arg: &Arg, private: &TokenStream, errors: &mut Errors) -> Vec<TokenStream> {
@@ -125,6 +126,10 @@ fn check_literal(
             let variant = variant("mode", &text.value(), SENSOR_MODES, text.span())?;
             Ok(quote!(#private::SensorMode::#variant))
         }
+        (Kind::Isolation, Lit::Str(text)) => {
+            let variant = variant("isolation", &text.value(), ISOLATIONS, text.span())?;
+            Ok(quote!(#private::Isolation::#variant))
+        }
         (Kind::Text | Kind::Color | Kind::Schedule | Kind::When | Kind::Assets, Lit::Str(_))
         | (Kind::Int, Lit::Int(_))
         | (Kind::Factor, Lit::Float(_))
@@ -147,6 +152,7 @@ fn wanted(arg: &Arg, at: impl ToTokens) -> syn::Error {
         Kind::TriggerRule => format!("a rule: `{name} = \"all_done\"`"),
         Kind::WeightRule => format!("a rule: `{name} = \"upstream\"`"),
         Kind::SensorMode => format!("a mode: `{name} = \"reschedule\"`"),
+        Kind::Isolation => format!("an isolation: `{name} = \"process\"`"),
         Kind::Callback => format!("a function: `{name} = notify`"),
         Kind::Texts => format!("a list of texts: `{name} = [\"..\"]`"),
         Kind::Assets => format!("an asset or a list: `{name} = \"s3://..\"`"),

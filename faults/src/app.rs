@@ -1,4 +1,4 @@
-//! The process that is killed: a scheduler with a local executor, in a process of its own.
+//! The processes that are killed: a scheduler with a local executor, or one whose work goes through a broker, or a worker.
 
 use std::path::PathBuf;
 use std::sync::Arc;
@@ -8,9 +8,13 @@ use airflow_core::app::Airflow;
 use airflow_core::scheduler::OnLeaseLoss;
 use airflow_core::store::{MysqlStore, PostgresStore, SharedStore, SqliteStore};
 use airflow_executors::LocalExecutor;
+use airflow_executors::remote::rabbitmq::{QueueKind, RabbitmqOptions, RabbitmqTransport};
+use airflow_executors::remote::redis::{RedisOptions, RedisTransport};
+use airflow_executors::remote::{RemoteExecutor, Transport, Worker, WorkerOptions};
 use tokio::signal::unix::{SignalKind, signal};
 
 use crate::ledger::Ledger;
+use crate::messages::Repeats;
 use crate::workload::{self, POOL, Plan};
 
 /// What a process needs to know.
@@ -26,10 +30,25 @@ pub(crate) struct Setup {
     pub slots: usize,
     /// Points of the schedule; 0 for none.
     pub points: i64,
+    /// Address of the broker; without one, schedulers run the attempts themselves.
+    pub broker: Option<String>,
 }
 
 /// The variable that makes this program a scheduler.
 const ROLE: &str = "AIRFLOW_FAULTS_ROLE";
+
+/// The variables that name the database and the broker.
+pub(crate) const STORE: &str = "AIRFLOW_FAULTS_STORE";
+pub(crate) const BROKER: &str = "AIRFLOW_FAULTS_BROKER";
+
+/// The variable that makes a process a worker, and names it.
+pub(crate) const WORKER: &str = "AIRFLOW_FAULTS_WORKER";
+
+/// The variable that names how many messages a queue of RabbitMQ may hold.
+pub(crate) const MAX_LENGTH: &str = "AIRFLOW_FAULTS_MAX_LENGTH";
+
+/// The variable that makes a scheduler send copies of all messages; see [`Repeats`].
+pub(crate) const COPIES: &str = "AIRFLOW_FAULTS_COPIES";
 
 /// The variable that names the milliseconds between two beats.
 pub(crate) const BEAT: &str = "AIRFLOW_FAULTS_BEAT";
@@ -45,7 +64,8 @@ impl Setup {
     pub(crate) fn command(&self) -> std::io::Result<tokio::process::Command> {
         let mut command = tokio::process::Command::new(std::env::current_exe()?);
         let role = format!("{} {} {}", self.plan.seed, self.slots, self.points);
-        command.env(ROLE, role).env("AIRFLOW_FAULTS_STORE", &self.store);
+        command.env(ROLE, role).env(STORE, &self.store);
+        command.envs(self.broker.as_ref().map(|broker| (BROKER, broker)));
         command.env("AIRFLOW_FAULTS_LEDGER", &self.ledger).kill_on_drop(true);
         Ok(command)
     }
@@ -56,11 +76,12 @@ impl Setup {
         let mut numbers = role.split(' ').filter_map(|word| word.parse::<u64>().ok());
         let (seed, slots, points) = (numbers.next()?, numbers.next()?, numbers.next()?);
         Some(Self {
-            store: std::env::var("AIRFLOW_FAULTS_STORE").ok()?,
+            store: std::env::var(STORE).ok()?,
             ledger: std::env::var_os("AIRFLOW_FAULTS_LEDGER")?.into(),
             plan: Plan { seed },
             slots: usize::try_from(slots).ok()?,
             points: i64::try_from(points).ok()?,
+            broker: std::env::var(BROKER).ok(),
         })
     }
 
@@ -80,12 +101,23 @@ impl Setup {
                 config.on_lease_loss = Some(OnLeaseLoss::Exit);
             })
             .dag(workload::load(self.plan))
-            .dag(workload::long(self.plan));
+            .dag(workload::long(self.plan))
+            .dag(workload::wide(self.plan));
         if self.points > 0 {
             builder = builder.dag(workload::points(self.plan, self.points));
         }
-        if slots > 0 {
-            builder = builder.executor(LocalExecutor::new(slots));
+        match &self.broker {
+            _ if slots == 0 => {}
+            Some(broker) => {
+                let mut transport = transport(broker)?;
+                if let Some(repeats) =
+                    std::env::var(COPIES).ok().and_then(|how| Repeats::new(Arc::clone(&transport), &how))
+                {
+                    transport = Arc::new(repeats);
+                }
+                builder = builder.executor(RemoteExecutor::shared(transport));
+            }
+            None => builder = builder.executor(LocalExecutor::new(slots)),
         }
         Ok(builder.build().await?)
     }
@@ -105,6 +137,19 @@ pub(crate) async fn open(address: &str) -> Result<SharedStore, Box<dyn std::erro
     })
 }
 
+/// The way to a broker. Queues are of the kind that a single node brings back after it was killed.
+pub(crate) fn transport(broker: &str) -> Result<Arc<dyn Transport>, Box<dyn std::error::Error>> {
+    Ok(if broker.starts_with("amqp") {
+        let mut options = RabbitmqOptions::new(broker).queue_kind(QueueKind::Classic);
+        if let Ok(length) = std::env::var(MAX_LENGTH) {
+            options = options.max_length(length.parse()?);
+        }
+        Arc::new(RabbitmqTransport::new(&options)?)
+    } else {
+        Arc::new(RedisTransport::new(&RedisOptions::new(broker))?)
+    })
+}
+
 /// Works until it is told to stop.
 pub(crate) async fn run(setup: &Setup) -> Result<(), Box<dyn std::error::Error>> {
     tracing_subscriber::fmt().with_writer(std::io::stderr).with_ansi(false).init();
@@ -113,6 +158,14 @@ pub(crate) async fn run(setup: &Setup) -> Result<(), Box<dyn std::error::Error>>
         return Ok(());
     }
     let mut stop = signal(SignalKind::terminate())?;
+    if let (Ok(name), Some(broker)) = (std::env::var(WORKER), &setup.broker) {
+        let airflow = setup.build(0).await?;
+        let options = WorkerOptions { name: Some(name), slots: setup.slots, ..WorkerOptions::default() };
+        let worker = Worker::start(&airflow, transport(broker)?, options).await?;
+        stop.recv().await;
+        worker.stop(GRACE).await?;
+        return Ok(());
+    }
     let airflow = setup.build(setup.slots).await?;
     let running = airflow.start();
     stop.recv().await;

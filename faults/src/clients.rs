@@ -66,9 +66,7 @@ pub(crate) async fn users(name: &'static str, options: &Options) -> Result<(Valu
         wrong.push("two runs of one id".to_owned());
     }
     stand.wait(&mut fleet, left.len()).await?;
-    if fleet.ended > 0 {
-        wrong.push(format!("{} processes ended by themselves", fleet.ended));
-    }
+    wrong.extend(fleet.ended_by_themselves());
     let get = |counter: &AtomicUsize| counter.load(Ordering::Relaxed);
     let deleted = get(&done.deleted);
     if get(&done.created) != left.len() + deleted {

@@ -42,7 +42,7 @@ pub(crate) async fn wrong(name: &'static str, options: &Options) -> Result<(Valu
         let why = "*** NOT RUN: libfaketime is not installed (Debian: apt-get install libfaketime) ***";
         return Ok((json!({ "test": name, "ok": true, "not_run": why }), true));
     };
-    let runs = options.runs(60);
+    let runs = options.runs(60, 20);
     let clocks: &[&str] = options.pick(&WRONG, &WRONG[2..4]);
     let points = 20;
     let mut servers = Vec::new();

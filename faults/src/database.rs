@@ -26,7 +26,7 @@ const TERMINATE: Duration = Duration::from_millis(200);
 
 /// F7: connections are cut in the middle of commits, before the server has them and before it answers, in turn.
 pub(crate) async fn cuts(name: &'static str, options: &Options) -> Result<(Value, bool), Error> {
-    let runs = options.runs(60);
+    let runs = options.runs(60, 20);
     let wanted = options.pick(200, 40);
     let mut stand = Stand::new(options, 0).await?;
     let database = stand.database.as_ref().ok_or("only servers have connections")?;
@@ -62,9 +62,7 @@ pub(crate) async fn cuts(name: &'static str, options: &Options) -> Result<(Value
     if unresolved > 0 {
         wrong.push(format!("of {unresolved} commits nobody knows what became of them"));
     }
-    if fleet.ended > 0 {
-        wrong.push(format!("{} processes ended by themselves", fleet.ended));
-    }
+    wrong.extend(fleet.ended_by_themselves());
     let hit = proxy.cuts() >= wanted / 4 && committed > 0 && resolved.len() > committed;
     stand.close(fleet, Verdict::new(name, nemesis, hit, wrong)).await
 }
@@ -118,9 +116,7 @@ pub(crate) async fn restarts(name: &'static str, options: &Options) -> Result<(V
     if lost > 0 {
         wrong.push(format!("{lost} attempts were lost although no lease ended"));
     }
-    if fleet.ended > 0 {
-        wrong.push(format!("{} processes ended by themselves", fleet.ended));
-    }
+    wrong.extend(fleet.ended_by_themselves());
     let nemesis = json!({
         "terminated": weather.terminated, "restarts": weather.restarts, "read_only_times": weather.read_only,
         "outage_s": if options.is_quick { 0 } else { OUTAGE.as_secs() }, "runs": runs,

@@ -5,7 +5,7 @@ use std::time::Duration;
 use rustix::process::{Pid, Signal, kill_process};
 use tokio::process::Child;
 
-use crate::app::Setup;
+use crate::app::{Setup, WORKER};
 use crate::ledger::boot_nanos;
 use crate::oracle::Strikes;
 
@@ -62,9 +62,43 @@ impl Fleet {
         Ok(command.stdout(log.try_clone()?).stderr(log).spawn()?)
     }
 
+    /// Starts one more; says its place.
+    pub(crate) fn add(&mut self, environment: Vec<(String, String)>) -> Result<usize, Error> {
+        self.environment.push(environment);
+        let index = self.children.len();
+        let child = self.spawn(index)?;
+        self.children.push(child);
+        Ok(index)
+    }
+
+    /// Says so if processes ended that nobody had ended.
+    pub(crate) fn ended_by_themselves(&self) -> Option<String> {
+        (self.ended > 0).then(|| format!("{} processes ended by themselves", self.ended))
+    }
+
     /// How many there are.
     pub(crate) fn len(&self) -> usize {
         self.children.len()
+    }
+
+    /// The places of workers, or of the processes that run attempts if there are none.
+    pub(crate) fn runners(&self) -> Vec<usize> {
+        let workers: Vec<usize> = (0..self.len()).filter(|index| self.is_worker(*index)).collect();
+        if workers.is_empty() { self.schedulers() } else { workers }
+    }
+
+    /// The places of schedulers.
+    pub(crate) fn schedulers(&self) -> Vec<usize> {
+        (0..self.len()).filter(|index| !self.is_worker(*index)).collect()
+    }
+
+    fn is_worker(&self, index: usize) -> bool {
+        self.environment[index].iter().any(|(name, _)| name == WORKER)
+    }
+
+    /// The pids of all, by place.
+    pub(crate) fn pids(&self) -> Vec<Option<u32>> {
+        self.children.iter().map(Child::id).collect()
     }
 
     fn pid(&self, index: usize) -> Result<(u32, Pid), Error> {
@@ -191,4 +225,11 @@ impl Fleet {
         }
         Ok(found)
     }
+}
+
+/// How much memory of a process is resident, in KiB.
+pub(crate) fn resident_kb(pid: u32) -> Result<u64, Error> {
+    let status = std::fs::read_to_string(format!("/proc/{pid}/status"))?;
+    let line = status.lines().find_map(|line| line.strip_prefix("VmRSS:")).ok_or("no resident memory")?;
+    Ok(line.trim().trim_end_matches(" kB").parse()?)
 }

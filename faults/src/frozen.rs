@@ -21,7 +21,7 @@ const SEARCH: Duration = Duration::from_secs(20);
 
 /// F8: three schedulers that are busy with short tasks.
 pub(crate) async fn schedulers(name: &'static str, options: &Options) -> Result<(Value, bool), Error> {
-    froze(name, options, LOAD, 3, options.pick(3, 1), options.runs(90)).await
+    froze(name, options, LOAD, 3, options.pick(3, 1), options.runs(90, 30)).await
 }
 
 /// F9: two processes, all tasks of which take long.

@@ -1,20 +1,23 @@
 //! Faults on purpose: our own processes over a real database, killed, frozen, stopped and started while they work; then
 //! everything is compared with what the plan says must come of it.
 //!
-//! `faults [--store sqlite|postgres|mysql] [--seed N] [--runs N] [--quick] [NAME..]` runs the named tests, or all of them, and prints one line of
-//! JSON for each. A test fails if anything was lost, doubled without a reason or against a limit, and if its faults did
+//! `faults [--store sqlite|postgres|mysql] [--broker redis|rabbitmq] [--seed N] [--runs N] [--quick] [NAME..]` runs the
+//! named tests, or all of them, and prints one line of JSON for each. With a broker, tasks run in worker processes. A test fails if anything was lost, doubled without a reason or against a limit, and if its faults did
 //! not happen.
 #![expect(clippy::print_stdout, reason = "the results are what this program is for")]
 
 mod app;
+mod brokers;
 mod clients;
 mod clocks;
 mod database;
 mod fleet;
 mod frozen;
 mod ledger;
+mod messages;
 mod oracle;
 mod points;
+mod severed;
 mod stand;
 mod storm;
 mod tests;
@@ -23,6 +26,7 @@ mod workload;
 
 use std::process::ExitCode;
 
+use airflow_executors::remote::testing::BrokerServer;
 use stand::Options;
 use tests::{TESTS, Test};
 
@@ -38,6 +42,13 @@ fn options() -> Result<Options, String> {
                     return Err(format!("{store} is no store; there are sqlite, postgres, mysql"));
                 }
                 options.store = Some(store);
+            }
+            "--broker" => {
+                options.broker = Some(match value()?.as_str() {
+                    "redis" => BrokerServer::Redis,
+                    "rabbitmq" => BrokerServer::Rabbitmq,
+                    other => return Err(format!("{other} is no broker; there are redis, rabbitmq")),
+                });
             }
             "--quick" => options.is_quick = true,
             "--seed" => options.seed = value()?.parse().map_err(|_| "--seed wants a number")?,
@@ -82,11 +93,14 @@ async fn main() -> ExitCode {
 /// Runs one test; gives its line, and whether all is well.
 async fn line(test: &'static Test, options: &Options) -> (serde_json::Value, bool) {
     let store = options.store.as_deref().unwrap_or("sqlite");
+    let broker = options.broker_name();
     let bare = |ok: bool, what: &str, why: String| {
-        (serde_json::json!({ "test": test.name, "store": store, "ok": ok, what: why }), ok)
+        let line =
+            serde_json::json!({ "test": test.name, "store": store, "broker": broker, "ok": ok, what: why });
+        (line, ok)
     };
-    if !test.stores.contains(&store) {
-        return bare(true, "not_for", store.to_owned());
+    if !test.stores.contains(&store) || !test.work.is_for(options.broker) {
+        return bare(true, "not_for", format!("{store} with {broker}"));
     }
     if let Some(server) = options.server()
         && tokio::task::spawn_blocking(move || server.address()).await.is_ok_and(|address| address.is_none())

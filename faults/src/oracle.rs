@@ -18,6 +18,8 @@ pub(crate) struct Strikes {
     pub freezes: Vec<(u32, u64, u64)>,
     /// Times in which no process could renew its lease: it stops its attempts.
     pub outages: Vec<(u64, u64)>,
+    /// Times in which one process could not: from when to when.
+    pub outages_of: Vec<(u32, u64, u64)>,
 }
 
 /// How long before a kill a body may have ended without its end being written.
@@ -56,6 +58,9 @@ impl Strikes {
         let cut = |at: u64| body.stopped || ended.saturating_add(UNWRITTEN) > at;
         self.kill(body.pid).is_some_and(cut)
             || self.freeze(body).is_some()
+            || self.outages_of.iter().any(|(pid, from, until)| {
+                *pid == body.pid && body.started < *until && ended.saturating_add(UNWRITTEN) > *from
+            })
             || self
                 .outages
                 .iter()

@@ -1,6 +1,7 @@
 //! What all tests stand on: a database of a test's own, what is asked of it, and how a test ends.
 
 use std::collections::{BTreeMap, BTreeSet};
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::{Duration, Instant};
 
 use airflow_core::app::Airflow;
@@ -8,9 +9,10 @@ use airflow_core::id::DagId;
 use airflow_core::state::RunState;
 use airflow_core::store::RunFilter;
 use airflow_core::testing::servers::{OwnServer, Server, TestDatabase};
+use airflow_executors::remote::testing::{BrokerServer, PrivateServer};
 use serde_json::{Value, json};
 
-use crate::app::Setup;
+use crate::app::{Setup, WORKER};
 use crate::fleet::Fleet;
 use crate::ledger::{self, Bodies};
 use crate::oracle::{self, Strikes};
@@ -22,6 +24,8 @@ pub(crate) type Error = Box<dyn std::error::Error>;
 #[derive(Debug, Default)]
 pub(crate) struct Options {
     pub store: Option<String>,
+    /// What workers hear of their work through; without, schedulers run it themselves.
+    pub broker: Option<BrokerServer>,
     pub seed: u64,
     /// Runs of the load; 0 for what the test says.
     pub runs: usize,
@@ -43,11 +47,19 @@ impl Options {
         }
     }
 
-    /// How many runs of the load there are.
-    pub(crate) fn runs(&self, usual: usize) -> usize {
+    /// The broker, for people.
+    pub(crate) fn broker_name(&self) -> &'static str {
+        match self.broker {
+            None => "none",
+            Some(BrokerServer::Redis) => "redis",
+            Some(BrokerServer::Rabbitmq) => "rabbitmq",
+        }
+    }
+
+    /// How many runs of the load there are, in the whole suite and in the quick one.
+    pub(crate) fn runs(&self, usual: usize, quick: usize) -> usize {
         match self.runs {
-            0 if self.is_quick => usual.div_ceil(3),
-            0 => usual,
+            0 => self.pick(usual, quick),
             runs => runs,
         }
     }
@@ -67,11 +79,19 @@ const LIMIT: Duration = Duration::from_secs(240);
 /// Attempts at once of one process.
 const SLOTS: usize = 12;
 
+/// How many workers there are if there is a broker.
+pub(crate) const WORKERS: usize = 2;
+
+/// How brokers are set up, beside what a test asks for: they keep what they can over a restart.
+const REDIS: [&str; 4] = ["--appendonly", "yes", "--appendfsync", "everysec"];
+
 /// A database, the plan, and one who asks.
 pub(crate) struct Stand {
     pub folder: tempfile::TempDir,
     /// A database on a server that others use too, gone with this.
     pub database: Option<TestDatabase>,
+    /// The broker that only this test uses.
+    pub broker: Option<Arc<Mutex<PrivateServer>>>,
     pub setup: Setup,
     pub asks: Airflow,
     pub began: Instant,
@@ -104,12 +124,19 @@ impl Stand {
             None => None,
         };
         let address = database.as_ref().map(TestDatabase::url);
-        Self::at(options, points, address, database).await
+        Self::at(options, points, address, database, &[]).await
+    }
+
+    /// The same, with a broker that is set up in another way.
+    pub(crate) async fn with_broker(options: &Options, settings: &[&str]) -> Result<Self, Error> {
+        let server = options.server().ok_or("tests of brokers want a database server")?;
+        let database = TestDatabase::on(server).await.ok_or("there is no such server")?;
+        Self::at(options, 0, Some(database.url()), Some(database), settings).await
     }
 
     /// On a server of its own, with nothing in its database yet.
     pub(crate) async fn on(options: &Options, server: &OwnServer) -> Result<Self, Error> {
-        Self::at(options, 0, Some(server.database().await), None).await
+        Self::at(options, 0, Some(server.database().await), None, &[]).await
     }
 
     async fn at(
@@ -117,7 +144,12 @@ impl Stand {
         points: i64,
         address: Option<String>,
         database: Option<TestDatabase>,
+        settings: &[&str],
     ) -> Result<Self, Error> {
+        let broker = match options.broker {
+            Some(kind) => Some(Arc::new(Mutex::new(start_broker(kind, settings).await?))),
+            None => None,
+        };
         let folder = tempfile::tempdir()?;
         let file = || format!("sqlite://{}", folder.path().join("airflow.db").display());
         let setup = Setup {
@@ -126,14 +158,48 @@ impl Stand {
             plan: Plan { seed: options.seed },
             slots: SLOTS,
             points,
+            broker: broker.as_ref().map(|broker| lock(broker).url()),
         };
         let asks = setup.build(0).await?;
-        Ok(Self { folder, database, setup, asks, began: Instant::now() })
+        Ok(Self { folder, database, broker, setup, asks, began: Instant::now() })
     }
 
-    /// Starts processes over the database.
-    pub(crate) fn fleet(&self, count: usize) -> Result<Fleet, Error> {
-        Fleet::start(&self.setup, count, self.folder.path())
+    /// Starts so many schedulers over the database, and workers if there is a broker.
+    pub(crate) fn fleet(&self, schedulers: usize) -> Result<Fleet, Error> {
+        self.fleet_with(schedulers, &[])
+    }
+
+    /// The same, with variables of the environment of all of them.
+    pub(crate) fn fleet_with(&self, schedulers: usize, variables: &[(&str, String)]) -> Result<Fleet, Error> {
+        let mut members = vec![Vec::new(); schedulers];
+        if self.setup.broker.is_some() {
+            members.extend((0..WORKERS).map(|number| vec![(WORKER.to_owned(), format!("w{number}"))]));
+        }
+        let variables = variables.iter().map(|(name, value)| ((*name).to_owned(), value.clone()));
+        members.iter_mut().for_each(|member| member.extend(variables.clone()));
+        Fleet::start_in(&self.setup, members, self.folder.path())
+    }
+
+    fn broker_name(&self) -> &'static str {
+        match self.setup.broker.as_deref() {
+            None => "none",
+            Some(url) if url.starts_with("amqp") => "rabbitmq",
+            Some(_) => "redis",
+        }
+    }
+
+    /// The host and port of the broker.
+    pub(crate) fn broker_host(&self) -> Result<String, Error> {
+        Ok(lock(self.broker.as_ref().ok_or("there is no broker")?).host())
+    }
+
+    /// Does something to the broker that may take a while.
+    pub(crate) async fn strike_broker(
+        &self,
+        what: impl FnOnce(&mut PrivateServer) + Send + 'static,
+    ) -> Result<(), Error> {
+        let broker = Arc::clone(self.broker.as_ref().ok_or("there is no broker")?);
+        Ok(tokio::task::spawn_blocking(move || what(&mut lock(&broker))).await?)
     }
 
     /// Asks for runs.
@@ -256,7 +322,7 @@ impl Stand {
         let (p50, p99, max) = recovery(&bodies, &strikes);
         let ok = found.is_clean() && verdict.hit && verdict.wrong.is_empty() && panics.is_empty();
         let mut result = json!({
-            "test": verdict.name, "store": self.asks.store().kind(), "seed": self.setup.plan.seed, "ok": ok,
+            "test": verdict.name, "store": self.asks.store().kind(), "broker": self.broker_name(), "seed": self.setup.plan.seed, "ok": ok,
             "nemesis": verdict.nemesis, "nemesis_hit": verdict.hit, "processes": fleet.len(),
             "bodies": bodies.values().map(Vec::len).sum::<usize>(), "seconds": took.as_secs_f64(),
             "recovery_ms": { "p50": p50, "p99": p99, "max": max }, "panics": panics, "wrong": verdict.wrong,
@@ -270,6 +336,22 @@ impl Stand {
         }
         Ok((result, ok))
     }
+}
+
+/// Starts a broker of a test's own.
+async fn start_broker(kind: BrokerServer, settings: &[&str]) -> Result<PrivateServer, Error> {
+    let mut all: Vec<String> = match kind {
+        BrokerServer::Redis => REDIS.map(str::to_owned).to_vec(),
+        BrokerServer::Rabbitmq => Vec::new(),
+    };
+    all.extend(settings.iter().map(|setting| (*setting).to_owned()));
+    let start = move || PrivateServer::start(kind, &all.iter().map(String::as_str).collect::<Vec<_>>());
+    let server = tokio::task::spawn_blocking(start).await?;
+    Ok(server.ok_or(format!("the program of {kind:?} is not installed"))?)
+}
+
+fn lock(broker: &Mutex<PrivateServer>) -> MutexGuard<'_, PrivateServer> {
+    broker.lock().unwrap_or_else(PoisonError::into_inner)
 }
 
 /// From each kill, freeze or outage to the start of the next body of each instance that was cut by it, in milliseconds:

@@ -31,7 +31,7 @@ struct Storm {
 /// Runs it.
 pub(crate) async fn locks(name: &'static str, options: &Options) -> Result<(Value, bool), Error> {
     let kind = options.server().ok_or("only servers lock rows")?;
-    let runs = options.runs(60);
+    let runs = options.runs(60, 20);
     let stand = Stand::new(options, 0).await?;
     let mut fleet = stand.fleet(2)?;
     let storm = Arc::new(Storm::default());
@@ -57,9 +57,7 @@ pub(crate) async fn locks(name: &'static str, options: &Options) -> Result<(Valu
     }
     let exhausted = fleet.said(&["the store failed"])?.len();
     let mut wrong = Vec::new();
-    if fleet.ended > 0 {
-        wrong.push(format!("{} processes ended by themselves", fleet.ended));
-    }
+    wrong.extend(fleet.ended_by_themselves());
     let known: &[&str] = if kind == Server::Mysql { &["1213", "1205"] } else { &["40P01", "55P03"] };
     let get = |counter: &AtomicU64| counter.load(Ordering::Relaxed);
     let hit = known.iter().any(|code| codes.contains_key(*code));

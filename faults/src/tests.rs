@@ -2,13 +2,14 @@
 
 use std::time::Duration;
 
+use airflow_executors::remote::testing::BrokerServer;
 use futures_util::future::LocalBoxFuture;
 use serde_json::{Value, json};
 
 use crate::fleet::Fleet;
 use crate::stand::{Error, Options, Random, Stand, Verdict};
 use crate::workload::LOAD;
-use crate::{clients, clocks, database, frozen, points, storm, upgrade};
+use crate::{brokers, clients, clocks, database, frozen, messages, points, severed, storm, upgrade};
 
 /// What a test gives: its line, and whether all is well.
 type Outcome<'o> = LocalBoxFuture<'o, Result<(Value, bool), Error>>;
@@ -18,35 +19,70 @@ pub(crate) struct Test {
     pub name: &'static str,
     /// The stores it makes sense on.
     pub stores: &'static [&'static str],
+    /// Where tasks run in it.
+    pub work: Work,
     pub run: for<'o> fn(&'static Test, &'o Options) -> Outcome<'o>,
+}
+
+/// Where the tasks of a test run.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) enum Work {
+    /// In schedulers only.
+    Here,
+    /// In schedulers, or in workers if there is a broker.
+    Anywhere,
+    /// In workers only.
+    Remote,
+}
+
+impl Work {
+    /// Whether a test can do with this broker, or without.
+    pub(crate) fn is_for(self, broker: Option<BrokerServer>) -> bool {
+        match self {
+            Self::Here => broker.is_none(),
+            Self::Anywhere => true,
+            Self::Remote => broker.is_some(),
+        }
+    }
 }
 
 const ALL: &[&str] = &["sqlite", "postgres", "mysql"];
 const SERVERS: &[&str] = &["postgres", "mysql"];
 
 macro_rules! test {
-    ($name:literal, $stores:expr, $run:path) => {
-        Test { name: $name, stores: $stores, run: |test, options| Box::pin($run(test.name, options)) }
+    ($name:literal, $stores:expr, $work:ident, $run:path) => {
+        Test {
+            name: $name,
+            stores: $stores,
+            work: Work::$work,
+            run: |test, options| Box::pin($run(test.name, options)),
+        }
     };
 }
 
 /// All tests.
 pub(crate) const TESTS: &[Test] = &[
-    test!("F1", ALL, one_process_dies),
-    test!("F2", ALL, one_of_two_dies),
-    test!("F3", ALL, all_die),
-    test!("F4", ALL, points::all),
-    test!("F6", SERVERS, database::restarts),
-    test!("F7", SERVERS, database::cuts),
-    test!("F8", ALL, frozen::schedulers),
-    test!("F9", ALL, frozen::long_tasks),
-    test!("F10", ALL, crowd),
-    test!("F15", ALL, clocks::wrong),
-    test!("F17", &["sqlite"], locked_file),
-    test!("F22", ALL, rolled),
-    test!("F24", ALL, upgrade::migrations),
-    test!("F26", ALL, clients::users),
-    test!("F31", SERVERS, storm::locks),
+    test!("F1", ALL, Anywhere, one_process_dies),
+    test!("F2", ALL, Anywhere, one_of_two_dies),
+    test!("F3", ALL, Anywhere, all_die),
+    test!("F4", ALL, Here, points::all),
+    test!("F5", SERVERS, Remote, brokers::restarts),
+    test!("F6", SERVERS, Anywhere, database::restarts),
+    test!("F7", SERVERS, Here, database::cuts),
+    test!("F8", ALL, Here, frozen::schedulers),
+    test!("F9", ALL, Anywhere, frozen::long_tasks),
+    test!("F10", ALL, Here, crowd),
+    test!("F11", SERVERS, Remote, messages::copies),
+    test!("F12", SERVERS, Remote, messages::strangers),
+    test!("F15", ALL, Here, clocks::wrong),
+    test!("F17", &["sqlite"], Here, locked_file),
+    test!("F19", SERVERS, Remote, severed::worker),
+    test!("F21", SERVERS, Remote, brokers::long_tasks),
+    test!("F22", ALL, Anywhere, rolled),
+    test!("F24", ALL, Here, upgrade::migrations),
+    test!("F25", SERVERS, Remote, brokers::no_room),
+    test!("F26", ALL, Anywhere, clients::users),
+    test!("F31", SERVERS, Anywhere, storm::locks),
 ];
 
 /// What is done to the processes.
@@ -62,9 +98,6 @@ enum Fault {
     Lock,
 }
 
-/// How often something is done, and how long after the time before, in milliseconds.
-type Times = (usize, u64, u64);
-
 /// Within how many milliseconds after new runs began a fault strikes.
 const STRIKE: u64 = 100;
 
@@ -73,38 +106,83 @@ const STRIKE: u64 = 100;
 const TAKEN_OVER: u64 = 10_000;
 const STARTED_AGAIN: u64 = 30_000;
 
+/// Which processes it is done to.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+enum Victims {
+    Runners,
+    Schedulers,
+    All,
+}
+
+/// What one of these tests is.
+#[derive(Debug, Clone, Copy)]
+struct Case {
+    fault: Fault,
+    victims: Victims,
+    schedulers: usize,
+    /// How often something is done, in the whole suite and in the quick one.
+    times: (usize, usize),
+    /// How long after the time before, in milliseconds.
+    pause: (u64, u64),
+    /// Runs, in the whole suite and in the quick one.
+    runs: (usize, usize),
+    promised: u64,
+}
+
+const ONE_DIES: Case = Case {
+    fault: Fault::Kill,
+    victims: Victims::Runners,
+    schedulers: 1,
+    times: (60, 6),
+    pause: (200, 2_700),
+    runs: (170, 14),
+    promised: STARTED_AGAIN,
+};
+const SCHEDULER_DIES: Case =
+    Case { victims: Victims::Schedulers, schedulers: 2, promised: TAKEN_OVER, ..ONE_DIES };
+const ALL_DIE: Case = Case {
+    fault: Fault::KillAll,
+    victims: Victims::All,
+    times: (20, 4),
+    pause: (500, 1_500),
+    runs: (60, 14),
+    promised: STARTED_AGAIN,
+    ..SCHEDULER_DIES
+};
+const ROLLED: Case =
+    Case { fault: Fault::Roll, times: (24, 4), pause: (300, 1_500), runs: (170, 14), ..ALL_DIE };
+const LOCKED: Case = Case { fault: Fault::Lock, times: (4, 2), pause: (300, 800), runs: (40, 14), ..ALL_DIE };
+
 async fn one_process_dies(name: &'static str, options: &Options) -> Result<(Value, bool), Error> {
-    ended(name, options, Fault::Kill, 1, (12, 200, 1_200), STARTED_AGAIN).await
+    ended(name, options, ONE_DIES).await
 }
 
 async fn one_of_two_dies(name: &'static str, options: &Options) -> Result<(Value, bool), Error> {
-    ended(name, options, Fault::Kill, 2, (12, 200, 1_200), TAKEN_OVER).await
+    ended(name, options, SCHEDULER_DIES).await
 }
 
 async fn all_die(name: &'static str, options: &Options) -> Result<(Value, bool), Error> {
-    ended(name, options, Fault::KillAll, 2, (8, 500, 1_500), STARTED_AGAIN).await
+    ended(name, options, ALL_DIE).await
 }
 
 async fn rolled(name: &'static str, options: &Options) -> Result<(Value, bool), Error> {
-    ended(name, options, Fault::Roll, 2, (8, 300, 1_500), STARTED_AGAIN).await
+    ended(name, options, ROLLED).await
 }
 
 async fn locked_file(name: &'static str, options: &Options) -> Result<(Value, bool), Error> {
-    ended(name, options, Fault::Lock, 2, (4, 300, 800), STARTED_AGAIN).await
+    ended(name, options, LOCKED).await
 }
 
 /// Lets faults happen while there is work: each time a part of the runs begins.
-async fn ended(
-    name: &'static str,
-    options: &Options,
-    fault: Fault,
-    processes: usize,
-    (times, least, most): Times,
-    promised: u64,
-) -> Result<(Value, bool), Error> {
-    let (times, runs) = (options.pick(times, times.div_ceil(2)), options.runs(40));
+async fn ended(name: &'static str, options: &Options, case: Case) -> Result<(Value, bool), Error> {
+    let (times, runs) = (options.pick(case.times.0, case.times.1), options.runs(case.runs.0, case.runs.1));
     let stand = Stand::new(options, 0).await?;
-    let mut fleet = stand.fleet(processes)?;
+    let mut fleet = stand.fleet(case.schedulers)?;
+    let victims = match case.victims {
+        Victims::Runners => fleet.runners(),
+        Victims::Schedulers => fleet.schedulers(),
+        Victims::All => (0..fleet.len()).collect(),
+    };
     let mut random = Random(options.seed);
     let (mut numbers, mut hit) = (0..runs, 0);
     for round in 0..times {
@@ -113,24 +191,27 @@ async fn ended(
         tokio::time::sleep(Duration::from_millis(20 + random.below(STRIKE))).await;
         fleet.revive()?;
         hit += usize::from(!stand.open_bodies()?.is_empty());
-        let one = round % fleet.len();
-        match fault {
+        let one = victims[round % victims.len()];
+        match case.fault {
             Fault::Kill => fleet.kill(one).await?,
             Fault::KillAll => fleet.kill_all().await?,
             Fault::Roll => fleet.roll(one).await?,
             Fault::Lock => hold_lock(&stand, Duration::from_secs([1, 5, 1, 8][round % 4])).await?,
         }
+        let (least, most) = case.pause;
         tokio::time::sleep(Duration::from_millis(least + random.below(most - least))).await;
     }
     stand.wait(&mut fleet, runs).await?;
     let bodies = stand.bodies()?;
     let (_, _, slowest) = crate::stand::recovery(&bodies, &fleet.strikes);
     let mut wrong = Vec::new();
-    if slowest > promised {
-        wrong.push(format!("work was continued after {slowest} ms; promised are {promised} ms"));
+    if slowest > case.promised {
+        wrong.push(format!("work was continued after {slowest} ms; promised are {} ms", case.promised));
     }
-    if fleet.ended > 0 {
-        wrong.push(format!("{} processes ended by themselves", fleet.ended));
+    wrong.extend(fleet.ended_by_themselves());
+    let beyond = crate::stand::beyond_the_plan(&bodies, stand.setup.plan);
+    if beyond > 0 && stand.broker.is_some() && case.victims == Victims::Schedulers {
+        wrong.push(format!("{beyond} attempts of workers were lost with schedulers"));
     }
     let nemesis = json!({ "faults": times, "while_bodies_ran": hit, "runs": runs });
     stand.close(fleet, Verdict::new(name, nemesis, hit > 0, wrong)).await
@@ -153,7 +234,7 @@ const LEAST_SHARE: usize = 10;
 
 /// F10: everything is due at once, for three schedulers.
 async fn crowd(name: &'static str, options: &Options) -> Result<(Value, bool), Error> {
-    let (runs, points) = (options.runs(100), options.pick(1_000, 150));
+    let (runs, points) = (options.runs(100, 34), options.pick(1_000, 150));
     let stand = Stand::new(options, points).await?;
     let mut fleet: Fleet = stand.fleet(3)?;
     stand.trigger(LOAD, 0..runs).await?;

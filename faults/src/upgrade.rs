@@ -29,7 +29,7 @@ struct Log {
 
 /// Runs it.
 pub(crate) async fn migrations(name: &'static str, options: &Options) -> Result<(Value, bool), Error> {
-    let runs = options.runs(12);
+    let runs = options.runs(12, 4);
     let mut log = Log::default();
     let stand = Stand::new(options, 0).await?;
     let fresh = columns(options, &stand.setup.store).await?;

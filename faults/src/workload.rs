@@ -27,6 +27,13 @@ pub(crate) const LONG: &str = "long";
 /// How many tasks it has.
 const LONG_TASKS: usize = 6;
 
+/// The dag with many tasks beside each other, and how many.
+pub(crate) const WIDE: &str = "wide";
+pub(crate) const WIDE_TASKS: usize = 1_000;
+
+/// The variable that names the seconds which a task of the dag [`LONG`] takes.
+pub(crate) const LASTING: &str = "AIRFLOW_FAULTS_LASTING";
+
 /// The pool that fewer tasks fit into than want to, and its size.
 pub(crate) const POOL: (&str, i32) = ("narrow", 8);
 
@@ -36,8 +43,8 @@ const FIRST_POINT: &str = "2025-01-01T00:00:00Z";
 /// How long one task in a hundred takes: as long as the time between two kills, and longer.
 const SLOW: Duration = Duration::from_millis(900);
 
-/// How long a task of the dag [`LONG`] takes.
-const LASTING: Duration = Duration::from_secs(3);
+/// How long a task of the dag [`LONG`] takes, unless a variable says otherwise.
+const LASTING_S: u64 = 3;
 
 const CHAIN: usize = 10;
 const FAN: usize = 25;
@@ -70,7 +77,8 @@ impl Plan {
 
     fn time(self, run: &str, task: &str, map: i32) -> Duration {
         if task.starts_with("long_") {
-            return LASTING;
+            let seconds = std::env::var(LASTING).ok().and_then(|seconds| seconds.parse().ok());
+            return Duration::from_secs(seconds.unwrap_or(LASTING_S));
         }
         let draw = self.draw("time", run, task, map);
         if draw.is_multiple_of(100) { SLOW } else { Duration::from_millis(2 + draw % 18) }
@@ -166,6 +174,19 @@ pub(crate) fn long(plan: Plan) -> DagDef {
         })
 }
 
+/// Many short tasks beside each other.
+pub(crate) fn wide(plan: Plan) -> DagDef {
+    DagDef::new(WIDE)
+        .max_active_runs(1_000)
+        .max_active_tasks(100_000)
+        .default_args(TaskOptions::new().retries(2).retry_delay(Duration::from_millis(50)))
+        .define(|d| {
+            for i in 0..WIDE_TASKS {
+                d.add(Work { plan, inputs: Vec::new() }.id(format!("wide_{i}")));
+            }
+        })
+}
+
 /// The right end of a run, and of each of its instances.
 pub(crate) fn expected(plan: Plan, dag: &str, run: &str) -> (RunState, BTreeMap<(String, i32), TaskState>) {
     let mut tis = BTreeMap::new();
@@ -174,6 +195,7 @@ pub(crate) fn expected(plan: Plan, dag: &str, run: &str) -> (RunState, BTreeMap<
     };
     if dag != LOAD {
         match dag {
+            WIDE => (0..WIDE_TASKS).for_each(|i| add(format!("wide_{i}"), -1, TaskState::Success)),
             LONG => (0..LONG_TASKS).for_each(|i| add(format!("long_{i}"), -1, TaskState::Success)),
             _ => add("point".into(), -1, TaskState::Success),
         }

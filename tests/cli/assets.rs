@@ -53,6 +53,8 @@ async fn assets_are_listed_told_and_made() {
     assert_eq!(app.run(&["db", "migrate"]).await.0, 0);
     let event = app.json(&["assets", "event", "S3://lake/orders/", "-e", r#"{"rows": 5}"#]).await;
     assert_eq!((&event[0]["asset"], &event[0]["extra"]), (&json!("s3://lake/orders"), &json!({ "rows": 5 })));
+    let queued = app.json(&["assets", "queued", "s3://lake/orders", "-d", "reporting"]).await;
+    assert_eq!((queued.as_array().unwrap().len(), &queued[0]["asset"]), (1, &json!("s3://lake/orders")));
     let run = app.json(&["assets", "materialize", "s3://lake/orders"]).await;
     assert_eq!(run[0]["dag_id"], json!("loading"));
     assert!(run[0]["run_id"].as_str().unwrap().starts_with("asset_materialization__"), "{run}");
@@ -82,6 +84,23 @@ async fn assets_are_listed_told_and_made() {
     );
     let graph = app.run(&["dags", "show", "loading"]).await.1;
     assert_eq!(graph, "load => s3://lake/orders\n");
+}
+
+/// Goal: what waits for a dag can be taken away, and makes no run then. Method: an event, taken away; the scheduler.
+#[tokio::test]
+async fn events_that_wait_can_be_taken_away() {
+    let app = App(tempfile::tempdir().unwrap());
+    assert_eq!(app.run(&["db", "migrate"]).await.0, 0);
+    app.json(&["assets", "event", "s3://lake/orders"]).await;
+    assert_eq!(app.run(&["assets", "unqueue"]).await.0, 2, "of which asset or dag has to be said");
+    let (code, out, err) = app.run(&["assets", "unqueue", "-d", "reporting", "--yes"]).await;
+    assert_eq!((code, out.as_str()), (0, "1 events wait no longer\n"), "{err}");
+    assert_eq!(app.json(&["assets", "queued"]).await, json!([]));
+    let (code, _, err) = app.run(&["scheduler", "--until-idle"]).await;
+    assert_eq!(code, 0, "{err}");
+    assert_eq!(app.json(&["dags", "list-runs", "reporting"]).await, json!([]));
+    assert_eq!(app.json(&["assets", "events"]).await.as_array().unwrap().len(), 1, "the event stays");
+    assert_eq!(app.json(&["dags", "missed-deadlines"]).await, json!([]));
 }
 
 /// Goal: two names for one place are found when the program is built, in whichever dags they are.

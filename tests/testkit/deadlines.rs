@@ -13,6 +13,18 @@ use crate::tasks::*;
 struct Told(Arc<Mutex<Vec<String>>>);
 
 impl Told {
+    /// The same of tasks.
+    fn on_sla_miss(&self, dag: DagDef) -> DagDef {
+        let told = self.clone();
+        dag.on_sla_miss(move |late: CallbackContext| {
+            let (task, reason) = (late.task_id.unwrap(), late.reason.unwrap_or_default());
+            let line =
+                format!("{} {} {task} {} | {reason}", late.at.format("%dT%H:%M"), late.run_id, late.event);
+            told.0.lock().unwrap().push(line);
+            std::future::ready(())
+        })
+    }
+
     fn alert(&self, alert: DeadlineAlert) -> DeadlineAlert {
         let told = self.clone();
         alert.call(move |late: CallbackContext| {
@@ -119,6 +131,107 @@ async fn a_fixed_deadline_is_that_of_all_runs() {
     sim.advance(hours(40)).await;
     assert_eq!(told.lines().len(), 1, "the second run is late, the first was in time: {:?}", told.lines());
     assert!(told.lines()[0].starts_with("03T12:00 scheduled__2026-03-02"), "{:?}", told.lines());
+}
+
+/// A chain of two, the second with two hours from the end of the interval.
+fn with_sla(told: &Told) -> DagDef {
+    let dag = DagDef::new("d").schedule("@daily").start_date("2026-03-01").define(|d| {
+        let work = d.add(work::call());
+        let load = d.add(Empty::new().id("load").sla(hours(2)));
+        let _ = work >> load;
+    });
+    told.on_sla_miss(dag)
+}
+
+/// Goal: a task that has not succeeded in time is told of and kept, once, with what holds it up, and goes on. Method: three
+/// hours of work before it; the process is killed before and after the moment.
+#[tokio::test]
+async fn a_task_that_misses_its_sla_is_told_of_once() {
+    let told = Told::default();
+    let sim = Sim::new([with_sla(&told)]).takes::<work>(hours(3)).start("2026-03-02T00:00Z").await;
+    sim.advance(mins(119)).await;
+    assert_eq!(told.lines(), [""; 0]);
+    sim.kill().await;
+    sim.advance(mins(1)).await;
+    let line = format!(
+        "02T02:00 {FIRST} load sla_miss | `load` had not succeeded by 2026-03-02T02:00:00Z: `work` is running, \
+         `load` is none"
+    );
+    assert_eq!(told.lines(), std::slice::from_ref(&line));
+    sim.kill().await;
+    sim.advance(hours(20)).await;
+    assert_eq!(sim.run("d", FIRST).state(), RunState::Success);
+    assert_eq!(told.lines(), [line], "once");
+    let missed = sim.missed_deadlines();
+    assert_eq!(missed.len(), 1);
+    assert_eq!((missed[0].task_id(), missed[0].run.run_id.as_str()), (Some("load".into()), FIRST));
+}
+
+#[tokio::test]
+async fn a_task_that_keeps_its_sla_or_is_skipped_is_told_of_to_nobody() {
+    let told = Told::default();
+    let skipped = DagDef::new("s").schedule("@daily").start_date("2026-03-01").define(|d| {
+        d.add(work::call().sla(hours(2)));
+    });
+    let sim = Sim::new([with_sla(&told), told.on_sla_miss(skipped)]).takes::<work>(mins(90));
+    let sim = sim.start("2026-03-02T00:00Z").await;
+    sim.fail_next::<work>(TaskError::skip("nothing to do"));
+    sim.advance(days(2)).await;
+    assert_eq!(told.lines(), [""; 0]);
+    assert_eq!(sim.missed_deadlines(), []);
+}
+
+/// Goal: only runs of the schedule have to keep an SLA; without a schedule there is none, and nothing breaks.
+#[tokio::test]
+async fn runs_made_by_hand_have_no_sla() {
+    let told = Told::default();
+    let manual = DagDef::new("m").define(|d| {
+        d.add(work::call().sla(mins(1)));
+    });
+    let sim = Sim::new([told.on_sla_miss(manual)]).takes::<work>(hours(5)).start("2026-03-02T00:00Z").await;
+    sim.trigger("m").await.unwrap();
+    sim.advance(hours(12)).await;
+    assert_eq!(told.lines(), [""; 0]);
+}
+
+/// Goal: the average of the runs before counts, fixed when a run is queued. Method: three runs of an hour, then one of four;
+/// the first runs have nothing to be measured by.
+#[tokio::test]
+async fn a_deadline_may_count_from_the_average_of_the_runs_before() {
+    let told = Told::default();
+    let dag = daily(&told, DeadlineAlert::after_average_runtime(mins(30)).of_runs(2, 3));
+    let sim = Sim::new([dag]).takes::<work>(hours(1)).start("2026-03-02T00:00Z").await;
+    sim.advance(hours(60)).await;
+    assert_eq!((sim.runs("d").len(), told.lines()), (3, vec![]));
+    sim.takes::<work>(hours(4));
+    sim.advance(hours(20)).await;
+    let fourth = "scheduled__2026-03-04T00:00:00+00:00";
+    let line =
+        format!("05T01:30 {fourth} deadline | the deadline `deadline_1` was over at 2026-03-05T01:30:00Z");
+    assert_eq!(told.lines(), [line]);
+    // Two of one hour and one of four: two hours, and half an hour more.
+    sim.advance(hours(24)).await;
+    assert_eq!(told.lines().len(), 2);
+    assert!(told.lines()[1].starts_with("06T02:30 scheduled__2026-03-05"), "{:?}", told.lines());
+}
+
+#[test]
+fn mistakes_in_slas_are_named() {
+    let dag = DagDef::new("d").schedule("@daily").define(|d| {
+        d.add(Empty::new().id("a").sla(secs(0)));
+    });
+    let told = Told::default();
+    let dag = dag
+        .deadline(told.alert(DeadlineAlert::after_queued(mins(1)).named("sla:a")))
+        .deadline(told.alert(DeadlineAlert::after_average_runtime(mins(1)).of_runs(3, 2)));
+    let error = dag.compile().unwrap_err().to_string();
+    for part in [
+        "`sla` of task `a`: zero is over before the run begins",
+        "the name `sla:a` begins as that of the `sla` of a task does",
+        "`deadline_2` takes the average of 3 to 2 runs",
+    ] {
+        assert!(error.contains(part), "{part}\n{error}");
+    }
 }
 
 #[test]

@@ -12,7 +12,7 @@ use crate::decide::timetable::{manual_run, run_id};
 use crate::id::{DagId, suggestion};
 use crate::scheduler::Wake;
 use crate::state::RunType;
-use crate::store::{AssetRow, CreatedRun, NewRun, RunRow, StoreError, StoreResult};
+use crate::store::{AssetRow, CreatedRun, NewRun, QueueFilter, QueuedEvent, RunRow, StoreError, StoreResult};
 
 use super::runs::TriggerError;
 use super::{Airflow, OpError};
@@ -166,6 +166,32 @@ impl Airflow {
     /// If the store fails.
     pub async fn asset_events(&self, filter: &AssetEventFilter) -> StoreResult<Vec<AssetEvent>> {
         self.store().asset_events(filter).await
+    }
+
+    /// The events that wait for dags to run, one by one.
+    ///
+    /// # Errors
+    ///
+    /// If the store fails.
+    pub async fn queued_events(&self, filter: &QueueFilter) -> StoreResult<Vec<QueuedEvent>> {
+        self.store().queued_events(filter).await
+    }
+
+    /// Lets events wait no longer, so that they make no run; says how many. They stay among the
+    /// [`asset_events`](Self::asset_events).
+    ///
+    /// # Errors
+    ///
+    /// If the store fails.
+    pub async fn delete_queued_events(&self, filter: &QueueFilter, actor: &str) -> Result<u64, OpError> {
+        let number = self.store().unqueue_events(filter).await?;
+        let (dag, asset) = (filter.dag_id.as_ref(), filter.asset.as_ref().map(AssetKey::as_str));
+        let details = serde_json::json!({ "asset": asset, "until": filter.until, "events": number });
+        self.note_of(actor, "delete_queued_events", dag, None, Some(details.to_string())).await?;
+        if let Some(scheduler) = self.scheduler() {
+            scheduler.wake(Wake::Refresh);
+        }
+        Ok(number)
     }
 
     /// The dags of this process that make an asset, by id.

@@ -7,10 +7,14 @@ use crate::attempt::{LogShipping, RunnerConfig};
 use crate::compile::DefinitionErrors;
 use crate::dag::{DEFAULT_POOL, DagDef, DagDefaults, Problem, ProblemKind};
 use crate::discovery::discovered;
+#[cfg(unix)]
+use crate::executor::AttemptRunner;
 use crate::executor::Executor;
 use crate::fernet::Fernet;
 use crate::mask::Masker;
 use crate::operator::{AnyOperator, Resources};
+#[cfg(unix)]
+use crate::plan::Attempt;
 use crate::registry::{Registry, RegistryErrors};
 use crate::scheduler::{Executors, SchedulerConfig};
 use crate::secret::Secret;
@@ -36,6 +40,9 @@ pub enum BuildError {
     #[error("{0}")]
     Config(String),
 }
+
+/// What is missing without a store.
+const NO_STORE: &str = "store; add `.store(..)`";
 
 /// Says which tasks may lack resources, by id and operator.
 type Excused = Box<dyn Fn(&str, &dyn AnyOperator) -> bool + Send + Sync>;
@@ -336,7 +343,15 @@ impl AirflowBuilder {
     /// # Errors
     ///
     /// [`BuildError`] lists all mistakes of all dags, or says what is wrong with the store.
-    pub async fn build(self) -> Result<Airflow, BuildError> {
+    ///
+    /// In a process that was started to run one attempt ([`Isolation::Process`](crate::dag::Isolation::Process)) this is
+    /// where the attempt runs: the call does not return.
+    pub async fn build(mut self) -> Result<Airflow, BuildError> {
+        #[cfg(unix)]
+        if let Some(process) = crate::attempt::process::AttemptProcess::of_this_process() {
+            let application = self.only(process.attempt(), process.ships_logs());
+            match process.run(application).await {}
+        }
         let registry = self.compile()?;
         if self.scheduler.lease < self.scheduler.beat * 3 {
             return Err(BuildError::Config(format!(
@@ -344,27 +359,38 @@ impl AirflowBuilder {
                 self.scheduler.lease, self.scheduler.beat
             )));
         }
-        let executors = executors(self.executor, self.more_executors, &registry)?;
-        if let Some(wrong) = self.wrong_settings {
+        let executors = executors(self.executor.take(), std::mem::take(&mut self.more_executors), &registry)?;
+        if let Some(wrong) = self.wrong_settings.take() {
             return Err(BuildError::Config(wrong));
         }
-        let fernet = Fernet::new(self.fernet_keys.as_ref().map_or("", |keys| keys.expose()));
-        let fernet = fernet.map_err(|error| BuildError::Config(error.to_string()))?;
-        let store = self.store.ok_or(BuildError::Missing("store; add `.store(..)`"))?;
-        if !self.no_migration {
+        let store = self.store.clone().ok_or(BuildError::Missing(NO_STORE))?;
+        let prepares = !self.no_migration;
+        let (pools, any_pool, default_slots) = (self.pools.clone(), self.any_pool, self.default_pool);
+        let airflow = self.put_together(registry, executors)?;
+        if prepares {
             let migrated = store.migrate().await?;
-            if let Some(slots) = self.default_pool.filter(|_| migrated.from == 0 && migrated.to > 0) {
+            if let Some(slots) = default_slots.filter(|_| migrated.from == 0 && migrated.to > 0) {
                 store.set_pool(default_pool(slots)).await?;
             }
         }
+        let known = prepare_pools(&store, &pools, !prepares).await?;
+        if !any_pool {
+            check_pools(airflow.registry(), &known)?;
+        }
+        if prepares {
+            airflow.sync_dags().await?;
+        }
+        Ok(airflow)
+    }
+
+    /// The parts as they are, without a look at the store.
+    fn put_together(self, registry: Registry, executors: Executors) -> Result<Airflow, BuildError> {
+        let fernet = Fernet::new(self.fernet_keys());
+        let fernet = fernet.map_err(|error| BuildError::Config(error.to_string()))?;
+        let store = self.store.ok_or(BuildError::Missing(NO_STORE))?;
         let vault = Vault::new(Arc::clone(&store), fernet);
         let environment = self.environment.unwrap_or_else(EnvironmentSecrets::of_process);
-        let secrets = Secrets::new(self.backends, environment, vault, self.masker);
-        let known = prepare_pools(&store, &self.pools, self.no_migration).await?;
-        if !self.any_pool {
-            check_pools(&registry, &known)?;
-        }
-        let airflow = Airflow(Arc::new(Parts {
+        Ok(Airflow(Arc::new(Parts {
             store,
             registry,
             resources: self.resources,
@@ -372,13 +398,32 @@ impl AirflowBuilder {
             executors,
             scheduler: self.scheduler,
             runner: self.runner,
-            secrets,
+            secrets: Secrets::new(self.backends, environment, vault, self.masker),
             running: std::sync::Mutex::new(None),
-        }));
-        if !self.no_migration {
-            airflow.sync_dags().await?;
+        })))
+    }
+
+    /// What runs one attempt, without preparing anything else.
+    #[cfg(unix)]
+    fn only(mut self, attempt: &Attempt, ships_logs: bool) -> Result<Arc<dyn AttemptRunner>, String> {
+        let (dag_id, wanted) = (&attempt.run.dag_id, &attempt.fingerprint);
+        self.dags.retain(|dag| dag.id() == dag_id.as_str());
+        let registry = self.compile().map_err(|error| error.to_string())?;
+        match registry.get(dag_id) {
+            Some(dag) if dag.fingerprint == *wanted => {}
+            Some(_) => {
+                return Err(format!(
+                    "code_missing: the dag `{dag_id}` is another one in the process of the attempt: a program must \
+                     make the same dags each time it starts"
+                ));
+            }
+            None => {
+                return Err(format!("code_missing: the process of the attempt carries no dag `{dag_id}`"));
+            }
         }
-        Ok(airflow)
+        let airflow = self.put_together(registry, Executors::default()).map_err(|error| error.to_string())?;
+        let runner = airflow.runner();
+        Ok(Arc::new(if ships_logs { runner.beside_workers() } else { runner }))
     }
 }
 

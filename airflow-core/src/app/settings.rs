@@ -46,6 +46,9 @@ impl AirflowBuilder {
         if set("default_task_retry_delay") {
             defaults.task.retry_delay = settings.seconds("core", "default_task_retry_delay");
         }
+        if set("check_slas") {
+            defaults.check_slas = Some(settings.boolean("core", "check_slas"));
+        }
         defaults.task.timeout = settings.seconds("core", "default_task_execution_timeout");
         if settings.is_set("sensors", "default_timeout") {
             defaults.sensor.timeout = settings.seconds("sensors", "default_timeout");

@@ -105,8 +105,9 @@ pub async fn stranded(store: &dyn Store, now: DateTime<Utc>) -> StoreResult<Vec<
     let has_scheduler = processes.iter().any(|one| one.process.kind == "scheduler");
     let has_worker = queues.iter().any(|queue| !queue.workers.is_empty());
     for missing in store.missing_versions().await? {
+        let somebody_is_there = if missing.kind == "worker" { has_worker } else { has_scheduler };
         // If there is nobody at all, the version is not what is missing.
-        if if missing.kind == "worker" { has_worker } else { has_scheduler } {
+        if somebody_is_there {
             found.push(Stranded {
                 kind: "version",
                 name: format!("{}/{}", missing.dag_id, missing.fingerprint),

@@ -8,6 +8,8 @@ pub mod log;
 mod log_path;
 mod log_reader;
 mod names;
+#[cfg(unix)]
+pub mod process;
 mod services;
 mod ship;
 mod waits;
@@ -268,10 +270,10 @@ impl Runner {
         Some(folder.join(path))
     }
 
-    /// Begins the log of an attempt, or goes on with it. The pieces of one that waits are numbered by the time, so that
-    /// they come after those of the attempt itself, whoever runs the wait and however often it is begun anew.
-    fn open_log(&self, attempt: &Attempt, waits: bool) -> AttemptLog {
-        let first = if waits { self.clock.now().timestamp_micros() } else { 0 };
+    /// Begins the log of an attempt, or goes on with it, perhaps where another process has begun it. Then its pieces are
+    /// numbered by the time, so that they come after those that are there, however often it is gone on with.
+    fn open_log(&self, attempt: &Attempt, goes_on: bool) -> AttemptLog {
+        let first = if goes_on { self.clock.now().timestamp_micros() } else { 0 };
         let outlet = self.shipper.as_ref().map(|shipper| shipper.open(attempt.ti.attempt_id, first));
         let plan = LogPlan { path: self.log_path(attempt), outlet, quota: self.config.log_quota };
         AttemptLog::open(plan, Arc::clone(&self.clock), self.masker().clone())
@@ -375,6 +377,15 @@ impl Runner {
 
 #[async_trait]
 impl AttemptRunner for Runner {
+    fn ships_logs(&self) -> bool {
+        self.shipper.is_some()
+    }
+
+    fn note_end(&self, attempt: &Attempt, outcome: &Outcome) {
+        // The process of the attempt has sent what it said under numbers that nobody here knows.
+        self.open_log(attempt, true).footer(attempt, outcome);
+    }
+
     async fn run(&self, attempt: Attempt, cancel: Cancel) -> Report {
         let log = self.open_log(&attempt, false);
         log.header(&attempt);

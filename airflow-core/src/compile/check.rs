@@ -7,23 +7,16 @@ use chrono_tz::Tz;
 use serde_json::Value;
 
 use crate::dag::{
-    DagDef, DagDefaults, DagOptions, DeadlineReference, ParamsSpec, Problem, ProblemKind, Role, TaskOptions,
-    TaskSettings, When,
+    DagDef, DagDefaults, DagOptions, ParamsSpec, Problem, ProblemKind, Role, TaskOptions, TaskSettings, When,
 };
 use crate::operator::InputRef;
 use crate::timetable::{Schedule, TimeRestriction, Timetable, parse_zone};
 use crate::trigger_rule::TriggerRule;
 
-use super::{
-    CompiledDag, CompiledDeadline, DEFAULT_MAX_ACTIVE_RUNS, DEFAULT_MAX_ACTIVE_TASKS, DagSettings,
-    DeadlineStart,
-};
+use super::{CompiledDag, DEFAULT_MAX_ACTIVE_RUNS, DEFAULT_MAX_ACTIVE_TASKS, DagSettings};
 
 /// The longest tag, in characters.
 const MAX_TAG_CHARS: usize = 100;
-
-/// The longest name of a deadline, in characters: the name of its event is stored.
-const MAX_DEADLINE_CHARS: usize = 200;
 
 /// The options of the dag, and its timetable.
 pub(super) fn options(
@@ -66,49 +59,11 @@ pub(super) fn options(
     if let Some(error) = params_problem(o, timetable.as_deref()) {
         report(ProblemKind::BadParams(error));
     }
-    let deadlines = deadlines(def, zone, &mut report);
+    let deadlines = super::deadline::of_runs(def, zone, &mut report);
     let restriction = TimeRestriction { earliest, latest, catchup: o.catchup };
     let settings = DagSettings { deadlines, ..dag_settings(def, zone, restriction) };
     let timetable = timetable.filter(|_| problems.len() == before)?;
     Some((settings, timetable))
-}
-
-/// The deadlines with their names and moments.
-fn deadlines(def: &DagDef, zone: Tz, report: &mut impl FnMut(ProblemKind)) -> Vec<CompiledDeadline> {
-    let mut all: Vec<CompiledDeadline> = Vec::new();
-    for (nth, alert) in (1..).zip(&def.options.deadlines) {
-        let name = alert.name.clone().unwrap_or_else(|| format!("deadline_{nth}"));
-        let mut wrong = |why: String| {
-            let of = format!("dag `{}`", def.id);
-            report(ProblemKind::BadOption { option: "deadline", of, why });
-        };
-        let start = match &alert.reference {
-            DeadlineReference::QueuedAt => DeadlineStart::QueuedAt,
-            DeadlineReference::LogicalDate => DeadlineStart::LogicalDate,
-            DeadlineReference::Fixed(When::At(at)) => DeadlineStart::Fixed(*at),
-            DeadlineReference::Fixed(When::Text(text)) => match crate::time::parse_moment(text, zone) {
-                Ok(at) => DeadlineStart::Fixed(at),
-                Err(error) => {
-                    wrong(format!("`{name}`: {error}"));
-                    continue;
-                }
-            },
-        };
-        if alert.callbacks.is_empty() {
-            wrong(format!("`{name}` tells nobody; add `.call(..)`"));
-        }
-        if start == DeadlineStart::QueuedAt && alert.after.is_zero() {
-            wrong(format!("`{name}` is over before the run begins; write a longer time"));
-        }
-        if name.is_empty() || name.chars().count() > MAX_DEADLINE_CHARS {
-            wrong(format!("the name `{name}` must have 1 to {MAX_DEADLINE_CHARS} characters"));
-        }
-        if all.iter().any(|other| other.name == name) {
-            wrong(format!("two are called `{name}`; give one of them another `.named(..)`"));
-        }
-        all.push(CompiledDeadline { name, start, after: alert.after, callbacks: alert.callbacks.clone() });
-    }
-    all
 }
 
 fn wrong_numbers(

@@ -51,6 +51,10 @@ pub(super) fn of(dag: &CompiledDag) -> String {
             task.branching,
             t.executor,
         ));
+        // Only where they are said, so that other dags keep their version.
+        if t.isolation.is_some() || t.executor_config.is_some() {
+            add(&format!("{:?} {:?}", t.isolation, t.executor_config));
+        }
         for asset in t.outlets.iter().chain(t.inlets.iter()) {
             add(asset.key().as_str());
         }

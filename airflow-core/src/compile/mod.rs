@@ -4,6 +4,7 @@
 //! Start with [`DagDef::compile`]. A compiled dag never changes; runs keep the one they began with.
 
 mod check;
+mod deadline;
 mod fingerprint;
 mod graph;
 mod priority;
@@ -27,6 +28,7 @@ use crate::id::{DagId, TaskId, TaskIdx};
 use crate::operator::{AnyOperator, Expand, InputRef, ScopeId};
 use crate::timetable::{TimeRestriction, Timetable};
 
+pub(crate) use deadline::SLA;
 pub use show::GraphFormat;
 
 /// How many runs of a dag may be active, unless it says otherwise.
@@ -110,6 +112,15 @@ pub enum DeadlineStart {
     LogicalDate,
     /// It is over at this moment.
     Fixed(DateTime<Utc>),
+    /// When the run was queued, and as long after it as the last `max_runs` took on average, if there were `min_runs`.
+    AverageRuntime {
+        /// How many at most.
+        max_runs: u32,
+        /// How many at least.
+        min_runs: u32,
+    },
+    /// The end of its data interval.
+    IntervalEnd,
 }
 
 /// A deadline of the runs of a dag.
@@ -117,6 +128,8 @@ pub enum DeadlineStart {
 pub struct CompiledDeadline {
     /// Its name, unique in the dag.
     pub name: String,
+    /// The task that it is about, if it is its `sla`; of scheduled runs only. Else it is about the whole run.
+    pub task: Option<TaskId>,
     /// From when its time counts.
     pub start: DeadlineStart,
     /// How long it is.
@@ -390,8 +403,10 @@ impl DagDef {
         let checked = check::options(self, &mut problems);
         let graph = graph::lay_out(self, &mut problems);
         let settings = check::tasks(self, &mut problems);
+        let slas = deadline::of_tasks(self, &settings, &mut problems);
         match (checked, graph) {
-            (Some((dag_settings, timetable)), Some(graph)) => {
+            (Some((mut dag_settings, timetable)), Some(graph)) => {
+                dag_settings.deadlines.extend(slas);
                 let dag = assemble(self, dag_settings, timetable, settings, graph, &mut problems);
                 if problems.is_empty() {
                     return Ok(dag);

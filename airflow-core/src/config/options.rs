@@ -56,6 +56,7 @@ const fn known(
 pub const OPTIONS: &[Known] = &[
     known("celery", "broker_url", "", Kind::Text, "the broker between schedulers and workers: redis:// or amqp://"),
     known("celery", "worker_concurrency", "16", Kind::Number(1), "tasks that run at once in a worker"),
+    known("core", "check_slas", "True", Kind::Boolean, "whether the `sla` of tasks is looked at"),
     known("core", "dags_are_paused_at_creation", "False", Kind::Boolean, "whether new dags begin paused"),
     known("core", "default_pool_task_slot_count", "128", Kind::Number(-1), "slots of `default_pool` in a new database"),
     known("core", "default_task_execution_timeout", "", Kind::Seconds(1), "seconds an attempt may take, for tasks without a timeout"),
@@ -104,7 +105,7 @@ const WITHOUT_EFFECT: &[(&str, &str)] = &[
     ),
     (
         "core",
-        "auth_manager allowed_deserialization_classes allowed_deserialization_classes_regexp check_slas \
+        "auth_manager allowed_deserialization_classes allowed_deserialization_classes_regexp \
         compress_serialized_dags daemon_umask dag_file_processor_timeout dag_ignore_file_syntax \
         dag_run_conf_overrides_params dagbag_import_error_traceback_depth dagbag_import_error_tracebacks \
         dagbag_import_timeout dags_folder database_access_isolation dataset_manager_class dataset_manager_kwargs \

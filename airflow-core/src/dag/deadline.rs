@@ -6,6 +6,9 @@ use crate::callback::{Callback, IntoCallback};
 
 use super::When;
 
+/// Of how many runs the average is taken, if nothing else is said.
+const AVERAGED_RUNS: u32 = 10;
+
 /// From when the time of a deadline counts.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub enum DeadlineReference {
@@ -15,6 +18,13 @@ pub enum DeadlineReference {
     LogicalDate,
     /// A moment, for all runs.
     Fixed(When),
+    /// The moment when the run was queued, and as long after it as the runs before took on average.
+    AverageRuntime {
+        /// How many runs are looked at, those of the latest logical dates that had ended by then.
+        max_runs: u32,
+        /// A run that fewer have gone before has no deadline.
+        min_runs: u32,
+    },
 }
 
 /// A deadline for the runs of a dag: if a run has not succeeded when it is over, its callbacks are called, once for each run,
@@ -61,6 +71,31 @@ impl DeadlineAlert {
     /// This long after the logical date of a run.
     pub fn after_logical_date(interval: Duration) -> Self {
         Self::new(DeadlineReference::LogicalDate, interval)
+    }
+
+    /// This much longer than runs take on average, from the moment when a run was queued: of the last ten that had ended
+    /// by then, however they ended. A run that fewer than ten have gone before has no deadline;
+    /// [`of_runs`](Self::of_runs) says other numbers.
+    ///
+    /// ```
+    /// # use airflow_core::dag::DeadlineAlert;
+    /// # use airflow_core::time::mins;
+    /// let alert = DeadlineAlert::after_average_runtime(mins(15)).of_runs(3, 20);
+    /// # drop(alert);
+    /// ```
+    pub fn after_average_runtime(interval: Duration) -> Self {
+        let (max_runs, min_runs) = (AVERAGED_RUNS, AVERAGED_RUNS);
+        Self::new(DeadlineReference::AverageRuntime { max_runs, min_runs }, interval)
+    }
+
+    /// Of how many runs the average is taken, at least and at most. Means nothing to other deadlines than
+    /// [`after_average_runtime`](Self::after_average_runtime).
+    #[must_use]
+    pub fn of_runs(mut self, least: u32, most: u32) -> Self {
+        if let DeadlineReference::AverageRuntime { max_runs, min_runs } = &mut self.reference {
+            (*min_runs, *max_runs) = (least, most);
+        }
+        self
     }
 
     /// At this moment, the same for all runs; text is read in the time zone of the dag. A run that is made later has

@@ -8,7 +8,7 @@ use schemars::JsonSchema;
 use serde::Serialize;
 use serde_json::Value;
 
-use crate::callback::{Callbacks, IntoCallback};
+use crate::callback::{Callback, Callbacks, IntoCallback};
 use crate::timetable::Schedule;
 
 use super::builder::{Dag, Definition};
@@ -101,6 +101,8 @@ pub struct DagOptions {
     pub callbacks: Callbacks,
     /// By when runs should be done.
     pub deadlines: Vec<DeadlineAlert>,
+    /// What to call when a task has missed its `sla`.
+    pub on_sla_miss: Vec<Callback>,
     /// After how many failed runs in a row the dag pauses itself; 0 = never.
     pub max_consecutive_failed_dag_runs: u32,
     /// Names that templates may use beside the built-in ones, with their values.
@@ -122,6 +124,8 @@ pub struct DagDefaults {
     pub task: TaskOptions,
     /// Options of sensors, before those of tasks. Their `timeout` is that of the whole wait.
     pub sensor: TaskOptions,
+    /// Whether the `sla` of tasks is looked at. Default true.
+    pub check_slas: Option<bool>,
 }
 
 /// A dag: made with [`DagDef::new`], filled with [`define`](Self::define), given to the `Airflow` builder.
@@ -362,6 +366,31 @@ impl DagDef {
     #[must_use]
     pub fn deadline(self, alert: DeadlineAlert) -> Self {
         self.set(|o| o.deadlines.push(alert))
+    }
+
+    /// Called when a task of a scheduled run has missed its `sla`, once for each; which one is in the context, and what it
+    /// waits for is in the reason. The event is `sla_miss`.
+    ///
+    /// ```
+    /// use airflow_core::callback::CallbackContext;
+    /// use airflow_core::dag::{DagDef, TaskExt};
+    /// use airflow_core::operator::Empty;
+    /// use airflow_core::time::mins;
+    ///
+    /// async fn page(late: CallbackContext) {
+    ///     println!("{} {:?}: {}", late.run_id, late.task_id, late.reason.unwrap_or_default());
+    /// }
+    ///
+    /// let dag = DagDef::new("sales").schedule("@daily").on_sla_miss(page).define(|d| {
+    ///     d.add(Empty::new().id("load").sla(mins(90)));
+    /// });
+    /// assert_eq!(dag.compile()?.settings.deadlines[0].after, mins(90));
+    /// # Ok::<(), airflow_core::compile::DefinitionErrors>(())
+    /// ```
+    #[must_use]
+    pub fn on_sla_miss(self, callback: impl IntoCallback) -> Self {
+        let callback = callback.into_callback();
+        self.set(|o| o.on_sla_miss.push(callback))
     }
 
     /// A name that templates of this dag may use, with its value.

@@ -8,6 +8,7 @@ mod deadline;
 mod def;
 mod edges;
 mod handle;
+mod isolation;
 mod mapping;
 mod options;
 mod problem;
@@ -18,6 +19,7 @@ pub use deadline::{DeadlineAlert, DeadlineReference};
 pub use def::{DagDef, DagDefaults, DagOptions, ParamsSpec, When};
 pub use edges::{Chain, Endpoint, Label, Labeled, NodeSet, label};
 pub use handle::{Group, Handle, Mapped, Node, Nodes};
+pub use isolation::Isolation;
 pub use mapping::{Concat, MapOver, Outside, Product, Zip, concat, product, zip, zip_longest};
 pub use options::{
     DEFAULT_POOL, DEFAULT_POOL_SLOTS, DEFAULT_QUEUE, DEFAULT_RETRY_DELAY, TaskOptions, TaskSettings,

@@ -10,12 +10,15 @@ use std::time::Duration;
 
 use chrono::{DateTime, Utc};
 use serde::Deserialize;
+use serde_json::Value;
 
 use crate::asset::{AssetRef, IntoAssetRefs};
 use crate::callback::{Callbacks, IntoCallback};
 use crate::operator::{DEFAULT_POKE_INTERVAL, DEFAULT_SENSOR_TIMEOUT, SensorMode, SensorSettings};
 use crate::retry::RetryPolicy;
 use crate::trigger_rule::{TriggerRule, WeightRule};
+
+use super::isolation::Isolation;
 
 /// The pool of tasks that name none.
 pub const DEFAULT_POOL: &str = "default_pool";
@@ -85,6 +88,10 @@ task_options! {
     /// How long one attempt may take, also of a sensor. Default: `timeout`, but for sensors; no limit.
     #[serde(deserialize_with = "crate::time::optional_duration")]
     execution_timeout: Duration,
+    /// How long after the end of the data interval of a scheduled run it should have succeeded; the dag says who is told
+    /// if it has not.
+    #[serde(deserialize_with = "crate::time::optional_duration")]
+    sla: Duration,
     /// Where a sensor waits. Default `poke`.
     mode: SensorMode,
     /// The pause between two pokes of a sensor. Default 1 minute.
@@ -113,6 +120,10 @@ task_options! {
     queue: String,
     /// The name of the executor, where several are configured.
     executor: String,
+    /// What the executor is to know of the task; what it means is the executor's affair.
+    executor_config: Value,
+    /// Whether attempts run in processes of their own. Default: as the executor or the worker is set.
+    isolation: Isolation,
     /// The condition on its upstream tasks. Default `all_success`.
     trigger_rule: TriggerRule,
     /// Wait until the same task succeeded or was skipped in the previous run. Default false.
@@ -148,6 +159,8 @@ pub struct TaskSettings {
     pub retry: RetryPolicy,
     /// How long one attempt may take.
     pub timeout: Option<Duration>,
+    /// How long after the end of the data interval it should have succeeded.
+    pub sla: Option<Duration>,
     /// How it waits, if it is a sensor.
     pub sensor: Option<SensorSettings>,
     /// The pool.
@@ -162,6 +175,10 @@ pub struct TaskSettings {
     pub queue: String,
     /// The executor, if one is named.
     pub executor: Option<String>,
+    /// What the executor is to know.
+    pub executor_config: Option<Arc<Value>>,
+    /// Whether attempts run in processes of their own, if the task says.
+    pub isolation: Option<Isolation>,
     /// The condition on the upstream tasks.
     pub trigger_rule: TriggerRule,
     /// Wait for the same task of the previous run.
@@ -226,6 +243,7 @@ impl From<TaskOptions> for TaskSettings {
                 max_delay: o.max_retry_delay,
             },
             timeout: o.execution_timeout.or(o.timeout),
+            sla: o.sla,
             sensor: None,
             pool: o.pool.unwrap_or_else(|| DEFAULT_POOL.into()),
             pool_slots: o.pool_slots.unwrap_or(1),
@@ -233,6 +251,8 @@ impl From<TaskOptions> for TaskSettings {
             weight_rule: o.weight_rule.unwrap_or(WeightRule::Downstream),
             queue: o.queue.unwrap_or_else(|| DEFAULT_QUEUE.into()),
             executor: o.executor,
+            executor_config: o.executor_config.map(Arc::new),
+            isolation: o.isolation,
             trigger_rule: o.trigger_rule.unwrap_or(TriggerRule::AllSuccess),
             depends_on_past: o.depends_on_past.unwrap_or(false) || wait_for_downstream,
             wait_for_downstream,
@@ -296,6 +316,14 @@ macro_rules! task_option_setters {
             self.$opts(|o| o.timeout = Some(timeout))
         }
 
+        /// How long after the end of the data interval of a scheduled run it should have succeeded or been skipped. If it
+        /// has not, that is written down and told to
+        /// [`on_sla_miss`](crate::dag::DagDef::on_sla_miss) of the dag; nothing else changes.
+        #[must_use]
+        $vis fn sla(self, sla: Duration) -> $out {
+            self.$opts(|o| o.sla = Some(sla))
+        }
+
         /// The pool whose slots the task takes.
         #[must_use]
         $vis fn pool(self, pool: impl Into<String>) -> $out {
@@ -333,6 +361,19 @@ macro_rules! task_option_setters {
         $vis fn executor(self, name: impl Into<String>) -> $out {
             let name = name.into();
             self.$opts(|o| o.executor = Some(name))
+        }
+
+        /// What the executor is to know of the task, as JSON; what it means is the executor's affair.
+        #[must_use]
+        $vis fn executor_config(self, config: impl Into<serde_json::Value>) -> $out {
+            let config = config.into();
+            self.$opts(|o| o.executor_config = Some(config))
+        }
+
+        /// Whether attempts run in processes of their own, whatever the executor or the worker is set to.
+        #[must_use]
+        $vis fn isolation(self, isolation: $crate::dag::Isolation) -> $out {
+            self.$opts(|o| o.isolation = Some(isolation))
         }
 
         /// The condition on its upstream tasks.

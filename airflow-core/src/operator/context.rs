@@ -7,8 +7,8 @@ use std::time::Duration;
 
 use chrono::{DateTime, Utc};
 use chrono_tz::Tz;
-use serde::Serialize;
 use serde::de::DeserializeOwned;
+use serde::{Deserialize, Serialize};
 use serde_json::Value;
 use tokio::sync::watch;
 
@@ -30,7 +30,7 @@ use super::wait::{Resumed, Wait};
 use super::{Result, TemplateField};
 
 /// The run an attempt belongs to.
-#[derive(Debug, Clone, PartialEq)]
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
 pub struct RunInfo {
     /// Its number in the store.
     pub pk: RunPk,
@@ -55,7 +55,7 @@ pub struct RunInfo {
 }
 
 /// The task instance of an attempt.
-#[derive(Debug, Clone, PartialEq, Eq)]
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 pub struct TiInfo {
     /// The task.
     pub task_id: TaskId,

@@ -4,15 +4,18 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use chrono::{DateTime, Utc};
+use serde::{Deserialize, Serialize};
 use serde_json::Value;
 
 use crate::asset::OutletEvent;
+use crate::compile::CompiledTask;
+use crate::dag::Isolation;
 use crate::id::{AttemptId, RunPk, TaskIdx, TiKey};
 use crate::operator::{Deferral, RunInfo, TaskError, TiInfo, Wait};
 use crate::xcom::XComValue;
 
 /// An attempt to be made. The database knows of it already.
-#[derive(Debug, Clone)]
+#[derive(Debug, Clone, Serialize, Deserialize)]
 pub struct Attempt {
     /// The run.
     pub run: Arc<RunInfo>,
@@ -24,6 +27,8 @@ pub struct Attempt {
     pub ti: TiInfo,
     /// The queue.
     pub queue: String,
+    /// What its task says to whoever runs it.
+    pub terms: Terms,
     /// When it was dispatched.
     pub at: DateTime<Utc>,
     /// When the first attempt of this try was.
@@ -39,6 +44,29 @@ impl Attempt {
     /// Which instance of which task.
     pub fn key(&self) -> TiKey {
         TiKey { task: self.task, map: self.ti.map_index }
+    }
+}
+
+/// What a task says to whoever runs its attempts.
+#[derive(Debug, Clone, PartialEq, Default, Serialize, Deserialize)]
+pub struct Terms {
+    /// Whether it is to run in a process of its own; if it does not say, as the executor is set.
+    pub isolation: Option<Isolation>,
+    /// How long it may take.
+    pub timeout: Option<Duration>,
+    /// What the executor is to know: Airflow's `executor_config`.
+    pub executor_config: Option<Arc<Value>>,
+}
+
+impl Terms {
+    /// Those of a task.
+    pub fn of(task: &CompiledTask) -> Self {
+        let settings = &task.settings;
+        Self {
+            isolation: settings.isolation,
+            timeout: settings.timeout,
+            executor_config: settings.executor_config.clone(),
+        }
     }
 }
 

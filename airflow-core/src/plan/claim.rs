@@ -7,7 +7,7 @@ use chrono::{DateTime, Utc};
 use crate::compile::CompiledDag;
 use crate::id::IncarnationId;
 use crate::operator::{RunInfo, TiInfo};
-use crate::plan::Attempt;
+use crate::plan::{Attempt, Terms};
 use crate::state::{RunState, TaskEvent, TaskState};
 use crate::store::{AttemptStart, AttemptState, FoundAttempt, RunRow, TiChange, Unit};
 
@@ -39,10 +39,11 @@ pub fn claimed_attempt(found: &FoundAttempt, dag: &CompiledDag) -> Option<Attemp
     let (ti, start) = (&found.ti, &found.start);
     // The claim counts the epoch on.
     let epoch = ti.epoch + u32::from(ti.state == TaskState::Queued);
+    let task = dag.find(ti.task_id.as_str())?;
     Some(Attempt {
         run: Arc::new(run_info(&found.run)),
         fingerprint: dag.fingerprint.clone(),
-        task: dag.find(ti.task_id.as_str())?,
+        task,
         ti: TiInfo {
             task_id: ti.task_id.clone(),
             map_index: ti.map_index,
@@ -52,6 +53,7 @@ pub fn claimed_attempt(found: &FoundAttempt, dag: &CompiledDag) -> Option<Attemp
             epoch,
         },
         queue: start.queue.clone(),
+        terms: Terms::of(dag.task(task)),
         at: start.at,
         try_started_at: ti.data.started_at.unwrap_or(start.at),
         wait: ti.data.wait.clone(),

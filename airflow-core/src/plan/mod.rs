@@ -7,7 +7,7 @@ mod planner;
 mod view;
 mod wire;
 
-pub use attempt::{Attempt, Outcome, Report};
+pub use attempt::{Attempt, Outcome, Report, Terms};
 pub use claim::{claim, claimed_attempt};
 pub use planner::Planner;
 pub(crate) use planner::slots_of;

@@ -7,7 +7,7 @@ use chrono::{DateTime, Utc};
 use crate::compile::CompiledDag;
 use crate::id::{AttemptId, DagId, IncarnationId, MapIndex, RunId, TiKey};
 use crate::operator::TiInfo;
-use crate::plan::{Attempt, Report, RunView};
+use crate::plan::{Attempt, Report, RunView, Terms};
 use crate::scheduler::routes::Place;
 use crate::state::{RunEvent, RunState, TaskEvent};
 use crate::store::{Notice, NoticeRow, TiChange, Unit};
@@ -41,6 +41,7 @@ pub(super) fn attempt_of(view: &RunView, key: TiKey, id: AttemptId, at: DateTime
             epoch: ti.epoch,
         },
         queue: task.settings.queue.clone(),
+        terms: Terms::of(task),
         at,
         try_started_at: ti.data.started_at.unwrap_or(at),
         wait: ti.data.wait.clone(),

@@ -10,10 +10,11 @@ use std::panic::AssertUnwindSafe;
 use futures_util::FutureExt as _;
 use tokio::task::JoinSet;
 
-use crate::callback::{CallbackContext, panic_text};
-use crate::decide::deadline::EVENT as DEADLINE;
+use crate::callback::{Callback, CallbackContext, panic_text};
+use crate::compile::{CompiledDag, CompiledDeadline};
+use crate::decide::deadline::{EVENT as DEADLINE, SLA_MISS, named};
 use crate::registry::Registry;
-use crate::store::{NoticeKey, NoticeRow};
+use crate::store::{Notice, NoticeKey, NoticeRow};
 
 /// The callbacks that run, and those that have returned.
 #[derive(Debug, Default)]
@@ -31,19 +32,7 @@ impl Telling {
         if !self.known.insert(row.key()) {
             return;
         }
-        let notice = &row.notice;
-        let callbacks = match &notice.task_id {
-            None => Some(&dag.settings.callbacks),
-            Some(id) => dag.find(id.as_str()).map(|task| &dag.task(task).settings.callbacks),
-        };
-        // A task that is gone from the code has nobody left to tell; nor has a deadline.
-        let callbacks = match notice.event.strip_prefix(DEADLINE) {
-            Some(name) => {
-                let deadline = dag.settings.deadlines.iter().find(|deadline| deadline.name == name);
-                deadline.map_or_else(Vec::new, |deadline| deadline.callbacks.clone())
-            }
-            None => callbacks.map_or_else(Vec::new, |all| all.for_event(&notice.event).to_vec()),
-        };
+        let callbacks = callbacks_of(dag, &row.notice).to_vec();
         self.running.spawn(async move {
             for callback in callbacks {
                 let call = AssertUnwindSafe(callback.call(context(&row))).catch_unwind();
@@ -88,6 +77,22 @@ impl Telling {
     }
 }
 
+/// Whom to tell. A task that is gone from the code has nobody left; nor has a deadline.
+fn callbacks_of<'a>(dag: &'a CompiledDag, notice: &Notice) -> &'a [Callback] {
+    let of_deadline = |deadline: Option<&'a CompiledDeadline>| deadline.map(|one| &one.callbacks[..]);
+    let found = match (&notice.task_id, notice.event.strip_prefix(DEADLINE)) {
+        (None, Some(name)) => of_deadline(named(dag, name)),
+        (None, None) => Some(dag.settings.callbacks.for_event(&notice.event)),
+        (Some(id), _) if notice.event == SLA_MISS => {
+            of_deadline(dag.settings.deadlines.iter().find(|one| one.task.as_ref() == Some(id)))
+        }
+        (Some(id), _) => {
+            dag.find(id.as_str()).map(|task| dag.task(task).settings.callbacks.for_event(&notice.event))
+        }
+    };
+    found.unwrap_or_default()
+}
+
 fn context(row: &NoticeRow) -> CallbackContext {
     let notice = &row.notice;
     CallbackContext {
@@ -101,6 +106,7 @@ fn context(row: &NoticeRow) -> CallbackContext {
             "success" => "success",
             "retry" => "retry",
             "skipped" => "skipped",
+            SLA_MISS => SLA_MISS,
             event if event.starts_with(DEADLINE) => "deadline",
             _ => "failure",
         },

@@ -4,7 +4,7 @@ use chrono::{DateTime, Utc};
 use serde_json::Value;
 
 pub use crate::asset::{AssetEvent, AssetEventFilter};
-use crate::asset::{AssetKey, AssetRef};
+use crate::asset::{AssetEventId, AssetKey, AssetRef};
 use crate::id::{DagId, TaskId};
 use crate::state::task::words;
 
@@ -74,6 +74,32 @@ pub struct QueuedAsset {
     pub asset: AssetKey,
     /// How many events.
     pub events: u64,
+}
+
+/// An event that waits for a dag to run.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct QueuedEvent {
+    /// The dag.
+    pub dag_id: DagId,
+    /// The asset or alias that its schedule names.
+    pub asset: AssetKey,
+    /// The event.
+    pub event: AssetEventId,
+    /// When it happened.
+    pub at: DateTime<Utc>,
+    /// Whether it can make a run; an event of the time when the dag was paused only becomes part of one.
+    pub counts: bool,
+}
+
+/// Which of the events that wait are meant; all that fit everything that is said.
+#[derive(Debug, Clone, PartialEq, Eq, Default)]
+pub struct QueueFilter {
+    /// Those that wait for this dag.
+    pub dag_id: Option<DagId>,
+    /// Those of this asset or alias.
+    pub asset: Option<AssetKey>,
+    /// Those of this time and before.
+    pub until: Option<DateTime<Utc>>,
 }
 
 /// On what a run by assets was decided: it is made only if events of all of these still wait for its dag. All that

@@ -1,8 +1,10 @@
 //! By when runs should be done, kept until it is known whether they were.
 
 use chrono::{DateTime, Utc};
+use serde::Serialize;
 
-use crate::id::RunPk;
+use crate::compile::SLA;
+use crate::id::{RunPk, TaskId};
 
 use super::{Notice, RunRow};
 
@@ -26,8 +28,8 @@ pub struct DeadlineKey {
     pub due: DateTime<Utc>,
 }
 
-/// A deadline that is not settled, with its run.
-#[derive(Debug, Clone, PartialEq)]
+/// A deadline that is not settled, or that was missed, with its run.
+#[derive(Debug, Clone, PartialEq, Serialize)]
 pub struct DeadlineRow {
     /// The run.
     pub run: RunRow,
@@ -35,9 +37,16 @@ pub struct DeadlineRow {
     pub name: String,
     /// When it is over.
     pub due: DateTime<Utc>,
+    /// When it was found to be missed.
+    pub missed_at: Option<DateTime<Utc>>,
 }
 
 impl DeadlineRow {
+    /// The task whose `sla` it is; `None` if it is of the whole run.
+    pub fn task_id(&self) -> Option<TaskId> {
+        self.name.strip_prefix(SLA).map(Into::into)
+    }
+
     /// Its key.
     pub fn key(&self) -> DeadlineKey {
         DeadlineKey { run: self.run.pk, name: self.name.clone(), due: self.due }
@@ -51,6 +60,6 @@ pub enum Settlement {
     Met,
     /// It is over later than was thought.
     Later(DateTime<Utc>),
-    /// It was missed: it is forgotten, and callbacks are to be told, in one transaction.
+    /// It was missed: that is kept until the run goes, and callbacks are to be told, in one transaction.
     Missed(Box<Notice>),
 }

@@ -17,9 +17,9 @@ use super::{
     ConnectionRow, CreatedRun, DagRecord, DagRow, DagVersion, DeadLetter, DeadlineKey, DeadlineRow, EventRow,
     Examined, FoundAttempt, HostTx, Incarnation, LogChunk, LogFilter, LogPlace, Migrated, MissingVersion,
     NewIncarnation, NewRun, NoticeKey, NoticeRow, Old, OldKey, OldRow, PastQuery, PoolRow, PoolSpec,
-    QueuedAsset, Rows, RunFilter, RunRow, RunSnapshot, SchemaStatus, Settlement, SharedStore, SlotCount,
-    SlotKey, Store, StoreError, StoreResult, StoredReport, TiRow, TokenSwap, Unit, UnitResult, VariableRow,
-    WaitingQueue, WorkerRow, XComFilter, XComRow, XComWrite,
+    QueueFilter, QueuedAsset, QueuedEvent, Rows, RunFilter, RunRow, RunSnapshot, SchemaStatus, Settlement,
+    SharedStore, SlotCount, SlotKey, Store, StoreError, StoreResult, StoredReport, TiRow, TokenSwap, Unit,
+    UnitResult, VariableRow, WaitingQueue, WorkerRow, XComFilter, XComRow, XComWrite,
 };
 
 /// What is done around each call of a store.
@@ -164,7 +164,10 @@ passed_on! {
     fn asset_events(filter: &AssetEventFilter) -> Vec<AssetEvent>;
     fn add_asset_events(events: Vec<AssetEvent>) -> ();
     fn asset_queue() -> Vec<QueuedAsset>;
+    fn queued_events(filter: &QueueFilter) -> Vec<QueuedEvent>;
+    fn unqueue_events(filter: &QueueFilter) -> u64;
     fn deadlines(dags: &[DagId], until: Option<DateTime<Utc>>, limit: u32) -> Vec<DeadlineRow>;
+    fn missed_deadlines(dag: Option<&DagId>, limit: u32) -> Vec<DeadlineRow>;
     fn settle_deadline(seen: &DeadlineKey, settlement: Settlement) -> bool;
     fn create_in_tx(tx: HostTx<'_>, run: NewRun, note: AuditEntry) -> CreatedRun;
     fn runs(filter: &RunFilter) -> Vec<RunRow>;

@@ -21,9 +21,9 @@ use super::{
     ConnectionRow, CreatedRun, DagRecord, DagRow, DagVersion, DeadLetter, DeadlineKey, DeadlineRow, EventRow,
     Examined, FoundAttempt, HostTx, Incarnation, LogChunk, LogFilter, LogPlace, Migrated, MissingVersion,
     NewIncarnation, NewRun, NoticeKey, NoticeRow, Old, OldKey, OldRow, PastQuery, PoolRow, PoolSpec,
-    QueuedAsset, Rows, RunFilter, RunRow, RunSnapshot, SchemaStatus, Settlement, SlotCount, SlotKey, Store,
-    StoreError, StoreResult, StoredReport, TiRow, TokenSwap, Unit, UnitResult, VariableRow, WaitingQueue,
-    WorkerRow, XComFilter, XComRow, XComWrite,
+    QueueFilter, QueuedAsset, QueuedEvent, Rows, RunFilter, RunRow, RunSnapshot, SchemaStatus, Settlement,
+    SlotCount, SlotKey, Store, StoreError, StoreResult, StoredReport, TiRow, TokenSwap, Unit, UnitResult,
+    VariableRow, WaitingQueue, WorkerRow, XComFilter, XComRow, XComWrite,
 };
 use state::State;
 
@@ -379,6 +379,14 @@ impl Store for MemoryStore {
         Ok(self.read().assets.queued())
     }
 
+    async fn queued_events(&self, filter: &QueueFilter) -> StoreResult<Vec<QueuedEvent>> {
+        Ok(self.read().assets.queued_events(filter))
+    }
+
+    async fn unqueue_events(&self, filter: &QueueFilter) -> StoreResult<u64> {
+        Ok(self.write().assets.unqueue_events(filter))
+    }
+
     async fn deadlines(
         &self,
         dags: &[DagId],
@@ -386,6 +394,10 @@ impl Store for MemoryStore {
         limit: u32,
     ) -> StoreResult<Vec<DeadlineRow>> {
         Ok(self.read().deadlines(dags, until, limit))
+    }
+
+    async fn missed_deadlines(&self, dag: Option<&DagId>, limit: u32) -> StoreResult<Vec<DeadlineRow>> {
+        Ok(self.read().missed_deadlines(dag, limit))
     }
 
     async fn settle_deadline(&self, seen: &DeadlineKey, settlement: Settlement) -> StoreResult<bool> {

@@ -364,6 +364,13 @@ pub trait Store: Send + Sync + fmt::Debug + 'static {
     /// What waits for dags to run, by dag and asset; events of the time when a dag was paused do not count.
     async fn asset_queue(&self) -> StoreResult<Vec<QueuedAsset>>;
 
+    /// The events that wait for dags to run, one by one, also those of the time when a dag was paused; by dag, asset, time
+    /// and id.
+    async fn queued_events(&self, filter: &QueueFilter) -> StoreResult<Vec<QueuedEvent>>;
+
+    /// Lets events wait no longer: they make no run, and are part of none. Returns how many.
+    async fn unqueue_events(&self, filter: &QueueFilter) -> StoreResult<u64>;
+
     /// Deadlines of runs of these dags that are not settled, by the time when they are over, run and name; only those
     /// that are over by `until`, if it is given.
     async fn deadlines(
@@ -372,6 +379,10 @@ pub trait Store: Send + Sync + fmt::Debug + 'static {
         until: Option<DateTime<Utc>>,
         limit: u32,
     ) -> StoreResult<Vec<DeadlineRow>>;
+
+    /// Deadlines that were missed, of all dags or of one, those missed last first; of equal times those of the later run,
+    /// then by name.
+    async fn missed_deadlines(&self, dag: Option<&DagId>, limit: u32) -> StoreResult<Vec<DeadlineRow>>;
 
     /// Settles a deadline, if it is still as it was seen; says whether it was.
     async fn settle_deadline(&self, seen: &DeadlineKey, settlement: Settlement) -> StoreResult<bool>;

@@ -251,6 +251,8 @@ pub struct RunFilter {
     pub from: Option<DateTime<Utc>>,
     /// The latest logical date, inclusive.
     pub to: Option<DateTime<Utc>>,
+    /// The latest end, inclusive; what has not ended does not count.
+    pub ended_by: Option<DateTime<Utc>>,
     /// Newest logical date first instead of oldest first; equal dates by number, in the same direction.
     pub newest_first: bool,
     /// How many at most.

@@ -30,12 +30,29 @@ pub(super) fn macros(now: DateTime<Utc>) -> Thing {
         )
         .method("ds_add", ds_add)
         .method("ds_format", ds_format)
+        .method("ds_format_locale", |_| Err(value_error(LOCALES)))
+        .with("yaml", yaml_module())
         .method("datetime_diff_for_humans", move |args| {
             let args = Args::new("datetime_diff_for_humans", args);
             let (time, since) = (args.required(0, "dt")?, args.get(1, "since"));
             args.done()?;
             datetime::diff_for_humans(now, &time, since.as_ref())
         })
+}
+
+/// Why there is no `ds_format_locale`: the tables of one language are small, those of all are larger than the engine.
+const LOCALES: &str = "`macros.ds_format_locale` is not offered: it would take the tables of all languages into every \
+                       program; format in a task, or list the names: `{{ ['Jan', 'Feb'][logical_date.month - 1] }}`";
+
+/// Why there is no YAML.
+const YAML: &str = "`macros.yaml` is not offered: there is no YAML in this program; JSON is valid YAML, so write \
+                    `macros.json.dumps(..)`, and read JSON with `macros.json.loads(..)`";
+
+/// Has the functions that templates use, so that each says why it does not work.
+fn yaml_module() -> Value {
+    let functions = ["dump", "safe_dump", "load", "safe_load"];
+    let module = Thing::new("<module 'yaml'>");
+    functions.into_iter().fold(module, |module, name| module.method(name, |_| Err(value_error(YAML)))).value()
 }
 
 fn datetime_class(now: DateTime<Utc>) -> Value {

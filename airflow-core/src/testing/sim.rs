@@ -14,7 +14,7 @@ use crate::dag::{DagDef, When};
 use crate::id::{DagId, RunId};
 use crate::operator::{Operator, Result, TaskContext, TaskError};
 use crate::state::RunState;
-use crate::store::{RunFilter, RunRow};
+use crate::store::{DeadlineRow, RunFilter, RunRow};
 use crate::time::Clock as _;
 
 use super::dag_test::moment;
@@ -276,6 +276,11 @@ impl Sim {
             out += &format!("{} {run} {line}\n", line.at().format("%Y-%m-%dT%H:%M:%S%.fZ"));
         }
         out
+    }
+
+    /// Deadlines of runs and SLAs of tasks that were missed, those missed last first.
+    pub fn missed_deadlines(&self) -> Vec<DeadlineRow> {
+        at_once(self.stage.airflow.store().missed_deadlines(None, u32::MAX))
     }
 
     /// Fails the test if a run is queued or running.

@@ -36,7 +36,7 @@ pub use admin::{
 };
 pub use assets::{
     asset_events_are_written_with_their_unit, deadlines_are_settled_once, events_of_a_pause_make_no_run,
-    runs_by_assets_take_what_waits_once,
+    queued_events_can_be_taken_away, runs_by_assets_take_what_waits_once,
 };
 pub use attempts::{
     attempts_never_change_after_their_end, lost_attempts_are_found, queued_attempts_are_claimed_once,
@@ -104,6 +104,7 @@ pub async fn run_all(store: SharedStore) -> StoreResult<()> {
         runs_by_assets_take_what_waits_once,
         events_of_a_pause_make_no_run,
         deadlines_are_settled_once,
+        queued_events_can_be_taken_away,
         runs_are_created_once,
         runs_are_listed_in_order,
         the_run_before_is_the_latest_earlier_one,

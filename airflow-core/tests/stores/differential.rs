@@ -10,8 +10,8 @@ use airflow_core::state::{RunEvent, RunType, TaskEvent, TaskState};
 use airflow_core::store::{
     Advance, AssetEvent, AssetEventFilter, AssetRole, AssetTrigger, AttemptEnd, AttemptEndData, AttemptStart,
     AttemptState, DagAsset, DagRecord, Expansion, MemoryStore, NewDeadline, NewRun, NextRun, Notice,
-    PastQuery, PoolSpec, RunChange, RunFilter, RunRow, RunSnapshot, Settlement, SharedStore, SlotChange,
-    SlotKey, TiChange, TiData, Unit, XComFilter, XComWrite,
+    PastQuery, PoolSpec, QueueFilter, RunChange, RunFilter, RunRow, RunSnapshot, Settlement, SharedStore,
+    SlotChange, SlotKey, TiChange, TiData, Unit, XComFilter, XComWrite,
 };
 use airflow_core::timetable::DataInterval;
 use airflow_core::xcom::{SKIP_KEY, XComValue};
@@ -69,6 +69,7 @@ enum Op {
     Pause(u8, bool),
     AssetEvents(Vec<(u8, u8, bool)>),
     Settle(u8, u8),
+    Unqueue(Option<u8>, Option<u8>, Option<i64>),
 }
 
 fn rarely(most: u32) -> impl Strategy<Value = u32> {
@@ -128,6 +129,8 @@ fn op() -> impl Strategy<Value = Op> {
         2 => (0..2_u8, any::<bool>()).prop_map(|(dag, paused)| Op::Pause(dag, paused)),
         4 => asset_events(1..3).prop_map(Op::AssetEvents),
         2 => (any::<u8>(), 0..3_u8).prop_map(|(deadline, how)| Op::Settle(deadline, how)),
+        1 => (prop::option::of(0..2_u8), prop::option::of(0..2_u8), prop::option::of(97..101_i64))
+            .prop_map(|(dag, asset, until)| Op::Unqueue(dag, asset, until)),
         1 => (0..100_i64, any::<bool>()).prop_map(|(seconds, dry_run)| Op::Clean { seconds, dry_run }),
     ]
 }
@@ -373,6 +376,14 @@ async fn apply(store: &SharedStore, op: &Op, loaded: &[RunSnapshot]) -> String {
             format!("{:?}", store.add_asset_events(events).await)
         }
         Op::Settle(number, how) => settle(store, *number, *how).await,
+        Op::Unqueue(dag, of, until) => {
+            let filter = QueueFilter {
+                dag_id: dag.map(|dag| pick(&DAGS, dag).into()),
+                asset: of.map(|number| asset(number).key()),
+                until: until.map(at),
+            };
+            format!("{:?}", store.unqueue_events(&filter).await)
+        }
         Op::Clean { seconds, dry_run } => {
             let mut options = CleanOptions::before(at(*seconds));
             options.dry_run = *dry_run;
@@ -423,6 +434,12 @@ async fn visible(store: &SharedStore) -> Vec<String> {
         format!("{:?}", store.notices().await.unwrap()),
         format!("{:?}", store.assets().await.unwrap()),
         format!("{:?}", store.asset_queue().await.unwrap()),
+        format!("{:?}", store.queued_events(&QueueFilter::default()).await.unwrap()),
+        format!("{:?}", store.missed_deadlines(None, 9).await.unwrap()),
+        format!(
+            "{:?}",
+            store.runs(&RunFilter { ended_by: Some(at(50)), ..RunFilter::default() }).await.unwrap()
+        ),
         format!("{:?}", store.deadlines(&DAGS.map(Into::into), None, 100).await.unwrap()),
     ];
     for newest_first in [false, true] {

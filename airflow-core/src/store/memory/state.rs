@@ -53,7 +53,7 @@ pub(super) struct State {
     task_logs: TaskLogs,
     notices: BTreeMap<NoticeKey, Notice>,
     pub(super) assets: assets::Assets,
-    deadlines: BTreeMap<(RunPk, String), DateTime<Utc>>,
+    deadlines: BTreeMap<(RunPk, String), (DateTime<Utc>, Option<DateTime<Utc>>)>,
     audit: Vec<AuditEntry>,
     pub(super) variables: BTreeMap<String, VariableRow>,
     pub(super) connections: BTreeMap<String, ConnectionRow>,
@@ -280,7 +280,7 @@ impl State {
         self.active.insert(row.pk);
         self.runs.insert(row.pk, row.clone());
         for deadline in run.deadlines {
-            self.deadlines.entry((row.pk, deadline.name)).or_insert_with(|| micros(deadline.due));
+            self.deadlines.entry((row.pk, deadline.name)).or_insert_with(|| (micros(deadline.due), None));
         }
         if run.assets.is_some() {
             self.assets.take(&row.dag_id, row.pk);
@@ -296,6 +296,7 @@ impl State {
                 && (filter.types.is_empty() || filter.types.contains(&row.run_type))
                 && filter.from.is_none_or(|from| row.logical_date >= from)
                 && filter.to.is_none_or(|to| row.logical_date <= to)
+                && filter.ended_by.is_none_or(|by| row.ended_at.is_some_and(|ended| ended <= by))
         };
         let only_active = !filter.states.is_empty() && !filter.states.iter().any(|state| state.is_finished());
         let mut rows: Vec<&RunRow> = if only_active {

@@ -151,8 +151,8 @@ const V1: [&str; 29] = [
         FOREIGN KEY (run) REFERENCES af_run (pk) ON DELETE CASCADE,
         FOREIGN KEY (event_id) REFERENCES af_asset_event (event_id) ON DELETE CASCADE",
     "CREATE TABLE IF NOT EXISTS af_deadline (
-        run BIGINT NOT NULL, name VARCHAR(250) NOT NULL, due_at DATETIME(6) NOT NULL, PRIMARY KEY (run, name),
-        KEY af_deadline_due (due_at), FOREIGN KEY (run) REFERENCES af_run (pk) ON DELETE CASCADE",
+        run BIGINT NOT NULL, name VARCHAR(260) NOT NULL, due_at DATETIME(6) NOT NULL, missed_at DATETIME(6),
+        PRIMARY KEY (run, name), KEY af_deadline_due (missed_at, due_at), FOREIGN KEY (run) REFERENCES af_run (pk) ON DELETE CASCADE",
     "CREATE TABLE IF NOT EXISTS af_commit (
         nonce BINARY(16) PRIMARY KEY, fenced BOOLEAN NOT NULL, at DATETIME(6) NOT NULL DEFAULT (UTC_TIMESTAMP(6))",
 ];

@@ -167,10 +167,10 @@ CREATE TABLE af_run_asset_event (
 );
 CREATE INDEX af_run_asset_event_of ON af_run_asset_event (event_id);
 CREATE TABLE af_deadline (
-    run BIGINT NOT NULL REFERENCES af_run ON DELETE CASCADE, name VARCHAR(250) COLLATE "C" NOT NULL,
-    due_at TIMESTAMPTZ NOT NULL, PRIMARY KEY (run, name)
+    run BIGINT NOT NULL REFERENCES af_run ON DELETE CASCADE, name VARCHAR(260) COLLATE "C" NOT NULL,
+    due_at TIMESTAMPTZ NOT NULL, missed_at TIMESTAMPTZ, PRIMARY KEY (run, name)
 );
-CREATE INDEX af_deadline_due ON af_deadline (due_at);
+CREATE INDEX af_deadline_due ON af_deadline (missed_at, due_at);
 CREATE TABLE af_commit (
     nonce UUID PRIMARY KEY, fenced BOOLEAN NOT NULL, at TIMESTAMPTZ NOT NULL DEFAULT clock_timestamp()
 ) WITH (fillfactor = 50)

@@ -1,14 +1,12 @@
 //! Assets: what dags say of them, their events, and what waits for dags to run.
 
-use std::collections::{BTreeMap, BTreeSet};
+use std::collections::BTreeMap;
 use std::fmt::Write as _;
 
 use crate::asset::{AssetKey, AssetRef, EventSource};
-use crate::id::{DagId, MapIndex, RunId, RunPk, TaskId};
-use crate::store::rules::{self, Taken};
-use crate::store::{
-    AssetEvent, AssetEventFilter, AssetRole, AssetRow, DagRecord, NewRun, QueuedAsset, StoreResult,
-};
+use crate::id::{DagId, MapIndex, RunId, TaskId};
+use crate::store::rules;
+use crate::store::{AssetEvent, AssetEventFilter, AssetRole, AssetRow, DagRecord, StoreResult};
 use crate::timetable::DataInterval;
 
 use super::json::Rows;
@@ -249,69 +247,4 @@ pub(super) fn event_row(row: &Row) -> StoreResult<AssetEvent> {
         at: row.time("at")?,
         source,
     })
-}
-
-/// What waits for dags.
-pub(in crate::store) async fn queue(conn: &mut Conn<'_>) -> StoreResult<Vec<QueuedAsset>> {
-    const WAITING: &str = "SELECT dag_id, asset_key, count(*) AS n FROM af_asset_queue WHERE counts
-                           GROUP BY dag_id, asset_key ORDER BY dag_id, asset_key";
-    let queued = |row: &Row| {
-        Ok(QueuedAsset {
-            dag_id: row.text("dag_id")?.into(),
-            asset: row.text("asset_key")?.into(),
-            events: row.num("n")?,
-        })
-    };
-    query(WAITING).fetch_all(conn).await?.iter().map(queued).collect()
-}
-
-/// The runs as they are to be inserted; `None` where the events are another run's. Their dags are locked before. Asks
-/// nothing of the database if no run is by assets.
-pub(in crate::store) async fn taking(
-    conn: &mut Conn<'_>,
-    runs: &[NewRun],
-) -> StoreResult<Vec<Option<NewRun>>> {
-    // Who queues an event refers to the dag, so nothing is queued for it until the transaction ends.
-    const STILL: &str = "SELECT d.dag_id FROM af_dag d WHERE d.dag_id = ?1 FOR UPDATE";
-    const NEEDED: &str = "
-        SELECT count(DISTINCT q.asset_key) AS n FROM af_asset_queue q
-        WHERE q.dag_id = ?1 AND q.counts AND q.asset_key IN (SELECT j.asset FROM ROWS(?2, asset NAME) j)";
-    const TOGETHER: &str = "
-        SELECT max(e.at) AS newest, min(coalesce(e.from_start, e.at)) AS begins,
-               max(coalesce(e.from_end, e.at)) AS ends, min(e.event_id) AS least
-        FROM af_asset_queue q CROSS JOIN af_asset_event e ON e.event_id = q.event_id WHERE q.dag_id = ?1";
-    let mut all = Vec::with_capacity(runs.len());
-    // Of two runs of one call for one dag, the first takes everything.
-    let mut served = BTreeSet::new();
-    for run in runs {
-        let Some(trigger) = &run.assets else {
-            all.push(Some(run.clone()));
-            continue;
-        };
-        let dag = run.dag_id.as_str();
-        query(STILL).bind(dag).fetch_all(conn).await?;
-        let needs: BTreeSet<&str> = trigger.needs.iter().map(AssetKey::as_str).collect();
-        let list = conn.list(needs.iter().copied());
-        let found: usize = query(NEEDED).bind(dag).bind(list).fetch_one(conn).await?.num("n")?;
-        if needs.is_empty() || found < needs.len() || !served.insert(&run.dag_id) {
-            all.push(None);
-            continue;
-        }
-        let row = query(TOGETHER).bind(dag).fetch_one(conn).await?;
-        let interval = DataInterval { start: row.time("begins")?, end: row.time("ends")? };
-        let taken = Taken { newest: row.time("newest")?, interval, least: row.str("least")? };
-        all.push(Some(rules::taking(run, taken)));
-    }
-    Ok(all)
-}
-
-/// Gives a new run all events that wait for its dag.
-pub(in crate::store) async fn take(conn: &mut Conn<'_>, dag: &DagId, run: RunPk) -> StoreResult<()> {
-    const GIVE: &str = "
-        INSERT INTO af_run_asset_event (run, event_id)
-        SELECT DISTINCT r.pk, q.event_id FROM af_asset_queue q CROSS JOIN af_run r ON r.pk = ?2
-        WHERE q.dag_id = ?1";
-    const CLEAR: &str = "DELETE FROM af_asset_queue WHERE dag_id = ?1";
-    query(GIVE).bind(dag.as_str()).bind(run.0).execute(conn).await?;
-    query(CLEAR).bind(dag.as_str()).execute(conn).await.map(|_| ())
 }

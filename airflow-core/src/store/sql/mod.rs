@@ -8,6 +8,7 @@
 pub(super) mod admin;
 #[cfg(any(feature = "postgres", feature = "mysql"))]
 pub(super) mod apply;
+pub(super) mod asset_queue;
 pub(super) mod assets;
 #[cfg(feature = "mysql")]
 mod batch;

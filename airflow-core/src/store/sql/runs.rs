@@ -10,7 +10,7 @@ use crate::store::{Advance, CreatedRun, NewRun, RunFilter, RunRow, StoreResult};
 use crate::timetable::DataInterval;
 
 use super::json::{Rows, apart};
-use super::{Arg, Conn, Query, Row, assets, dags, deadlines, query};
+use super::{Arg, Conn, Query, Row, asset_queue, dags, deadlines, query};
 
 /// How many runs one statement inserts where it names each.
 const INSERT_RUNS: usize = 50;
@@ -36,7 +36,7 @@ macro_rules! same_run {
 pub(in crate::store) async fn create(conn: &mut Conn<'_>, runs: &[NewRun]) -> StoreResult<Vec<CreatedRun>> {
     dags::lock_all(conn, runs.iter().map(|run| &run.dag_id)).await?;
     reach_point!("create.begin");
-    let as_they_will_be = assets::taking(conn, runs).await?;
+    let as_they_will_be = asset_queue::taking(conn, runs).await?;
     let to_insert: Vec<NewRun> = as_they_will_be.iter().flatten().cloned().collect();
     let created = insert(conn, &to_insert).await?;
     let new = created.iter().zip(&to_insert).filter_map(|(created, run)| match created {
@@ -45,7 +45,7 @@ pub(in crate::store) async fn create(conn: &mut Conn<'_>, runs: &[NewRun]) -> St
     });
     let new: Vec<(RunPk, &NewRun)> = new.collect();
     for (pk, run) in new.iter().filter(|(_, run)| run.assets.is_some()) {
-        assets::take(conn, &run.dag_id, *pk).await?;
+        asset_queue::take(conn, &run.dag_id, *pk).await?;
     }
     deadlines::add(conn, &new).await?;
     dags::advance_all(conn, &advances(runs)).await?;
@@ -226,13 +226,14 @@ pub(in crate::store) async fn list(conn: &mut Conn<'_>, filter: &RunFilter) -> S
     });
     let states = conn.list(filter.states.iter().map(|state| state.as_str()));
     let types = conn.list(filter.types.iter().map(|kind| kind.as_str()));
-    let parts: [(bool, &str, Arg<'_>); 6] = [
+    let parts: [(bool, &str, Arg<'_>); 7] = [
         (filter.dag_id.is_some(), "dag_id = ?", filter.dag_id.as_ref().map(DagId::as_str).into()),
         (filter.run_id.is_some(), "run_id = ?", filter.run_id.as_ref().map(RunId::as_str).into()),
         (!filter.states.is_empty(), "state IN (SELECT j.word FROM ROWS(?, word NAME) j)", states.into()),
         (!filter.types.is_empty(), "run_type IN (SELECT j.word FROM ROWS(?, word NAME) j)", types.into()),
         (filter.from.is_some(), "logical_date >= ?", filter.from.map(rules::ceil_micros).into()),
         (filter.to.is_some(), "logical_date <= ?", filter.to.into()),
+        (filter.ended_by.is_some(), "ended_at <= ?", filter.ended_by.into()),
     ];
     let mut args = Vec::new();
     for (_, part, arg) in parts.into_iter().filter(|(wanted, ..)| *wanted) {

@@ -30,17 +30,17 @@ use super::sql::errors::failed;
 use super::sql::group::Writer;
 use super::sql::text::Dialect;
 use super::sql::{
-    Conn, admin, assets, credentials, dags, deadlines, examine, load, notices, old, processes, remote, runs,
-    task_logs, tasks,
+    Conn, admin, asset_queue, assets, credentials, dags, deadlines, examine, load, notices, old, processes,
+    remote, runs, task_logs, tasks,
 };
 use super::{
     Advance, AssetEvent, AssetEventFilter, AssetRow, AttemptRow, AuditEntry, AuditFilter, Carrier,
     ConnectionRow, CreatedRun, DagRecord, DagRow, DagVersion, DeadLetter, DeadlineKey, DeadlineRow, EventRow,
     Examined, FoundAttempt, Incarnation, LogChunk, LogFilter, LogPlace, Migrated, MissingVersion,
     NewIncarnation, NewRun, NoticeKey, NoticeRow, Old, OldKey, OldRow, PastQuery, PoolRow, PoolSpec,
-    QueuedAsset, Rows, RunFilter, RunRow, RunSnapshot, SchemaStatus, Settlement, SlotCount, SlotKey, Store,
-    StoreError, StoreResult, StoredReport, TiRow, TokenSwap, Unit, UnitResult, VariableRow, WaitingQueue,
-    WorkerRow, XComFilter, XComRow, XComWrite,
+    QueueFilter, QueuedAsset, QueuedEvent, Rows, RunFilter, RunRow, RunSnapshot, SchemaStatus, Settlement,
+    SlotCount, SlotKey, Store, StoreError, StoreResult, StoredReport, TiRow, TokenSwap, Unit, UnitResult,
+    VariableRow, WaitingQueue, WorkerRow, XComFilter, XComRow, XComWrite,
 };
 use errors::unreachable;
 #[cfg(feature = "testing")]
@@ -424,7 +424,16 @@ impl Store for SqliteStore {
     }
 
     async fn asset_queue(&self) -> StoreResult<Vec<QueuedAsset>> {
-        reading!(self, |conn| assets::queue(conn))
+        reading!(self, |conn| asset_queue::queue(conn))
+    }
+
+    async fn queued_events(&self, filter: &QueueFilter) -> StoreResult<Vec<QueuedEvent>> {
+        reading!(self, |conn| asset_queue::events(conn, filter))
+    }
+
+    async fn unqueue_events(&self, filter: &QueueFilter) -> StoreResult<u64> {
+        let filter = filter.clone();
+        writing!(self, |conn| asset_queue::unqueue(conn, &filter))
     }
 
     async fn deadlines(
@@ -434,6 +443,10 @@ impl Store for SqliteStore {
         limit: u32,
     ) -> StoreResult<Vec<DeadlineRow>> {
         reading!(self, |conn| deadlines::list(conn, dags, until, limit))
+    }
+
+    async fn missed_deadlines(&self, dag: Option<&DagId>, limit: u32) -> StoreResult<Vec<DeadlineRow>> {
+        reading!(self, |conn| deadlines::missed(conn, dag, limit))
     }
 
     async fn settle_deadline(&self, seen: &DeadlineKey, settlement: Settlement) -> StoreResult<bool> {

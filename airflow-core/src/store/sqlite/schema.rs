@@ -14,10 +14,10 @@ use crate::store::sql::errors::{corrupt, failed};
 use crate::store::sql::{Conn, admin};
 
 /// The migrations, the first one leads to version 1.
-const MIGRATIONS: [&str; 8] = [V1, V2, V3, V4, V5, V6, V7, V8_LOGS];
+const MIGRATIONS: [&str; 9] = [V1, V2, V3, V4, V5, V6, V7, V8, V9_LOGS];
 
 /// The version that this library needs.
-pub(super) const NEEDED: u32 = 8;
+pub(super) const NEEDED: u32 = 9;
 
 /// The statements that lead from one version to the next, for tests that begin with an old one.
 #[cfg(feature = "testing")]
@@ -190,8 +190,14 @@ CREATE TABLE af_carried (
 CREATE INDEX af_carried_of_dag ON af_carried (dag_id);
 CREATE TABLE af_setting (name TEXT NOT NULL PRIMARY KEY, value TEXT NOT NULL) STRICT, WITHOUT ROWID";
 
+/// Deadlines that were missed are kept.
+const V8: &str = "
+ALTER TABLE af_deadline ADD COLUMN missed_at INTEGER;
+DROP INDEX af_deadline_due;
+CREATE INDEX af_deadline_due ON af_deadline (missed_at, due_at)";
+
 /// The logs of attempts, and messages of brokers that were set aside.
-const V8_LOGS: &str = "
+const V9_LOGS: &str = "
 CREATE TABLE af_log_chunk (
     attempt_id BLOB NOT NULL REFERENCES af_attempt (attempt_id) ON DELETE CASCADE, chunk INTEGER NOT NULL,
     at INTEGER NOT NULL, body TEXT NOT NULL, PRIMARY KEY (attempt_id, chunk)

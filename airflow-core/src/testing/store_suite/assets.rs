@@ -8,8 +8,8 @@ use crate::id::{DagId, IncarnationId, MapIndex};
 use crate::state::{RunType, TaskEvent, TaskState};
 use crate::store::{
     AssetEvent, AssetEventFilter, AssetRole, AssetTrigger, CreatedRun, DagAsset, DagRecord, DeadlineKey,
-    NewDeadline, NewRun, Notice, Old, OldKey, OldRow, OldTable, QueuedAsset, RunRow, Settlement, SharedStore,
-    StoreResult, UnitResult,
+    NewDeadline, NewRun, Notice, Old, OldKey, OldRow, OldTable, QueueFilter, QueuedAsset, QueuedEvent,
+    RunRow, Settlement, SharedStore, StoreResult, UnitResult,
 };
 use crate::timetable::DataInterval;
 
@@ -250,5 +250,67 @@ pub async fn deadlines_are_settled_once(store: SharedStore) -> StoreResult<()> {
     let told: Vec<Notice> = store.notices().await?.into_iter().map(|row| row.notice).collect();
     assert_eq!(told, [notice]);
     assert_eq!(names(store.deadlines(&[d()], None, 9).await?), [""; 0]);
+
+    let missed = store.missed_deadlines(None, 9).await?;
+    assert_eq!(missed.len(), 1, "what was met is forgotten");
+    let row = &missed[0];
+    assert_eq!(
+        (row.run.pk, row.name.as_str(), row.due, row.missed_at),
+        (run.pk, "soon", at(60), Some(at(61)))
+    );
+    assert_eq!(store.missed_deadlines(Some(&d()), 9).await?, missed);
+    assert_eq!(store.missed_deadlines(Some(&"x".into()), 9).await?, []);
+    assert_eq!(store.missed_deadlines(None, 0).await?, []);
+    store.delete_run(run.pk).await?;
+    assert_eq!(store.missed_deadlines(None, 9).await?, [], "it goes with its run");
+    Ok(())
+}
+
+/// What waits for dags can be looked at one by one, and taken from the queue; no run is made of it then.
+///
+/// # Errors
+///
+/// What the store said when it failed.
+///
+/// # Panics
+///
+/// If the store does not keep this.
+pub async fn queued_events_can_be_taken_away(store: SharedStore) -> StoreResult<()> {
+    fresh(&store).await?;
+    let (orders, stock) = (asset("orders"), asset("stock"));
+    let both = [orders.clone().into(), stock.clone().into()];
+    store.sync_dags(vec![consumer("e", both.clone()), consumer("f", both)], at(0)).await?;
+    store.add_asset_events(vec![event("e1", &orders, 1), event("e2", &orders, 2)]).await?;
+    store.set_paused(&"f".into(), true).await?;
+    store.add_asset_events(vec![event("e3", &stock, 3)]).await?;
+
+    let waits = async |filter: QueueFilter| -> StoreResult<Vec<String>> {
+        let all = store.queued_events(&filter).await?;
+        let seconds = |one: &QueuedEvent| (one.at - at(0)).num_seconds();
+        Ok(all
+            .iter()
+            .map(|one| format!("{} {} {} {}", one.dag_id, one.event.as_str(), seconds(one), one.counts))
+            .collect())
+    };
+    let of = |dag: &str| QueueFilter { dag_id: Some(dag.into()), ..QueueFilter::default() };
+    let of_stock = QueueFilter { asset: Some(stock.key()), ..QueueFilter::default() };
+    assert_eq!(waits(of_stock.clone()).await?, ["e e3 3 true", "f e3 3 false"]);
+    assert_eq!(waits(QueueFilter::default()).await?.len(), 6);
+    let early = QueueFilter { until: Some(at(1)), ..of("e") };
+    assert_eq!(waits(early.clone()).await?, ["e e1 1 true"]);
+
+    assert_eq!(store.unqueue_events(&early).await?, 1);
+    assert_eq!(store.unqueue_events(&early).await?, 0, "they are gone");
+    assert_eq!(store.unqueue_events(&of("unknown")).await?, 0);
+    assert_eq!(store.unqueue_events(&of_stock).await?, 2);
+    assert_eq!(waits(of("e")).await?, ["e e2 2 true"]);
+    assert_eq!(waits(of("f")).await?, ["f e1 1 true", "f e2 2 true"]);
+    let needs_stock = store.create_runs(vec![by_assets("e", &[&orders, &stock])]).await?;
+    assert!(matches!(needs_stock[..], [CreatedRun::Taken]), "{needs_stock:?}");
+    let made = store.create_runs(vec![by_assets("e", &[&orders])]).await?;
+    let [CreatedRun::New(run)] = &made[..] else { panic!("{made:?}") };
+    let taken = AssetEventFilter { triggered: Some(run.pk), ..AssetEventFilter::default() };
+    assert_eq!(ids(&store, taken).await?, ["e2"]);
+    assert_eq!(ids(&store, AssetEventFilter::default()).await?, ["e1", "e2", "e3"], "events stay");
     Ok(())
 }

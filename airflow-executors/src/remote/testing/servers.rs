@@ -4,6 +4,7 @@
 //! its program, which is then started for this test process alone. Without one a test is skipped, and says so; with
 //! `CI` set it fails.
 
+use std::io::Write as _;
 use std::net::{TcpListener, TcpStream, ToSocketAddrs as _};
 use std::os::unix::process::CommandExt as _;
 use std::path::{Path, PathBuf};
@@ -182,6 +183,26 @@ impl PrivateServer {
         let Some(mut shell) = self.child.take() else { return };
         drop(shell.stdin.take());
         shell.wait().expect("it was ours");
+    }
+
+    /// Asks it to end, as a service manager does, and waits until it has.
+    ///
+    /// # Panics
+    ///
+    /// If it cannot be asked.
+    pub fn shut_down(&mut self) {
+        match self.kind {
+            BrokerServer::Redis => {
+                let mut client = TcpStream::connect(self.host()).expect("it runs");
+                client.write_all(b"SHUTDOWN\r\n").expect("it runs");
+            }
+            BrokerServer::Rabbitmq => self.ctl(&["stop"]),
+        }
+        let Some(mut shell) = self.child.take() else { return };
+        // What is ours is killed when its input closes: not before it has ended by itself.
+        let input = shell.stdin.take();
+        shell.wait().expect("it was ours");
+        drop(input);
     }
 
     /// Starts it again after [`kill`](Self::kill), with its data or without.

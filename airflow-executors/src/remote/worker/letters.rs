@@ -3,7 +3,7 @@
 use airflow_core::store::{DeadLetter, StoreResult};
 use sha2::{Digest as _, Sha256};
 
-use crate::remote::signer::{HEAD, MessageError, TAIL};
+use crate::remote::signer::{HEAD, MessageError, TAIL, hex};
 use crate::remote::transport::Delivery;
 
 use super::Shared;
@@ -45,8 +45,4 @@ impl Shared {
             by: self.name.clone(),
         }
     }
-}
-
-fn hex(bytes: &[u8]) -> String {
-    bytes.iter().map(|byte| format!("{byte:02x}")).collect()
 }

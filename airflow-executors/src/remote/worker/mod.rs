@@ -16,7 +16,7 @@ use std::sync::atomic::{AtomicUsize, Ordering};
 use std::time::Duration;
 
 use airflow_core::app::Airflow;
-use airflow_core::attempt::Runner;
+use airflow_core::dag::Isolation;
 use airflow_core::executor::AttemptRunner;
 use airflow_core::id::DagId;
 use airflow_core::operator::Cancel;
@@ -30,6 +30,8 @@ use chrono::{DateTime, Utc};
 use serde::{Deserialize, Serialize};
 use tokio::sync::{Notify, mpsc, watch};
 use tokio::task::JoinHandle;
+
+use crate::process::{ProcessCommand, ProcessRunner};
 
 use super::keys::{SignerError, signer};
 use super::signer::Signer;
@@ -98,6 +100,10 @@ pub struct WorkerOptions {
     pub queues: Vec<String>,
     /// How many attempts it runs at once (Airflow's `worker_concurrency`). Default 16.
     pub slots: usize,
+    /// Where attempts run whose tasks do not say. Default: beside each other in the process of the worker.
+    pub isolation: Isolation,
+    /// How processes of attempts are started.
+    pub process_command: ProcessCommand,
     /// The keys of messages, if the schedulers were given some.
     pub signing_keys: Vec<Secret>,
 }
@@ -105,7 +111,14 @@ pub struct WorkerOptions {
 impl Default for WorkerOptions {
     fn default() -> Self {
         let queues = vec![DEFAULT_QUEUE.to_owned()];
-        Self { name: None, queues, slots: 16, signing_keys: Vec::new() }
+        Self {
+            name: None,
+            queues,
+            slots: 16,
+            isolation: Isolation::None,
+            process_command: ProcessCommand::default(),
+            signing_keys: Vec::new(),
+        }
     }
 }
 
@@ -190,9 +203,8 @@ struct Code {
 }
 
 /// Runs attempts and counts those whose code runs.
-#[derive(Debug)]
 struct Counted {
-    inner: Runner,
+    inner: ProcessRunner,
     code: Arc<Code>,
 }
 
@@ -339,12 +351,14 @@ impl Worker {
         let name = options.name.clone().unwrap_or_else(default_name);
         let (finished, reports) = mpsc::unbounded_channel();
         let code = Arc::new(Code::default());
+        let runner = Arc::new(airflow.runner().beside_workers());
+        let runner = ProcessRunner::new(runner, options.isolation, options.process_command.clone());
         let shared = Arc::new(Shared {
             actor: format!("worker:{name}"),
             name,
             store,
             registry: airflow.registry().clone(),
-            runner: Arc::new(Counted { inner: airflow.runner().beside_workers(), code: Arc::clone(&code) }),
+            runner: Arc::new(Counted { inner: runner, code: Arc::clone(&code) }),
             started_at: clock.now(),
             clock,
             transport: Arc::clone(&transport),

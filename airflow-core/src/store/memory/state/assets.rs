@@ -10,7 +10,7 @@ use crate::id::{DagId, MapIndex, RunPk, TaskId};
 use crate::store::rules::{self, Taken, micros, storable};
 use crate::store::{
     AssetEvent, AssetEventFilter, AssetRole, AssetRow, DagRecord, DeadlineKey, DeadlineRow, NewRun,
-    QueuedAsset, Settlement,
+    QueueFilter, QueuedAsset, QueuedEvent, Settlement,
 };
 use crate::timetable::DataInterval;
 
@@ -154,6 +154,28 @@ impl Assets {
         counts.into_iter().map(queued).collect()
     }
 
+    pub(in crate::store::memory) fn queued_events(&self, filter: &QueueFilter) -> Vec<QueuedEvent> {
+        let queued = self.queue.iter().filter_map(|((dag, event, asset), counts)| {
+            let at = self.events.get(event)?.at;
+            let fits = filter.dag_id.as_ref().is_none_or(|wanted| wanted == dag)
+                && filter.asset.as_ref().is_none_or(|wanted| wanted == asset)
+                && filter.until.is_none_or(|until| at <= until);
+            let (dag_id, asset, event) = (dag.clone(), asset.clone(), event.clone());
+            fits.then_some(QueuedEvent { dag_id, asset, event, at, counts: *counts })
+        });
+        let mut all: Vec<QueuedEvent> = queued.collect();
+        all.sort_by(|a, b| (&a.dag_id, &a.asset, a.at, &a.event).cmp(&(&b.dag_id, &b.asset, b.at, &b.event)));
+        all
+    }
+
+    pub(in crate::store::memory) fn unqueue_events(&mut self, filter: &QueueFilter) -> u64 {
+        let gone = self.queued_events(filter);
+        for one in &gone {
+            self.queue.remove(&(one.dag_id.clone(), one.event.clone(), one.asset.clone()));
+        }
+        gone.len() as u64
+    }
+
     /// The run as it is to be inserted; `None` if its events are another run's.
     pub(super) fn taking(&self, run: &NewRun) -> Option<NewRun> {
         let Some(trigger) = &run.assets else { return Some(run.clone()) };
@@ -229,19 +251,34 @@ impl State {
         }
     }
 
+    fn deadline_rows(&self) -> impl Iterator<Item = DeadlineRow> {
+        self.deadlines.iter().filter_map(|((run, name), (due, missed_at))| {
+            let run = self.runs.get(run)?.clone();
+            Some(DeadlineRow { run, name: name.clone(), due: *due, missed_at: *missed_at })
+        })
+    }
+
     pub(in crate::store::memory) fn deadlines(
         &self,
         dags: &[DagId],
         until: Option<DateTime<Utc>>,
         limit: u32,
     ) -> Vec<DeadlineRow> {
-        let row = |((run, name), due): (&(RunPk, String), &DateTime<Utc>)| {
-            let run = self.runs.get(run).filter(|run| dags.contains(&run.dag_id))?.clone();
-            Some(DeadlineRow { run, name: name.clone(), due: *due })
-        };
-        let mut rows: Vec<DeadlineRow> = self.deadlines.iter().filter_map(row).collect();
-        rows.retain(|row| until.is_none_or(|until| row.due <= until));
+        let mut rows: Vec<DeadlineRow> = self.deadline_rows().filter(|row| row.missed_at.is_none()).collect();
+        rows.retain(|row| dags.contains(&row.run.dag_id) && until.is_none_or(|until| row.due <= until));
         rows.sort_by(|a, b| (a.due, a.run.pk, &a.name).cmp(&(b.due, b.run.pk, &b.name)));
+        rows.truncate(limit as usize);
+        rows
+    }
+
+    pub(in crate::store::memory) fn missed_deadlines(
+        &self,
+        dag: Option<&DagId>,
+        limit: u32,
+    ) -> Vec<DeadlineRow> {
+        let mut rows: Vec<DeadlineRow> = self.deadline_rows().filter(|row| row.missed_at.is_some()).collect();
+        rows.retain(|row| dag.is_none_or(|dag| row.run.dag_id == *dag));
+        rows.sort_by(|a, b| (b.missed_at, b.run.pk, &a.name).cmp(&(a.missed_at, a.run.pk, &b.name)));
         rows.truncate(limit as usize);
         rows
     }
@@ -252,18 +289,19 @@ impl State {
         settlement: Settlement,
     ) -> bool {
         let key = (seen.run, seen.name.clone());
-        if self.deadlines.get(&key) != Some(&micros(seen.due)) {
+        let due = micros(seen.due);
+        if self.deadlines.get(&key) != Some(&(due, None)) {
             return false;
         }
         match settlement {
             Settlement::Later(due) => {
-                self.deadlines.insert(key, micros(due));
+                self.deadlines.insert(key, (micros(due), None));
             }
             Settlement::Met => {
                 self.deadlines.remove(&key);
             }
             Settlement::Missed(notice) => {
-                self.deadlines.remove(&key);
+                self.deadlines.insert(key, (due, Some(micros(notice.at))));
                 self.insert_notice(seen.run, &notice);
             }
         }
