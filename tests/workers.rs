@@ -157,6 +157,35 @@ async fn what_is_cleared_stops_and_runs_again() {
     worker.stop(Duration::from_secs(5)).await.unwrap();
 }
 
+/// Goal: what an attempt says on a worker is read elsewhere, by default, while it runs and after its worker is gone.
+#[tokio::test(flavor = "multi_thread")]
+async fn the_log_of_a_worker_is_read_from_the_store() {
+    let Some(broker) = redis() else { return };
+    let (database, gate) = (Database::new(), Gate::new());
+    let airflow = long_scheduler(&database, &broker, 0).await;
+    let worker = long_worker(&database, &broker, &gate, 0, "w").await.unwrap();
+    let running = airflow.start();
+    let run = airflow.trigger("one_long").await.unwrap();
+    let (task, map) = ("long".into(), airflow::id::MapIndex::UNMAPPED);
+    let mut log = airflow.task_log(&run.dag_id, &run.run_id, &task, map).await.unwrap();
+    let mut read = String::new();
+    let begins = async {
+        while !read.contains("Executing long of run") {
+            let part = log.next().await.unwrap();
+            assert!(!part.is_over, "it waits at the gate");
+            read += &part.text;
+            tokio::time::sleep(Duration::from_millis(20)).await;
+        }
+    };
+    tokio::time::timeout(Duration::from_secs(30), begins).await.expect("in time");
+    gate.go_on.add_permits(1);
+    assert_eq!(airflow.wait(&run).await.unwrap().state, RunState::Success);
+    worker.stop(Duration::from_secs(5)).await.unwrap();
+    let part = log.next().await.unwrap();
+    assert!(part.is_over && part.text.contains("Marking task as SUCCESS"), "{part:?}");
+    running.stop(Duration::from_secs(5)).await.unwrap();
+}
+
 /// Goal: a worker that stops gives back what runs, at once and without costing a retry; another one takes it.
 #[tokio::test(flavor = "multi_thread")]
 async fn a_worker_that_stops_gives_back_what_runs() {
@@ -197,6 +226,79 @@ async fn a_worker_of_another_version_leaves_it_to_others() {
     assert_eq!((old.info().counts.claimed, new.info().counts.claimed), (0, 8));
     running.stop(Duration::from_secs(5)).await.unwrap();
     for worker in [old, new] {
+        worker.stop(Duration::from_secs(5)).await.unwrap();
+    }
+}
+
+/// Goal: what waits for a version that no worker has says so, and runs when one comes. Method: a scheduler of the old
+/// version beside a worker of the new one.
+#[tokio::test(flavor = "multi_thread")]
+async fn what_no_worker_has_says_so_until_one_comes() {
+    let Some(broker) = redis() else { return };
+    let (database, gate) = (Database::new(), Gate::new());
+    let airflow = long_scheduler(&database, &broker, 1).await;
+    let new = long_worker(&database, &broker, &gate, 2, "new").await.unwrap();
+    let running = airflow.start();
+    let run = airflow.trigger("one_long").await.unwrap();
+    let reason = stranded_reason(&airflow, "version").await;
+    let version = format!("no worker has version 1 ({}) of dag `one_long`", run.fingerprint);
+    assert!(reason.starts_with(&version), "{reason}");
+    let tis = airflow.store().task_instances(run.pk).await.unwrap();
+    let why = airflow::app::why_stranded(&**airflow.store(), &run, tis.first(), airflow.clock().now());
+    assert_eq!(why.await.unwrap(), [reason]);
+    let old = long_worker(&database, &broker, &gate, 1, "old").await.unwrap();
+    gate.go_on.add_permits(1);
+    assert_eq!(airflow.wait(&run).await.unwrap().state, RunState::Success);
+    assert_eq!((old.info().counts.claimed, new.info().counts.claimed), (1, 0));
+    running.stop(Duration::from_secs(5)).await.unwrap();
+    for worker in [old, new] {
+        worker.stop(Duration::from_secs(5)).await.unwrap();
+    }
+}
+
+/// Waits until something is stranded, and says why.
+async fn stranded_reason(airflow: &Airflow, kind: &str) -> String {
+    let found = async {
+        loop {
+            let health = airflow.health().await;
+            if let Some(one) = health.stranded.iter().find(|one| one.kind == kind) {
+                assert!(one.waiting == 1 && one.oldest_age >= 0.0, "{health:?}");
+                return one.reason.clone();
+            }
+            tokio::time::sleep(Duration::from_millis(20)).await;
+        }
+    };
+    tokio::time::timeout(Duration::from_secs(30), found).await.expect("in time")
+}
+
+/// Goal: a queue that nobody listens to is reported by its name, and no more once somebody does.
+#[tokio::test(flavor = "multi_thread")]
+async fn a_queue_without_a_worker_is_reported() {
+    let Some(broker) = redis() else { return };
+    let database = Database::new();
+    let dag = || {
+        DagDef::new("misspelt").define(|d| {
+            d.add(numbers::call().queue("gpus"));
+        })
+    };
+    let airflow = scheduler(&database, &broker, dag()).await;
+    let one = worker(&database, &broker, dag(), "one").await;
+    let running = airflow.start();
+    let run = airflow.trigger("misspelt").await.unwrap();
+    let reason = stranded_reason(&airflow, "queue").await;
+    assert!(reason.starts_with("no live worker listens to the queue `gpus`, where the oldest"), "{reason}");
+    let queues = airflow::app::queues(&**airflow.store()).await.unwrap();
+    let seen: Vec<_> =
+        queues.iter().map(|queue| (queue.name.as_str(), queue.waiting, queue.workers.len())).collect();
+    assert_eq!(seen, [("default", 0, 1), ("gpus", 1, 0)]);
+    let options = WorkerOptions { queues: vec!["gpus".into()], ..WorkerOptions::default() };
+    let store = database.open().await;
+    let other = Airflow::builder().shared_store(store).dag(dag()).build().await.unwrap();
+    let other = Worker::start(&other, Arc::clone(&broker), options).await.unwrap();
+    assert_eq!(airflow.wait(&run).await.unwrap().state, RunState::Success);
+    assert!(airflow.health().await.stranded.is_empty());
+    running.stop(Duration::from_secs(5)).await.unwrap();
+    for worker in [one, other] {
         worker.stop(Duration::from_secs(5)).await.unwrap();
     }
 }

@@ -9,6 +9,7 @@ use crate::connections::ConnectionsCommand;
 use crate::dags::DagsCommand;
 use crate::db::DbCommand;
 use crate::jobs::JobsCommand;
+use crate::letters::LettersCommand;
 use crate::output::OutputArg;
 use crate::pools::PoolsCommand;
 use crate::queues::QueuesCommand;
@@ -69,6 +70,9 @@ pub(crate) enum Command {
     /// Queues: what waits in them and who takes it
     #[command(subcommand)]
     Queues(QueuesCommand),
+    /// Messages of the broker that nobody of ours has sent
+    #[command(subcommand)]
+    DeadLetters(LettersCommand),
     /// Dags and their runs
     #[command(subcommand)]
     Dags(DagsCommand),

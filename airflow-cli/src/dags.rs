@@ -64,6 +64,13 @@ pub(crate) enum DagsCommand {
         #[command(flatten)]
         yes: YesArg,
     },
+    /// Go on with runs of old versions of a dag with the code of this program, if no scheduler has their own
+    Adopt {
+        /// The dag
+        dag_id: String,
+        /// Only this run
+        run_id: Option<String>,
+    },
     /// List the runs of a dag, newest first
     ListRuns(ListRunsArgs),
     /// List deadlines of runs and SLAs of tasks that were missed, newest first
@@ -154,6 +161,7 @@ pub(crate) async fn run(cx: &mut Cx<'_>, command: DagsCommand) -> Result<(), Cli
         DagsCommand::State { dag_id, run } => state(cx, &dag_id, &run).await,
         DagsCommand::Mark { dag_id, run, state } => mark(cx, &dag_id, &run, state).await,
         DagsCommand::Delete { dag_id, yes } => delete(cx, &dag_id, yes).await,
+        DagsCommand::Adopt { dag_id, run_id } => adopt(cx, &dag_id, run_id.as_deref()).await,
         DagsCommand::ListRuns(args) => list_runs(cx, &args).await,
         DagsCommand::MissedDeadlines { dag_id, limit, output } => {
             let dag_id = dag_id.map(DagId::from);
@@ -162,6 +170,19 @@ pub(crate) async fn run(cx: &mut Cx<'_>, command: DagsCommand) -> Result<(), Cli
         }
         DagsCommand::Report(output) => dag_info::report(cx, output),
     }
+}
+
+async fn adopt(cx: &mut Cx<'_>, dag_id: &str, run_id: Option<&str>) -> Result<(), CliError> {
+    let dag = cx.dag(dag_id)?;
+    let (airflow, actor) = (cx.airflow().await?, cx.actor());
+    let moved = airflow.adopt_runs(&dag.id, run_id, &actor).await?;
+    for run in &moved {
+        cx.host.line(&format!("{} goes on with version {}", run.run_id, dag.fingerprint))?;
+    }
+    if moved.is_empty() {
+        cx.host.line("no run waits for another version")?;
+    }
+    Ok(())
 }
 
 async fn show(cx: &mut Cx<'_>, args: &ShowArgs) -> Result<(), CliError> {

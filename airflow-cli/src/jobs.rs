@@ -1,5 +1,6 @@
 //! `jobs check` and `health`: probes for whoever keeps processes running.
 
+use airflow_core::app::stranded;
 use airflow_core::scheduler::seems_alive;
 use airflow_core::store::Incarnation;
 use clap::{Args, Subcommand};
@@ -54,7 +55,11 @@ pub(crate) async fn run(cx: &mut Cx<'_>, command: JobsCommand) -> Result<(), Cli
         let why = "`--allow-multiple` needs a `--limit` greater than 1, or 0 for all";
         return Err(CliError::Usage(why.to_owned()));
     }
-    let mut known = cx.store().await?.incarnations().await?;
+    let store = cx.store().await?;
+    let mut known = store.incarnations().await?;
+    for stranded in stranded(&*store, chrono::Utc::now()).await? {
+        cx.host.note(&stranded.reason);
+    }
     // What was heard of last comes first, as in Airflow; the limit counts the dead as well.
     known.sort_by_key(|one| std::cmp::Reverse(one.last_beat));
     let host = args.local.then(airflow_core::scheduler::host_name).or(args.hostname);

@@ -21,6 +21,7 @@ mod fields;
 mod home;
 mod host;
 mod jobs;
+mod letters;
 mod logging;
 mod logs;
 mod orders;
@@ -162,6 +163,7 @@ where
         Command::Worker(args) => workers::worker(&mut cx, args).await,
         Command::Workers(command) => workers::run(&mut cx, command).await,
         Command::Queues(command) => queues::run(&mut cx, command).await,
+        Command::DeadLetters(command) => letters::run(&mut cx, command).await,
         Command::Dags(command) => dags::run(&mut cx, command).await,
         Command::Tasks(command) => tasks::run(&mut cx, command).await,
         Command::Assets(command) => assets::run(&mut cx, command).await,

@@ -1,20 +1,17 @@
-//! `tasks logs`: the log file of a task instance.
+//! `tasks logs`: the log of a task instance, on whatever machine it runs.
 
-use std::io::{Read as _, Seek as _, SeekFrom};
-use std::path::Path;
 use std::time::Duration;
 
-use airflow_core::attempt::log::LogName;
+use airflow_core::attempt::LogReader;
 use airflow_core::id::TaskId;
-use airflow_core::store::{RunRow, SharedStore, TiRow};
 use clap::Args;
 
 use crate::cx::Cx;
 use crate::error::{CliError, failed};
 use crate::fields::{TiArgs, find_run};
 
-/// How often a log that is followed is looked at.
-const LOOK_EVERY: Duration = Duration::from_millis(200);
+/// How often a log that is followed is looked at: processes send what was said once a second.
+const LOOK_EVERY: Duration = Duration::from_millis(500);
 
 #[derive(Debug, Clone, Args)]
 pub(crate) struct LogsArgs {
@@ -34,68 +31,34 @@ pub(crate) async fn show(cx: &mut Cx<'_>, args: &LogsArgs) -> Result<(), CliErro
     let folder = cx.settings.logs();
     let template = cx.builder().runner_config().log_template.clone();
     let task = TaskId::from(args.ti.task_id.as_str());
-    let mut shown = 0;
-    let mut watched: Option<u32> = None;
-    loop {
-        // The state first: what is written before a task is finished is read after.
-        let ti = find_ti(&store, &run, args).await?;
-        let newest = ti.as_ref().map_or(0, |ti| ti.data.try_number);
-        let finished = ti.is_some_and(|ti| ti.state.is_finished()) || run_ended(&store, &run).await?;
-        let number = args.try_number.unwrap_or(newest);
-        if watched != Some(number) {
-            (watched, shown) = (Some(number), 0);
-        }
-        let name = LogName {
-            dag: &run.dag_id,
-            run: &run.run_id,
-            logical_date: run.logical_date,
-            data_interval: Some((run.data_interval.start, run.data_interval.end)),
-            task: &task,
-            map_index: args.ti.map(),
-            try_number: number,
-        };
-        let path = folder.join(template.path(&name).map_err(crate::connections::fail)?);
-        shown += copy(cx, &path, shown)?;
-        if !args.follow || finished {
-            break;
-        }
-        tokio::time::sleep(LOOK_EVERY).await;
+    let run_id = run.run_id.clone();
+    let mut reader =
+        LogReader::new(store, run, task.clone(), args.ti.map()).or_files(folder.clone(), template);
+    if let Some(number) = args.try_number {
+        reader = reader.of_try(number);
     }
-    if shown > 0 {
+    let mut shown = false;
+    let number = loop {
+        let part = reader.next().await?;
+        cx.host.raw(&part.text)?;
+        shown |= !part.text.is_empty();
+        if part.is_over || (!args.follow && part.text.is_empty()) {
+            break part.try_number;
+        }
+        if part.text.is_empty() {
+            tokio::time::sleep(LOOK_EVERY).await;
+        }
+    };
+    if shown {
         return Ok(());
     }
-    if find_ti(&store, &run, args).await?.is_none() {
+    if number == 0 {
         args.ti.key(&cx.dag(&args.ti.dag_id)?)?;
-        return Err(failed(format!("task `{task}` has not been tried in run `{}`", run.run_id)));
+        return Err(failed(format!("task `{task}` has not been tried in run `{run_id}`")));
     }
-    let number = watched.unwrap_or(0);
     let folder = folder.display();
     Err(failed(format!(
-        "there is no log of try {number} of task `{task}` in {folder}; other machines keep their own"
+        "there is no log of try {number} of task `{task}` in the database or in {folder}; other machines keep their \
+         own files, and send logs to the database unless `logging.ship_task_logs` says otherwise"
     )))
-}
-
-async fn find_ti(store: &SharedStore, run: &RunRow, args: &LogsArgs) -> Result<Option<TiRow>, CliError> {
-    let tis = store.task_instances(run.pk).await?;
-    let mine = |ti: &TiRow| ti.task_id == *args.ti.task_id.as_str() && ti.map_index == args.ti.map();
-    Ok(tis.into_iter().find(mine))
-}
-
-async fn run_ended(store: &SharedStore, run: &RunRow) -> Result<bool, CliError> {
-    let filter = airflow_core::store::RunFilter {
-        dag_id: Some(run.dag_id.clone()),
-        run_id: Some(run.run_id.clone()),
-        ..Default::default()
-    };
-    Ok(store.runs(&filter).await?.first().is_none_or(|run| run.state.is_finished()))
-}
-
-/// Writes what a file holds from `offset` on; returns how many bytes that is.
-fn copy(cx: &mut Cx<'_>, path: &Path, offset: u64) -> Result<u64, CliError> {
-    let Ok(mut file) = std::fs::File::open(path) else { return Ok(0) };
-    file.seek(SeekFrom::Start(offset))?;
-    let mut bytes = Vec::new();
-    file.read_to_end(&mut bytes)?;
-    cx.host.raw(&String::from_utf8_lossy(&bytes))?;
-    Ok(bytes.len() as u64)
 }

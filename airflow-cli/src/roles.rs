@@ -6,7 +6,7 @@ use airflow_core::app::{Airflow, Running};
 use airflow_core::dag::Isolation;
 use airflow_core::scheduler::seems_alive;
 use airflow_core::state::RunState;
-use airflow_core::store::{DagRow, RunFilter, SharedStore};
+use airflow_core::store::{DagRow, RunFilter, RunRow, SharedStore};
 use clap::Args;
 
 use crate::cx::Cx;
@@ -59,7 +59,8 @@ pub(crate) struct SchedulerArgs {
 pub(crate) async fn standalone(cx: &mut Cx<'_>, args: StandaloneArgs) -> Result<(), CliError> {
     cx.registry()?;
     let store = cx.open(true).await?;
-    let builder = cx.take_builder();
+    // It is all there is of this program: what an older version of it began would wait for ever.
+    let builder = cx.take_builder().scheduler(|scheduler| scheduler.adopt_runs = true);
     let airflow = cx.with_executors(builder).await?.shared_store(store).build().await?;
     work(cx, &airflow, &args.run).await
 }
@@ -180,8 +181,8 @@ async fn ends_itself(airflow: &Airflow, running: &Running, args: &RunArgs) -> Re
     }
 }
 
-/// Whether no run is active or due that the scheduler will work on: those of paused dags and of dags that this program
-/// does not carry wait.
+/// Whether no run is active or due that the scheduler will work on: those of paused dags, and of dags and versions that
+/// this program does not carry, wait.
 async fn is_idle(airflow: &Airflow) -> Result<bool, CliError> {
     let store = airflow.store();
     let now = airflow.clock().now();
@@ -194,7 +195,12 @@ async fn is_idle(airflow: &Airflow) -> Result<bool, CliError> {
     }
     let filter = RunFilter { states: vec![RunState::Queued, RunState::Running], ..RunFilter::default() };
     let active = store.runs(&filter).await?;
-    Ok(!active.iter().any(|run| dags.iter().any(|dag| dag.dag_id == run.dag_id)))
+    let adopts = airflow.scheduler_config().adopt_runs;
+    let is_ours = |run: &RunRow| {
+        let dag = airflow.registry().get(&run.dag_id);
+        dag.is_some_and(|dag| adopts || dag.fingerprint == run.fingerprint)
+    };
+    Ok(!active.iter().any(|run| is_ours(run) && dags.iter().any(|dag| dag.dag_id == run.dag_id)))
 }
 
 /// Schedulers that are alive.

@@ -2,7 +2,7 @@
 
 use std::collections::BTreeMap;
 
-use airflow_core::app::Airflow;
+use airflow_core::app::{Airflow, why_stranded};
 use airflow_core::compile::{CompiledDag, GraphFormat};
 use airflow_core::decide::explain::reasons;
 use airflow_core::id::{DagId, TiKey};
@@ -198,9 +198,11 @@ pub(crate) async fn waiting_reasons(
     view: &RunView,
 ) -> Result<Vec<(String, Vec<String>)>, CliError> {
     let limits = Limits::load(airflow, &view.dag.id).await?;
+    let stranded = why_stranded(&**airflow.store(), &view.run, None, Utc::now()).await?;
     let waits = |state: TaskState| !state.is_finished() && state != TaskState::Running;
     let open = view.all().filter(|(_, ti)| waits(ti.state));
-    Ok(open.map(|(key, _)| (name_of(&view.dag, key), limits.reasons(view, key))).collect())
+    let reasons = |key| stranded.iter().cloned().chain(limits.reasons(view, key)).collect();
+    Ok(open.map(|(key, _)| (name_of(&view.dag, key), reasons(key))).collect())
 }
 
 fn name_of(dag: &CompiledDag, key: TiKey) -> String {
@@ -214,7 +216,10 @@ async fn failed_deps(cx: &mut Cx<'_>, args: &TiArgs) -> Result<(), CliError> {
     let airflow = cx.airflow().await?;
     let run = find_run(airflow.store(), Some(airflow.registry()), &args.dag_id, &args.run).await?;
     let view = airflow.view(&dag.id, run.pk).await?;
-    let reasons = Limits::load(&airflow, &dag.id).await?.reasons(&view, key);
+    let tis = airflow.store().task_instances(run.pk).await?;
+    let ti = tis.iter().find(|ti| ti.task_id == *args.task_id.as_str() && ti.map_index == args.map());
+    let mut reasons = why_stranded(&**airflow.store(), &run, ti, Utc::now()).await?;
+    reasons.extend(Limits::load(&airflow, &dag.id).await?.reasons(&view, key));
     if reasons.is_empty() {
         let state = view.ti(key).map_or(TaskState::None, |ti| ti.state);
         cx.host.line(&format!("Task instance dependencies are all met: it is {state}"))?;

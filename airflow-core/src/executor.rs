@@ -32,6 +32,11 @@ pub trait AttemptRunner: Send + Sync + 'static {
     /// Writes into the log of an attempt how it ended, for one that ran elsewhere and could not say so itself: its
     /// process crashed.
     fn note_end(&self, _attempt: &Attempt, _outcome: &Outcome) {}
+
+    /// Whether it sends the logs of attempts to the store; processes that it starts for them do the same.
+    fn ships_logs(&self) -> bool {
+        false
+    }
 }
 
 /// Runs the waits of deferred task instances. Never panics, whatever the user code does.

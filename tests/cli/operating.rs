@@ -45,8 +45,15 @@ async fn what_is_old_is_archived_and_deleted() {
     let dry = app.json(&clean(&["--dry-run", "-o", "json"])).await;
     let counts: Vec<_> =
         dry.as_array().unwrap().iter().map(|row| (&row["table"], &row["would_go"])).collect();
-    let wanted =
-        [("xcom", 10), ("dag_run", 2), ("dag_version", 0), ("asset_event", 0), ("log", 5), ("job", 1)];
+    let wanted = [
+        ("xcom", 10),
+        ("task_log", 0),
+        ("dag_run", 2),
+        ("dag_version", 0),
+        ("asset_event", 0),
+        ("log", 5),
+        ("job", 1),
+    ];
     assert_eq!(
         counts,
         wanted.map(|(table, rows)| (json!(table), json!(rows))).each_ref().map(|(a, b)| (a, b))
@@ -105,7 +112,7 @@ async fn an_archive_that_cannot_be_written_deletes_nothing() {
 async fn what_cannot_be_cleaned_or_taken_back_says_why() {
     let app = App::migrated().await;
     for (args, wanted) in [
-        (&["-t", "runs"][..], "there is no table `runs` that grows old; there are xcom, dag_run,"),
+        (&["-t", "runs"][..], "there is no table `runs` that grows old; there are xcom, task_log, dag_run,"),
         (&["-t", "task_instance"], "is deleted with its run: use `dag_run`"),
         (&["--archive", "x", "--skip-archive"], "cannot be used with"),
         (&["--batch-size", "0"], "0 is not in 1.."),
@@ -178,4 +185,31 @@ async fn a_probe_finds_the_process_that_it_is_asked_for() {
     let status = |part: &str| health[part]["status"].clone();
     assert_eq!([status("scheduler"), status("triggerer")], [json!("healthy"), json!("healthy")]);
     assert_eq!(status("dag_processor"), Value::Null);
+}
+
+#[tokio::test]
+async fn messages_that_were_set_aside_are_listed_and_deleted() {
+    let app = App::migrated().await;
+    let store = app.store().await;
+    for id in ["aa", "bb"] {
+        let letter = airflow::store::DeadLetter {
+            id: id.into(),
+            at: "2026-01-02T00:00:00Z".parse().unwrap(),
+            queue: "default".into(),
+            reason: "wrong_mac".into(),
+            error: "it is forged".into(),
+            key_id: Some("00ff".into()),
+            size: 7,
+            head: "\\x01".into(),
+            by: "w1".into(),
+        };
+        assert!(store.keep_dead_letter(letter, 10).await.unwrap());
+    }
+    let listed = app.json(&["dead-letters", "list", "-o", "json"]).await;
+    let seen = [&listed[0]["id"], &listed[0]["reason"], &listed[1]["id"], &listed[1]["by"]];
+    assert_eq!(seen, [&json!("aa"), &json!("wrong_mac"), &json!("bb"), &json!("w1")]);
+    let (code, _, err) = app.run(&["dead-letters", "delete", "aa", "cc", "-y"]).await;
+    assert!(code == 1 && err.contains("1 of 2 messages are not there"), "{err}");
+    assert_eq!(app.ok(&["dead-letters", "delete", "--all", "-y"]).await, "forgot 1 messages\n");
+    assert_eq!(app.json(&["dead-letters", "list", "-o", "json"]).await, json!([]));
 }

@@ -3,7 +3,7 @@
 use std::path::PathBuf;
 use std::sync::Arc;
 
-use crate::attempt::RunnerConfig;
+use crate::attempt::{LogShipping, RunnerConfig};
 use crate::compile::DefinitionErrors;
 use crate::dag::{DEFAULT_POOL, DagDef, DagDefaults, Problem, ProblemKind};
 use crate::discovery::discovered;
@@ -223,10 +223,11 @@ impl AirflowBuilder {
         self
     }
 
-    /// Writes no log files, whatever was said before.
+    /// Writes no logs, whatever was said before.
     #[must_use]
     pub fn without_logs(mut self) -> Self {
         self.runner.log_folder = None;
+        self.runner.log_shipping = LogShipping::Never;
         self
     }
 
@@ -249,6 +250,20 @@ impl AirflowBuilder {
     #[must_use]
     pub fn log_folder(mut self, folder: impl Into<PathBuf>) -> Self {
         self.runner.log_folder = Some(folder.into());
+        self
+    }
+
+    /// Whether logs of attempts are kept in the store, where they can be read from every machine.
+    #[must_use]
+    pub fn log_shipping(mut self, shipping: LogShipping) -> Self {
+        self.runner.log_shipping = shipping;
+        self
+    }
+
+    /// How many bytes of what a task says are kept of one attempt; 16 MiB unless set. What is cut is counted in the log.
+    #[must_use]
+    pub fn log_quota(mut self, bytes: u64) -> Self {
+        self.runner.log_quota = bytes;
         self
     }
 
@@ -334,7 +349,7 @@ impl AirflowBuilder {
     pub async fn build(mut self) -> Result<Airflow, BuildError> {
         #[cfg(unix)]
         if let Some(process) = crate::attempt::process::AttemptProcess::of_this_process() {
-            let application = self.only(process.attempt());
+            let application = self.only(process.attempt(), process.ships_logs());
             match process.run(application).await {}
         }
         let registry = self.compile()?;
@@ -390,7 +405,7 @@ impl AirflowBuilder {
 
     /// What runs one attempt, without preparing anything else.
     #[cfg(unix)]
-    fn only(mut self, attempt: &Attempt) -> Result<Arc<dyn AttemptRunner>, String> {
+    fn only(mut self, attempt: &Attempt, ships_logs: bool) -> Result<Arc<dyn AttemptRunner>, String> {
         let (dag_id, wanted) = (&attempt.run.dag_id, &attempt.fingerprint);
         self.dags.retain(|dag| dag.id() == dag_id.as_str());
         let registry = self.compile().map_err(|error| error.to_string())?;
@@ -407,7 +422,8 @@ impl AirflowBuilder {
             }
         }
         let airflow = self.put_together(registry, Executors::default()).map_err(|error| error.to_string())?;
-        Ok(Arc::new(airflow.runner()))
+        let runner = airflow.runner();
+        Ok(Arc::new(if ships_logs { runner.beside_workers() } else { runner }))
     }
 }
 

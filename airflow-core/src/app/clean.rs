@@ -18,6 +18,9 @@ use crate::store::{Old, OldRow, OldTable, RunRow, Store, StoreError, XComFilter,
 /// How many runs are deleted in one transaction: each may have thousands of rows, and others wait.
 const RUNS: u32 = 50;
 
+/// How many pieces of logs are deleted in one transaction: each may have 64 KiB.
+const PIECES: u32 = 200;
+
 /// How many rows of other tables are deleted in one transaction.
 const ROWS: u32 = 1000;
 
@@ -32,7 +35,7 @@ pub struct CleanOptions {
     pub dags: Vec<DagId>,
     /// Not of these dags.
     pub not_dags: Vec<DagId>,
-    /// How many rows go in one transaction; 50 runs, 1000 other rows unless set.
+    /// How many rows go in one transaction; 50 runs, 200 pieces of logs, 1000 other rows unless set.
     pub batch: Option<u32>,
     /// Delete nothing, only count.
     pub dry_run: bool,
@@ -126,7 +129,11 @@ async fn clean_table(
     old: &Old,
     options: &CleanOptions,
 ) -> Result<CleanedTable, CleanError> {
-    let usual = if old.table == OldTable::Runs { RUNS } else { ROWS };
+    let usual = match old.table {
+        OldTable::Runs => RUNS,
+        OldTable::TaskLogs => PIECES,
+        _ => ROWS,
+    };
     let batch = options.batch.unwrap_or(usual).max(1);
     let mut done = CleanedTable { table: old.table, rows: 0, archive: None };
     // Of a process that has ended nothing but its number is known.
@@ -205,6 +212,7 @@ async fn line(store: &dyn Store, row: &OldRow) -> Result<Value, StoreError> {
             line["run_id"] = json!(run);
             line
         }
+        OldRow::TaskLog(chunk) => json!(chunk),
         OldRow::Run(run) => whole_run(store, run).await?,
         OldRow::Version(dag, version) => {
             let mut line = json!(version);

@@ -8,7 +8,8 @@ use serde::Serialize;
 use crate::scheduler::seems_alive;
 use crate::store::StoreResult;
 
-use super::Airflow;
+use super::waiting::stranded;
+use super::{Airflow, Stranded};
 
 /// How long the database may take to answer before it counts as unhealthy: whoever asks for health wants to know soon.
 const ANSWER: Duration = Duration::from_secs(5);
@@ -75,6 +76,9 @@ pub struct Health {
     pub triggerer: TriggererHealth,
     /// What reads dags: nothing, they are code of the program. Always null, as in Airflow for parts that never ran.
     pub dag_processor: DagProcessorHealth,
+    /// What waits for processes that are not there: queues without a worker, versions that nobody has. The rest works.
+    #[serde(skip_serializing_if = "Vec::is_empty")]
+    pub stranded: Vec<Stranded>,
 }
 
 /// What runs the waits of deferred task instances.
@@ -123,7 +127,7 @@ impl Airflow {
     pub async fn health(&self) -> Health {
         let asked = tokio::select! {
             biased;
-            answer = self.others() => answer.map_err(|error| error.to_string()),
+            answer = self.asked() => answer.map_err(|error| error.to_string()),
             () = self.clock().sleep(ANSWER) => Err(format!("it does not answer within {ANSWER:?}")),
         };
         let metadatabase =
@@ -138,7 +142,7 @@ impl Airflow {
                 error: own.last_error,
             },
             None => {
-                let latest = asked.ok().flatten();
+                let latest = asked.as_ref().ok().and_then(|(latest, _)| *latest);
                 SchedulerHealth {
                     status: HealthStatus::of(latest.is_some_and(|(_, alive)| alive)),
                     latest_scheduler_heartbeat: latest.map(|(at, _)| at),
@@ -152,7 +156,12 @@ impl Airflow {
         let latest = scheduler.latest_scheduler_heartbeat;
         let triggerer =
             TriggererHealth { status: latest.map(|_| scheduler.status), latest_triggerer_heartbeat: latest };
-        Health { metadatabase, scheduler, triggerer, dag_processor: DagProcessorHealth::default() }
+        let stranded = asked.map(|(_, stranded)| stranded).unwrap_or_default();
+        Health { metadatabase, scheduler, triggerer, dag_processor: DagProcessorHealth::default(), stranded }
+    }
+
+    async fn asked(&self) -> StoreResult<(Option<(DateTime<Utc>, bool)>, Vec<Stranded>)> {
+        Ok((self.others().await?, stranded(&**self.store(), self.now()).await?))
     }
 
     /// When the scheduler that was heard of last renewed its lease, and whether it counts as alive.

@@ -9,11 +9,14 @@ mod builder;
 mod clean;
 mod doctor;
 mod health;
+mod logs;
 mod made_runs;
 mod ops;
 mod results;
 mod runs;
 mod settings;
+mod versions;
+mod waiting;
 mod waits;
 
 use std::sync::Arc;
@@ -47,6 +50,7 @@ pub use health::{
 };
 pub use ops::{ClearOptions, Cleared, Mark, OpError, Selection, suggestion};
 pub use runs::{BackfillOptions, BackfillOutcome, Reprocess, Trigger, TriggerError};
+pub use waiting::{QueueState, Stranded, queues, stranded, why_stranded};
 
 /// An application that is ready to work. Cheap to clone.
 #[derive(Debug, Clone)]
@@ -134,7 +138,7 @@ impl Airflow {
     /// What runs attempts of its dags.
     pub fn runner(&self) -> Runner {
         let parts = &self.0;
-        Runner::new(
+        let runner = Runner::new(
             parts.registry.clone(),
             Arc::clone(&parts.store),
             parts.resources.clone(),
@@ -142,7 +146,12 @@ impl Airflow {
             parts.runner.clone(),
         )
         .with_secrets(parts.secrets.clone())
-        .with_runs(Arc::new(AppRuns::of(self)))
+        .with_runs(Arc::new(AppRuns::of(self)));
+        if parts.executors.iter().any(|executor| executor.is_remote()) {
+            runner.beside_workers()
+        } else {
+            runner
+        }
     }
 
     /// Its connections and variables, wherever they come from. Those of the store are written through

@@ -241,6 +241,10 @@ impl Airflow {
             }
             cleared
         };
+        if !options.dry_run {
+            // What runs again does so with the code that is there, unless a scheduler has that of the run.
+            self.adopt(&run, &dag.fingerprint).await?;
+        }
         let cleared = self.change_run_of(dag_id, &run, actor, options.dry_run, change).await?;
         if !options.dry_run && !cleared.is_empty() {
             let extra = json!({ "instances": cleared.len() }).to_string();

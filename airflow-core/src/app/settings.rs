@@ -63,6 +63,7 @@ impl AirflowBuilder {
         let scheduler = &mut self.scheduler;
         scheduler.paused_at_creation = settings.boolean("core", "dags_are_paused_at_creation");
         scheduler.max_map_length = settings.number("core", "max_map_length");
+        scheduler.adopt_runs = settings.boolean("scheduler", "adopt_runs");
         scheduler.use_schedules = settings.boolean("scheduler", "use_job_schedule");
         let seconds = |key| settings.seconds("scheduler", key);
         scheduler.beat = seconds("job_heartbeat_sec").unwrap_or(scheduler.beat);
@@ -70,6 +71,11 @@ impl AirflowBuilder {
         scheduler.poll_interval = seconds("scheduler_idle_sleep_time").unwrap_or(scheduler.poll_interval);
         if settings.is_set("logging", "base_log_folder") {
             self.runner.log_folder = Some(settings.text("logging", "base_log_folder").into());
+        }
+        self.runner.log_quota = settings.number("logging", "task_log_quota");
+        match settings.text("logging", "ship_task_logs").parse() {
+            Ok(shipping) => self.runner.log_shipping = shipping,
+            Err(why) => self.wrong_settings = Some(format!("`logging.ship_task_logs`: {why}")),
         }
         self.runner.log_template = LogTemplate::new(settings.text("logging", "log_filename_template"));
         match settings.secrets_backend().map(|(_, args)| file_secrets(&args)) {

@@ -1,4 +1,5 @@
-//! The log of an attempt: one file, with what the task and everything it awaits says through `tracing`.
+//! The log of an attempt: one file, with what the task and everything it awaits says through `tracing`. A copy goes to
+//! the store ([`super::ship`]).
 //!
 //! [`TaskLogLayer`] sends events that happen inside the span of an attempt into its file. Add it to the subscriber of
 //! the application. An application that has set none by the time its first attempt writes a log gets one that does
@@ -8,7 +9,7 @@ use std::fmt::Write as _;
 use std::fs::{File, OpenOptions};
 use std::io::Write as _;
 use std::path::PathBuf;
-use std::sync::{Arc, Mutex, PoisonError};
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
 use chrono::{DateTime, Utc};
 use tracing::field::{Field, Visit};
@@ -24,6 +25,7 @@ use crate::time::Clock;
 
 use super::log_path::safe;
 pub use super::log_path::{LogName, LogTemplate};
+use super::ship::Outlet;
 
 /// The name of the span around every attempt.
 const SPAN: &str = "airflow_attempt";
@@ -46,10 +48,34 @@ pub struct AttemptLog(Arc<Shared>);
 
 struct Shared {
     path: Option<PathBuf>,
-    file: Option<Mutex<File>>,
+    outlet: Option<Outlet>,
     clock: Arc<dyn Clock>,
     masker: Masker,
+    quota: u64,
+    written: Mutex<Written>,
 }
+
+/// What was written so far, and what was not.
+#[derive(Default)]
+struct Written {
+    file: Option<File>,
+    bytes: u64,
+    cut_lines: u64,
+    cut_bytes: u64,
+}
+
+/// Where a log goes, and how much of it.
+pub(super) struct LogPlan {
+    /// The file.
+    pub(super) path: Option<PathBuf>,
+    /// The way to the store.
+    pub(super) outlet: Option<Outlet>,
+    /// How many bytes of what the task says are kept.
+    pub(super) quota: u64,
+}
+
+/// The longest line of a task that is kept whole, in bytes.
+const LINE: usize = 32 * 1024;
 
 /// Attempts that are running, by the number in their span, for the layer to find their files.
 static OPEN: Mutex<Vec<(u64, std::sync::Weak<Shared>)>> = Mutex::new(Vec::new());
@@ -57,8 +83,9 @@ static NEXT: std::sync::atomic::AtomicU64 = std::sync::atomic::AtomicU64::new(1)
 
 impl AttemptLog {
     /// Opens the file for appending: a try that goes on after a wait continues its log. Secrets that `masker` knows by
-    /// the time of a line are hidden in it.
-    pub fn open(path: Option<PathBuf>, clock: Arc<dyn Clock>, masker: Masker) -> Self {
+    /// the time of a line are hidden in it, in the file and in the store.
+    pub(super) fn open(plan: LogPlan, clock: Arc<dyn Clock>, masker: Masker) -> Self {
+        let LogPlan { path, outlet, quota } = plan;
         let file = path.as_ref().and_then(|path| {
             let open = || {
                 path.parent().map_or(Ok(()), std::fs::create_dir_all)?;
@@ -70,12 +97,20 @@ impl AttemptLog {
                 )
                 .ok()
         });
-        if file.is_some() && !tracing::dispatcher::has_been_set() {
+        if (file.is_some() || outlet.is_some()) && !tracing::dispatcher::has_been_set() {
             // Whoever was faster has set a subscriber of the application.
             let _ =
                 tracing::subscriber::set_global_default(tracing_subscriber::registry().with(TaskLogLayer));
         }
-        Self(Arc::new(Shared { path, file: file.map(Mutex::new), clock, masker }))
+        let written = Mutex::new(Written { file, ..Written::default() });
+        Self(Arc::new(Shared { path, outlet, clock, masker, quota, written }))
+    }
+
+    /// Ends the log: returns when the store has it, if it goes there, or does not take it.
+    pub(super) async fn close(&self) {
+        if let Some(outlet) = &self.0.outlet {
+            outlet.close().await;
+        }
     }
 
     /// The file.
@@ -86,7 +121,7 @@ impl AttemptLog {
     /// The span in which the attempt runs.
     pub(super) fn span(&self, attempt: &Attempt) -> Span {
         let number = NEXT.fetch_add(1, std::sync::atomic::Ordering::Relaxed);
-        if self.0.file.is_some() {
+        if self.0.is_open() {
             let mut open = OPEN.lock().unwrap_or_else(PoisonError::into_inner);
             open.retain(|(_, shared)| shared.strong_count() > 0);
             open.push((number, Arc::downgrade(&self.0)));
@@ -133,6 +168,7 @@ impl AttemptLog {
             }
             Outcome::Lost | Outcome::HandedBack => ("WARN", "given back".to_owned()),
         };
+        self.0.tell_what_was_cut();
         let took = (self.0.clock.now() - attempt.at).num_milliseconds();
         self.line(
             level,
@@ -149,14 +185,69 @@ impl AttemptLog {
 }
 
 impl Shared {
-    fn write(&self, level: &str, place: &str, text: &str) {
-        let Some(file) = &self.file else { return };
+    fn is_open(&self) -> bool {
+        self.outlet.is_some() || self.lock().file.is_some()
+    }
+
+    fn lock(&self) -> MutexGuard<'_, Written> {
+        self.written.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    fn formatted(&self, level: &str, place: &str, text: &str) -> String {
         let now: DateTime<Utc> = self.clock.now();
         let text = self.masker.mask(text);
-        let line = format!("[{}] {{{place}}} {level} - {text}\n", now.format("%Y-%m-%dT%H:%M:%S%.3f%z"));
-        let mut file = file.lock().unwrap_or_else(PoisonError::into_inner);
-        // A log that cannot be written must not stop the task.
-        let _ = file.write_all(line.as_bytes());
+        let at = now.format("%Y-%m-%dT%H:%M:%S%.3f%z");
+        if text.len() <= LINE {
+            return format!("[{at}] {{{place}}} {level} - {text}\n");
+        }
+        let (head, missing) = (&text[..text.floor_char_boundary(LINE)], text.len() - LINE);
+        format!("[{at}] {{{place}}} {level} - {head}... and {missing} bytes more that are left out\n")
+    }
+
+    /// Writes what the engine says: always.
+    fn write(&self, level: &str, place: &str, text: &str) {
+        let line = self.formatted(level, place, text);
+        self.put(&mut self.lock(), &line);
+    }
+
+    /// Writes what the task says, up to the quota.
+    fn write_of_task(&self, level: &str, place: &str, text: &str) {
+        let line = self.formatted(level, place, text);
+        let mut written = self.lock();
+        if written.cut_lines == 0 && written.bytes + line.len() as u64 <= self.quota {
+            written.bytes += line.len() as u64;
+            self.put(&mut written, &line);
+            return;
+        }
+        (written.cut_lines, written.cut_bytes) =
+            (written.cut_lines + 1, written.cut_bytes + line.len() as u64);
+        if written.cut_lines == 1 {
+            let quota = self.quota;
+            let text = format!("the log has reached its quota of {quota} bytes; what follows is left out");
+            let line = self.formatted("WARN", "airflow", &text);
+            self.put(&mut written, &line);
+        }
+    }
+
+    fn tell_what_was_cut(&self) {
+        let (lines, bytes) = {
+            let written = self.lock();
+            (written.cut_lines, written.cut_bytes)
+        };
+        if lines > 0 {
+            let text = format!("{lines} lines with {bytes} bytes were left out: the quota was used up");
+            self.write("WARN", "airflow", &text);
+        }
+    }
+
+    fn put(&self, written: &mut Written, line: &str) {
+        if let Some(file) = &mut written.file {
+            // A log that cannot be written must not stop the task.
+            let _ = file.write_all(line.as_bytes());
+        }
+        if let Some(outlet) = &self.outlet {
+            outlet.add(line);
+        }
     }
 }
 
@@ -235,7 +326,7 @@ impl<S: Subscriber + for<'a> LookupSpan<'a>> Layer<S> for TaskLogLayer {
                     (Some(file), Some(line)) => format!("{}:{line}", file.rsplit('/').next().unwrap_or(file)),
                     _ => meta.target().to_owned(),
                 };
-                log.0.write(meta.level().as_str(), &place, &(text.message + &text.fields));
+                log.0.write_of_task(meta.level().as_str(), &place, &(text.message + &text.fields));
                 return;
             }
         }

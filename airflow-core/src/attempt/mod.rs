@@ -6,10 +6,12 @@
 mod inputs;
 pub mod log;
 mod log_path;
+mod log_reader;
 mod names;
 #[cfg(unix)]
 pub mod process;
 mod services;
+mod ship;
 mod waits;
 
 use std::panic::AssertUnwindSafe;
@@ -40,11 +42,44 @@ use crate::store::SharedStore;
 use crate::time::Clock;
 use crate::xcom::DEFAULT_XCOM_LIMIT;
 
-use log::{AttemptLog, LogName, LogTemplate};
+use log::{AttemptLog, LogName, LogPlan, LogTemplate};
 use services::StoreServices;
+use ship::Shipper;
+
+pub use log_reader::{LogPart, LogReader};
 
 /// How long `on_kill` may take: whatever holds it up longer must not hold up the executor's slot.
 const ON_KILL_LIMIT: Duration = Duration::from_secs(10);
+
+/// How many bytes of the log of one attempt are kept unless something else is said.
+pub const DEFAULT_LOG_QUOTA: u64 = 16 * 1024 * 1024;
+
+/// Whether the logs of attempts are kept in the store, beside their files: so they can be read from everywhere, and stay
+/// when a machine goes.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
+pub enum LogShipping {
+    /// If there may be processes on other machines: with workers, and with a database on a server. One in a file is on
+    /// the machine of all its processes, and so are the files of the logs.
+    #[default]
+    Auto,
+    /// Always.
+    Always,
+    /// Never: who wants to read a log has to go to its machine.
+    Never,
+}
+
+impl std::str::FromStr for LogShipping {
+    type Err = String;
+
+    fn from_str(text: &str) -> Result<Self, String> {
+        match text {
+            "auto" => Ok(Self::Auto),
+            "always" => Ok(Self::Always),
+            "never" => Ok(Self::Never),
+            other => Err(format!("`{other}` is none of auto, always, never")),
+        }
+    }
+}
 
 /// How attempts are run.
 #[derive(Debug, Clone)]
@@ -53,6 +88,10 @@ pub struct RunnerConfig {
     pub log_folder: Option<PathBuf>,
     /// Where in that folder the log of an attempt lies.
     pub log_template: LogTemplate,
+    /// Whether logs are kept in the store.
+    pub log_shipping: LogShipping,
+    /// How many bytes of what a task says are kept of one attempt; what is cut is counted in the log.
+    pub log_quota: u64,
     /// The largest value that is stored, in bytes of JSON.
     pub xcom_limit: usize,
     /// What templates see as `conf`; the defaults of all options unless set.
@@ -64,6 +103,8 @@ impl Default for RunnerConfig {
         Self {
             log_folder: None,
             log_template: LogTemplate::default(),
+            log_shipping: LogShipping::default(),
+            log_quota: DEFAULT_LOG_QUOTA,
             xcom_limit: DEFAULT_XCOM_LIMIT,
             settings: Arc::default(),
         }
@@ -82,6 +123,7 @@ pub struct Runner {
     overrides: Option<Arc<dyn Override>>,
     secrets: Secrets,
     runs: Option<Arc<dyn RunMaker>>,
+    shipper: Option<Shipper>,
 }
 
 /// Makes runs for tasks that ask for them.
@@ -119,8 +161,15 @@ impl Runner {
         let vault = Vault::new(Arc::clone(&store), Fernet::default());
         let environment = EnvironmentSecrets::of_process();
         let secrets = Secrets::new(Backends::default(), environment, vault, Masker::default());
-        let sources = Arc::default();
-        Self { registry, store, resources, clock, config, sources, overrides: None, secrets, runs: None }
+        let on_a_server = !matches!(store.kind(), "sqlite" | "memory");
+        let ships = match config.log_shipping {
+            LogShipping::Auto => on_a_server,
+            LogShipping::Always => true,
+            LogShipping::Never => false,
+        };
+        let shipper = ships.then(|| Shipper::new(Arc::clone(&store), Arc::clone(&clock)));
+        let (sources, overrides, runs) = Default::default();
+        Self { registry, store, resources, clock, config, sources, overrides, secrets, runs, shipper }
     }
 
     /// The same, with another place for variables and connections, and what hides them in logs.
@@ -134,6 +183,15 @@ impl Runner {
     #[must_use]
     pub fn with_override(mut self, overrides: Arc<dyn Override>) -> Self {
         self.overrides = Some(overrides);
+        self
+    }
+
+    /// The same in a deployment with workers: logs go to the store, unless it was said that they never do.
+    #[must_use]
+    pub fn beside_workers(mut self) -> Self {
+        if self.shipper.is_none() && self.config.log_shipping != LogShipping::Never {
+            self.shipper = Some(Shipper::new(Arc::clone(&self.store), Arc::clone(&self.clock)));
+        }
         self
     }
 
@@ -210,6 +268,15 @@ impl Runner {
             log::relative_path(name.dag, name.run, name.task, name.map_index, name.try_number)
         });
         Some(folder.join(path))
+    }
+
+    /// Begins the log of an attempt, or goes on with it, perhaps where another process has begun it. Then its pieces are
+    /// numbered by the time, so that they come after those that are there, however often it is gone on with.
+    fn open_log(&self, attempt: &Attempt, goes_on: bool) -> AttemptLog {
+        let first = if goes_on { self.clock.now().timestamp_micros() } else { 0 };
+        let outlet = self.shipper.as_ref().map(|shipper| shipper.open(attempt.ti.attempt_id, first));
+        let plan = LogPlan { path: self.log_path(attempt), outlet, quota: self.config.log_quota };
+        AttemptLog::open(plan, Arc::clone(&self.clock), self.masker().clone())
     }
 
     async fn run_logged(
@@ -310,13 +377,17 @@ impl Runner {
 
 #[async_trait]
 impl AttemptRunner for Runner {
+    fn ships_logs(&self) -> bool {
+        self.shipper.is_some()
+    }
+
     fn note_end(&self, attempt: &Attempt, outcome: &Outcome) {
-        let log = AttemptLog::open(self.log_path(attempt), Arc::clone(&self.clock), self.masker().clone());
-        log.footer(attempt, outcome);
+        // The process of the attempt has sent what it said under numbers that nobody here knows.
+        self.open_log(attempt, true).footer(attempt, outcome);
     }
 
     async fn run(&self, attempt: Attempt, cancel: Cancel) -> Report {
-        let log = AttemptLog::open(self.log_path(&attempt), Arc::clone(&self.clock), self.masker().clone());
+        let log = self.open_log(&attempt, false);
         log.header(&attempt);
         let work = AssertUnwindSafe(self.run_logged(&attempt, cancel, &log)).catch_unwind();
         let (outcome, cx) = match work.instrument(log.span(&attempt)).await {
@@ -327,6 +398,7 @@ impl AttemptRunner for Runner {
         let rendered = shown(self.masker(), rendered);
         let outcome = masked(self.masker(), outcome);
         log.footer(&attempt, &outcome);
+        log.close().await;
         let pushed =
             if matches!(outcome, Outcome::Failed { .. } | Outcome::Cancelled) { Vec::new() } else { pushed };
         Report {

@@ -29,6 +29,9 @@ use crate::plan::{Attempt, Outcome, Report, Said, from_body, to_body};
 /// not the socket.
 pub const MARKER: &str = "AIRFLOW_ATTEMPT_SOCKET";
 
+/// The variable that says that the log of the attempt is to be kept in the store.
+pub const SHIPS_LOGS: &str = "AIRFLOW_ATTEMPT_SHIPS_LOGS";
+
 /// The first byte of an answer: the program has found its socket.
 pub const HELLO: u8 = b'h';
 
@@ -97,6 +100,11 @@ impl AttemptProcess {
     /// The attempt.
     pub fn attempt(&self) -> &Attempt {
         &self.attempt
+    }
+
+    /// Whether its log is to be kept in the store.
+    pub fn ships_logs(&self) -> bool {
+        std::env::var_os(SHIPS_LOGS).is_some()
     }
 
     /// Runs the attempt, answers, and ends the process. `runner` is what went wrong if there is none.

@@ -159,7 +159,7 @@ impl Runner {
 #[async_trait]
 impl WaitRunner for Runner {
     async fn wait(&self, attempt: Attempt, cancel: Cancel) -> Report {
-        let log = AttemptLog::open(self.log_path(&attempt), Arc::clone(&self.clock), self.masker().clone());
+        let log = self.open_log(&attempt, true);
         let work = AssertUnwindSafe(self.wait_logged(&attempt, cancel, &log)).catch_unwind();
         let (outcome, cx) = match work.instrument(log.span(&attempt)).await {
             Ok(done) => done,
@@ -167,6 +167,7 @@ impl WaitRunner for Runner {
         };
         let outcome = masked(self.masker(), outcome);
         log.footer(&attempt, &outcome);
+        log.close().await;
         let (pushed, asset_events, rendered) = cx.map(|cx| cx.take_notes()).unwrap_or_default();
         let rendered = shown(self.masker(), rendered);
         let ends = matches!(outcome, Outcome::Success(_) | Outcome::Skipped(_));

@@ -7,8 +7,9 @@ use std::time::Duration;
 use chrono::TimeDelta;
 use tokio::sync::watch;
 
-use crate::id::IncarnationId;
+use crate::id::{DagId, IncarnationId};
 use crate::plan::Outcome;
+use crate::registry::Registry;
 use crate::state::RunState;
 use crate::store::points::{pass_point, reach_point};
 use crate::store::{Incarnation, RunFilter, StoreResult};
@@ -43,10 +44,36 @@ impl Scheduler {
     /// If the store fails.
     pub async fn prepare(&mut self) -> StoreResult<()> {
         self.store.register(self.process.new_incarnation(self.lease.length())).await?;
+        self.carry().await?;
         reach_point!("prepare.registered");
         self.refresh().await?;
         reach_point!("prepare.refreshed");
         self.reap().await
+    }
+
+    /// Says which versions of dags this process has, before it looks at runs.
+    async fn carry(&self) -> StoreResult<()> {
+        self.store.carry(self.process.id, versions(&self.registry)).await
+    }
+
+    /// Takes over runs of versions that nobody alive has, if it is to.
+    async fn adopt_runs(&mut self) -> StoreResult<()> {
+        if !self.config.adopt_runs {
+            return Ok(());
+        }
+        for other in self.core.others() {
+            if self.store.move_run(other.run, &other.from, &other.to).await? {
+                tracing::warn!(
+                    dag = %other.dag_id, run = %other.run, from = other.from, to = other.to,
+                    "the run goes on with another version of its dag: no scheduler has its own"
+                );
+                let run = self.store.load_run(other.run, None).await?;
+                if let Some(loaded) = run {
+                    self.core.know_run(loaded.run, self.clock.now());
+                }
+            }
+        }
+        Ok(())
     }
 
     /// Ends processes that are dead; their attempts are lost.
@@ -70,7 +97,8 @@ impl Scheduler {
         }
         reach_point!("reap.orphans");
         for orphan in self.store.orphans().await? {
-            if orphan.start.incarnation != Some(self.process.id) {
+            // Schedulers of the version of its run see to it.
+            if orphan.start.incarnation != Some(self.process.id) && !self.core.is_of_others(orphan.run) {
                 tracing::warn!(task = %orphan.start.task_id, attempt = %orphan.start.attempt_id, "the attempt was lost");
                 self.core.orphan(orphan);
             }
@@ -95,6 +123,7 @@ impl Scheduler {
         let active = RunFilter { states: vec![RunState::Queued, RunState::Running], ..RunFilter::default() };
         let active = self.store.runs(&active).await?;
         self.core.know_active(active, now);
+        self.adopt_runs().await?;
         self.read_limits().await?;
         self.read_asset_queue().await?;
         self.read_next_deadline().await?;
@@ -309,6 +338,7 @@ impl Scheduler {
             let process = self.process.again();
             let begun = self.clock.elapsed();
             self.store.register(process.new_incarnation(self.lease.length())).await?;
+            self.store.carry(process.id, versions(&self.registry)).await?;
             tracing::warn!(old = %self.process.id, new = %process.id, "this process begins anew");
             let strays = self.core.attempts_here();
             self.process = process;
@@ -375,6 +405,11 @@ impl Scheduler {
         }
         pass_point!("shutdown.goodbye");
     }
+}
+
+/// What a process with these dags carries.
+fn versions(registry: &Registry) -> Vec<(DagId, String)> {
+    registry.iter().map(|dag| (dag.id.clone(), dag.fingerprint.clone())).collect()
 }
 
 /// Returns when somebody asks for a stop; never, if nobody is left who could.

@@ -14,12 +14,12 @@ use crate::time::Clock;
 
 use super::{
     Advance, AssetEvent, AssetEventFilter, AssetRow, AttemptRow, AuditEntry, AuditFilter, Carrier,
-    ConnectionRow, CreatedRun, DagRecord, DagRow, DagVersion, DeadlineKey, DeadlineRow, EventRow, Examined,
-    FoundAttempt, HostTx, Incarnation, Migrated, NewIncarnation, NewRun, NoticeKey, NoticeRow, Old, OldKey,
-    OldRow, PastQuery, PoolRow, PoolSpec, QueueFilter, QueuedAsset, QueuedAttempts, QueuedEvent, Rows,
-    RunFilter, RunRow, RunSnapshot, SchemaStatus, Settlement, SharedStore, SlotCount, SlotKey, Store,
-    StoreError, StoreResult, StoredReport, TiRow, TokenSwap, Unit, UnitResult, VariableRow, WorkerRow,
-    XComFilter, XComRow, XComWrite,
+    ConnectionRow, CreatedRun, DagRecord, DagRow, DagVersion, DeadLetter, DeadlineKey, DeadlineRow, EventRow,
+    Examined, FoundAttempt, HostTx, Incarnation, LogChunk, LogFilter, LogPlace, Migrated, MissingVersion,
+    NewIncarnation, NewRun, NoticeKey, NoticeRow, Old, OldKey, OldRow, PastQuery, PoolRow, PoolSpec,
+    QueueFilter, QueuedAsset, QueuedAttempts, QueuedEvent, Rows, RunFilter, RunRow, RunSnapshot,
+    SchemaStatus, Settlement, SharedStore, SlotCount, SlotKey, Store, StoreError, StoreResult, StoredReport,
+    TiRow, TokenSwap, Unit, UnitResult, VariableRow, WaitingQueue, WorkerRow, XComFilter, XComRow, XComWrite,
 };
 
 /// What is done around each call of a store.
@@ -136,12 +136,20 @@ passed_on! {
     fn add_reports(process: IncarnationId, reports: Vec<StoredReport>) -> Vec<bool>;
     fn reports(process: IncarnationId, limit: u32) -> Vec<StoredReport>;
     fn delete_reports(ids: Vec<AttemptId>) -> ();
+    fn add_log_chunks(chunks: Vec<LogChunk>) -> ();
+    fn log_chunks(filter: &LogFilter) -> Vec<(LogPlace, LogChunk)>;
+    fn keep_dead_letter(letter: DeadLetter, most: u32) -> bool;
+    fn dead_letters(limit: u32) -> Vec<DeadLetter>;
+    fn delete_dead_letters(ids: Vec<String>) -> u64;
     fn register_worker(process: IncarnationId, name: &str, info: Value) -> bool;
     fn update_worker(process: IncarnationId, name: &str, info: Value) -> bool;
     fn workers() -> Vec<WorkerRow>;
     fn forget_worker(name: &str) -> bool;
     fn carry(process: IncarnationId, versions: Vec<(DagId, String)>) -> ();
     fn carriers(dag_id: &DagId) -> Vec<Carrier>;
+    fn waiting_queues() -> Vec<WaitingQueue>;
+    fn missing_versions() -> Vec<MissingVersion>;
+    fn move_run(run: RunPk, from: &str, to: &str) -> bool;
     fn keep_setting(name: &str, value: &str) -> String;
     fn notices() -> Vec<NoticeRow>;
     fn take_notice(key: &NoticeKey, from: IncarnationId, to: IncarnationId) -> bool;

@@ -18,12 +18,12 @@ use crate::time::{Clock, SystemClock};
 
 use super::{
     Advance, AssetEvent, AssetEventFilter, AssetRow, AttemptRow, AuditEntry, AuditFilter, Carrier,
-    ConnectionRow, CreatedRun, DagRecord, DagRow, DagVersion, DeadlineKey, DeadlineRow, EventRow, Examined,
-    FoundAttempt, HostTx, Incarnation, Migrated, NewIncarnation, NewRun, NoticeKey, NoticeRow, Old, OldKey,
-    OldRow, PastQuery, PoolRow, PoolSpec, QueueFilter, QueuedAsset, QueuedAttempts, QueuedEvent, Rows,
-    RunFilter, RunRow, RunSnapshot, SchemaStatus, Settlement, SlotCount, SlotKey, Store, StoreError,
-    StoreResult, StoredReport, TiRow, TokenSwap, Unit, UnitResult, VariableRow, WorkerRow, XComFilter,
-    XComRow, XComWrite,
+    ConnectionRow, CreatedRun, DagRecord, DagRow, DagVersion, DeadLetter, DeadlineKey, DeadlineRow, EventRow,
+    Examined, FoundAttempt, HostTx, Incarnation, LogChunk, LogFilter, LogPlace, Migrated, MissingVersion,
+    NewIncarnation, NewRun, NoticeKey, NoticeRow, Old, OldKey, OldRow, PastQuery, PoolRow, PoolSpec,
+    QueueFilter, QueuedAsset, QueuedAttempts, QueuedEvent, Rows, RunFilter, RunRow, RunSnapshot,
+    SchemaStatus, Settlement, SlotCount, SlotKey, Store, StoreError, StoreResult, StoredReport, TiRow,
+    TokenSwap, Unit, UnitResult, VariableRow, WaitingQueue, WorkerRow, XComFilter, XComRow, XComWrite,
 };
 use state::State;
 
@@ -247,6 +247,27 @@ impl Store for MemoryStore {
         Ok(())
     }
 
+    async fn add_log_chunks(&self, chunks: Vec<LogChunk>) -> StoreResult<()> {
+        self.write().add_log_chunks(chunks);
+        Ok(())
+    }
+
+    async fn log_chunks(&self, filter: &LogFilter) -> StoreResult<Vec<(LogPlace, LogChunk)>> {
+        Ok(self.read().log_chunks(filter))
+    }
+
+    async fn keep_dead_letter(&self, letter: DeadLetter, most: u32) -> StoreResult<bool> {
+        Ok(self.write().keep_dead_letter(letter, most))
+    }
+
+    async fn dead_letters(&self, limit: u32) -> StoreResult<Vec<DeadLetter>> {
+        Ok(self.read().dead_letters(limit))
+    }
+
+    async fn delete_dead_letters(&self, ids: Vec<String>) -> StoreResult<u64> {
+        Ok(self.write().delete_dead_letters(&ids))
+    }
+
     async fn register_worker(&self, process: IncarnationId, name: &str, info: Value) -> StoreResult<bool> {
         Ok(self.write().register_worker(process, name, &info, self.shared.clock.now()))
     }
@@ -270,6 +291,18 @@ impl Store for MemoryStore {
 
     async fn carriers(&self, dag_id: &DagId) -> StoreResult<Vec<Carrier>> {
         Ok(self.read().carriers(dag_id))
+    }
+
+    async fn waiting_queues(&self) -> StoreResult<Vec<WaitingQueue>> {
+        Ok(self.read().waiting_queues())
+    }
+
+    async fn missing_versions(&self) -> StoreResult<Vec<MissingVersion>> {
+        Ok(self.read().missing_versions())
+    }
+
+    async fn move_run(&self, run: RunPk, from: &str, to: &str) -> StoreResult<bool> {
+        Ok(self.write().move_run(run, from, to))
     }
 
     async fn keep_setting(&self, name: &str, value: &str) -> StoreResult<String> {

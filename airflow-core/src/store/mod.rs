@@ -29,6 +29,7 @@ mod server;
 mod sql;
 #[cfg(feature = "sqlite")]
 mod sqlite;
+mod task_log;
 mod unit;
 
 use std::fmt;
@@ -69,6 +70,7 @@ pub use server::{PoolSettings, ServerStore, UnknownCommits};
 pub use sqlite::sqlite_migrations;
 #[cfg(feature = "sqlite")]
 pub use sqlite::{SqliteOptions, SqliteStore, Synchronous};
+pub use task_log::{DeadLetter, LogChunk, LogFilter, LogPlace};
 pub use unit::*;
 
 /// Why a store could not do what it was asked for.
@@ -244,6 +246,22 @@ pub trait Store: Send + Sync + fmt::Debug + 'static {
     /// Deletes reports that were taken in. Those that do not exist are passed over.
     async fn delete_reports(&self, ids: Vec<AttemptId>) -> StoreResult<()>;
 
+    /// Keeps pieces of the logs of attempts. One that is there already, or whose attempt is not, is passed over.
+    async fn add_log_chunks(&self, chunks: Vec<LogChunk>) -> StoreResult<()>;
+
+    /// Pieces of the log of a try, by number of the attempt and of the piece.
+    async fn log_chunks(&self, filter: &LogFilter) -> StoreResult<Vec<(LogPlace, LogChunk)>>;
+
+    /// Keeps a message that was set aside, unless it is kept already, and forgets the oldest of more than `most`. Says
+    /// whether it is new.
+    async fn keep_dead_letter(&self, letter: DeadLetter, most: u32) -> StoreResult<bool>;
+
+    /// Messages that were set aside, newest first, equal times by id.
+    async fn dead_letters(&self, limit: u32) -> StoreResult<Vec<DeadLetter>>;
+
+    /// Forgets messages that were set aside; returns how many there were.
+    async fn delete_dead_letters(&self, ids: Vec<String>) -> StoreResult<u64>;
+
     /// Gives a worker its name, unless another process has it that has not ended. Says whether the worker has it now.
     async fn register_worker(&self, process: IncarnationId, name: &str, info: Value) -> StoreResult<bool>;
 
@@ -261,6 +279,17 @@ pub trait Store: Send + Sync + fmt::Debug + 'static {
 
     /// The processes that have not ended and carry a version of this dag, by version and process.
     async fn carriers(&self, dag_id: &DagId) -> StoreResult<Vec<Carrier>>;
+
+    /// Queues in which attempts wait for a worker, by name.
+    async fn waiting_queues(&self) -> StoreResult<Vec<WaitingQueue>>;
+
+    /// Active runs of versions that no scheduler carries that has not ended, and queued attempts of versions that no such
+    /// worker carries; by kind, dag and version.
+    async fn missing_versions(&self) -> StoreResult<Vec<MissingVersion>>;
+
+    /// Gives a run another version of its dag, if it is of the version `from` and no scheduler that has not ended carries
+    /// that one; its generation grows. Says whether it was done.
+    async fn move_run(&self, run: RunPk, from: &str, to: &str) -> StoreResult<bool>;
 
     /// Keeps a setting that all processes of a deployment share, unless it is kept already; returns what is kept.
     async fn keep_setting(&self, name: &str, value: &str) -> StoreResult<String>;

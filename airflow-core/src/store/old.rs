@@ -3,16 +3,18 @@
 use chrono::{DateTime, Utc};
 
 use crate::asset::{AssetEvent, AssetEventId};
-use crate::id::{DagId, IncarnationId, MapIndex, RunId, RunPk, TaskId};
+use crate::id::{AttemptId, DagId, IncarnationId, MapIndex, RunId, RunPk, TaskId};
 use crate::state::task::words;
 
-use super::{AuditEntry, DagVersion, RunRow, XComRow};
+use super::{AuditEntry, DagVersion, LogChunk, RunRow, XComRow};
 
 words! {
     /// Rows that grow old, by the names that Airflow has for them.
     OldTable {
         /// Values of runs that have ended; what branches decided stays.
         XComs = "xcom",
+        /// Pieces of the logs of attempts.
+        TaskLogs = "task_log",
         /// Runs that have ended, with all that belongs to them; the newest run of each dag stays.
         Runs = "dag_run",
         /// Versions of dags that no run is of, but for the current ones.
@@ -44,6 +46,8 @@ pub struct Old {
 pub enum OldRow {
     /// A value, with its dag and run.
     XCom(DagId, RunId, Box<XComRow>),
+    /// A piece of a log.
+    TaskLog(Box<LogChunk>),
     /// A run.
     Run(Box<RunRow>),
     /// A version of a dag.
@@ -61,6 +65,8 @@ pub enum OldRow {
 pub enum OldKey {
     /// A value.
     XCom(RunPk, TaskId, MapIndex, String),
+    /// A piece of a log.
+    TaskLog(AttemptId, i64),
     /// A run.
     Run(RunPk),
     /// A version of a dag.
@@ -80,6 +86,7 @@ impl OldRow {
             Self::XCom(_, _, row) => {
                 OldKey::XCom(row.run, row.task_id.clone(), row.map_index, row.key.clone())
             }
+            Self::TaskLog(row) => OldKey::TaskLog(row.attempt_id, row.chunk),
             Self::Run(row) => OldKey::Run(row.pk),
             Self::Version(dag, version) => OldKey::Version(dag.clone(), version.number),
             Self::AssetEvent(event) => OldKey::AssetEvent(event.id.clone()),

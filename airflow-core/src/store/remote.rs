@@ -63,6 +63,32 @@ pub struct WorkerRow {
     pub has_ended: bool,
 }
 
+/// Attempts that wait in a queue for a worker.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct WaitingQueue {
+    /// The queue.
+    pub queue: String,
+    /// How many wait.
+    pub waiting: u64,
+    /// Since when the oldest does.
+    pub since: DateTime<Utc>,
+}
+
+/// What waits for a version of a dag that no process of a kind carries.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct MissingVersion {
+    /// Which processes do not: `scheduler` of active runs, `worker` of queued attempts.
+    pub kind: String,
+    /// The dag.
+    pub dag_id: DagId,
+    /// The version.
+    pub fingerprint: String,
+    /// How many runs or attempts wait.
+    pub waiting: u64,
+    /// Since when the oldest does.
+    pub since: DateTime<Utc>,
+}
+
 /// A version of a dag, and a process that carries it.
 #[derive(Debug, Clone, PartialEq, Eq, PartialOrd, Ord)]
 pub struct Carrier {

@@ -9,6 +9,7 @@ mod attempts;
 mod notices;
 mod remote;
 mod runs;
+mod task_logs;
 mod units;
 mod waits;
 
@@ -42,12 +43,16 @@ pub use attempts::{
     values_are_replaced_cleared_and_deleted,
 };
 pub use notices::notices_wait_until_they_are_told;
-pub use remote::{attempts_are_found_by_id, reports_wait_for_whoever_has_the_run, workers_have_a_name_each};
+pub use remote::{
+    attempts_are_found_by_id, missing_versions_and_queues_are_listed, reports_wait_for_whoever_has_the_run,
+    workers_have_a_name_each,
+};
 pub use runs::{
     a_deleted_run_gives_back_what_it_held, cleaning_keeps_the_newest_run,
     dags_keep_what_users_and_timetables_said, dags_with_running_tasks_stay, deleting_leaves_nothing_behind,
     runs_are_created_once, runs_are_listed_in_order, the_run_before_is_the_latest_earlier_one,
 };
+pub use task_logs::{dead_letters_are_kept_once_and_bounded, logs_are_kept_in_pieces};
 pub use units::{
     a_stale_state_or_epoch_is_refused, a_unit_sees_those_before_it, a_user_change_refuses_older_decisions,
     giving_back_never_fails, limits_are_never_exceeded, pools_limit_by_what_the_store_says,
@@ -88,6 +93,9 @@ pub async fn run_all(store: SharedStore) -> StoreResult<()> {
         attempts_are_found_by_id,
         reports_wait_for_whoever_has_the_run,
         workers_have_a_name_each,
+        missing_versions_and_queues_are_listed,
+        logs_are_kept_in_pieces,
+        dead_letters_are_kept_once_and_bounded,
         waits_are_kept_as_given,
         deferred_slots_count_where_the_pool_says_so,
         notices_wait_until_they_are_told,

@@ -167,11 +167,11 @@ async fn migrators_wait_for_each_other_and_leave_the_tables_of_the_host() {
     assert_eq!(kept, 1);
 }
 
-/// Undoes the seventh migration.
+/// Undoes the seventh migration and the ones after it.
 async fn undo_workers(conn: &mut SqliteConnection) {
     const UNDO: &str =
-        "DROP TABLE af_report; DROP TABLE af_worker; DROP TABLE af_carried; DROP TABLE af_setting;
-         ALTER TABLE af_ti DROP COLUMN holds;";
+        "DROP TABLE af_log_chunk; DROP TABLE af_dead_letter; DROP TABLE af_report; DROP TABLE af_worker;
+         DROP TABLE af_carried; DROP TABLE af_setting; ALTER TABLE af_ti DROP COLUMN holds;";
     sqlx::raw_sql(UNDO).execute(conn).await.unwrap();
 }
 

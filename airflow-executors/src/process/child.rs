@@ -10,7 +10,7 @@ use std::os::unix::net::UnixStream;
 use std::process::Stdio;
 use std::time::Duration;
 
-use airflow_core::attempt::process::{HELLO, MARKER, STOP, order, report_in};
+use airflow_core::attempt::process::{HELLO, MARKER, SHIPS_LOGS, STOP, order, report_in};
 use airflow_core::operator::Cancel;
 use airflow_core::plan::{Attempt, Outcome, Report};
 use rustix::process::{Pid, Signal};
@@ -39,8 +39,11 @@ enum Reason {
 
 impl Child {
     /// Starts a process.
-    pub(super) async fn start(command: &ProcessCommand) -> Result<Self, Outcome> {
-        let command = command.clone();
+    pub(super) async fn start(command: &ProcessCommand, ships_logs: bool) -> Result<Self, Outcome> {
+        let mut command = command.clone();
+        if ships_logs {
+            command = command.env(SHIPS_LOGS, "1");
+        }
         // It takes as long as the system needs to load a program; no other attempt is to wait for that.
         let started = tokio::task::spawn_blocking(move || Self::spawn(&command)).await;
         let started = started.unwrap_or_else(|error| Err(io::Error::other(error)));

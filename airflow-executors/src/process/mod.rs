@@ -116,7 +116,7 @@ impl ProcessRunner {
 
     #[cfg(unix)]
     async fn in_process(&self, attempt: &Attempt, cancel: &Cancel) -> Result<Report, Outcome> {
-        let child = child::Child::start(&self.command).await?;
+        let child = child::Child::start(&self.command, self.inner.ships_logs()).await?;
         child.attend(attempt, cancel, self.command.kill_after).await
     }
 
@@ -141,6 +141,10 @@ impl AttemptRunner for ProcessRunner {
                 Report { outcome, ..report }
             }
         }
+    }
+
+    fn ships_logs(&self) -> bool {
+        self.inner.ships_logs()
     }
 
     fn note_end(&self, attempt: &Attempt, outcome: &Outcome) {

@@ -341,7 +341,7 @@ pub(super) fn time_of(micros: i64) -> Result<DateTime<Utc>, MessageError> {
         .ok_or(MessageError::BadField { field: "time", problem: "is out of range" })
 }
 
-fn hex(bytes: &[u8]) -> String {
+pub(super) fn hex(bytes: &[u8]) -> String {
     bytes.iter().fold(String::new(), |text, byte| format!("{text}{byte:02x}"))
 }
 

@@ -10,6 +10,7 @@ mod news;
 mod out;
 mod remote;
 mod share;
+mod versions;
 mod waits;
 mod wants;
 mod written;
@@ -114,13 +115,15 @@ struct DagLane {
     row: DagRow,
     queued: BTreeMap<(bool, DateTime<Utc>, RunPk), RunRow>,
     running: BTreeSet<RunPk>,
+    /// Active runs of other versions, which are left to schedulers that have them.
+    others: BTreeMap<RunPk, String>,
     /// Not asked before this moment: its timetable had no answer.
     ask_after: Option<DateTime<Utc>>,
 }
 
 impl DagLane {
     fn active(&self) -> usize {
-        self.queued.len() + self.running.len()
+        self.queued.len() + self.running.len() + self.others.len()
     }
 
     /// Whether another run may be made.

@@ -43,6 +43,7 @@ impl Core {
                         row,
                         queued: BTreeMap::new(),
                         running: BTreeSet::new(),
+                        others: BTreeMap::new(),
                         ask_after: None,
                     };
                     self.fed.know_dag(dag);
@@ -56,6 +57,9 @@ impl Core {
 
     /// A run that is queued or running, as the store knows it.
     pub(in crate::scheduler) fn know_run(&mut self, row: RunRow, now: DateTime<Utc>) {
+        if !row.state.is_finished() && self.leave_to_others(&row) {
+            return;
+        }
         let Some(lane) = self.dags.get_mut(&row.dag_id) else { return };
         match row.state {
             // Word of a run that was queued may come after it was found in the store and started.
@@ -93,6 +97,7 @@ impl Core {
         for lane in self.dags.values_mut() {
             lane.queued.retain(|(_, _, pk), _| listed.get(pk) == Some(&RunState::Queued));
             lane.running.retain(|pk| listed.get(pk) == Some(&RunState::Running));
+            lane.others.retain(|pk, _| listed.contains_key(pk));
         }
         self.share.keep(|pk| listed.contains_key(&pk));
         let gone: Vec<RunPk> =
@@ -150,6 +155,9 @@ impl Core {
         self.drop_view(pk);
         let mut effects = Effects::default();
         let snapshot = snapshot.filter(|snapshot| !snapshot.run.state.is_finished());
+        if snapshot.as_ref().is_some_and(|snapshot| self.leave_to_others(&snapshot.run)) {
+            return effects;
+        }
         let lane = snapshot.as_ref().and_then(|snapshot| self.dags.get_mut(&snapshot.run.dag_id));
         let (Some(snapshot), Some(lane)) = (snapshot, lane) else {
             self.forget_run(pk, &mut effects);
@@ -261,6 +269,7 @@ impl Core {
         // Rare enough to look everywhere: what is left behind would be loaded again and again.
         for lane in self.dags.values_mut() {
             lane.running.remove(&pk);
+            lane.others.remove(&pk);
             lane.queued.retain(|(_, _, other), _| *other != pk);
         }
         self.dirty.remove(&pk);

@@ -97,6 +97,10 @@ impl Core {
         }
         self.take_queued(now);
         for pk in self.load.clone() {
+            if self.is_of_others(pk) {
+                self.load.remove(&pk);
+                continue;
+            }
             if !self.share.is_mine(pk) {
                 wants.claim.push(pk);
                 continue;

@@ -17,6 +17,7 @@ use crate::xcom::SKIP_KEY;
 
 use processes::Processes;
 use remote::Remote;
+use task_logs::TaskLogs;
 
 mod assets;
 mod commit;
@@ -25,6 +26,7 @@ mod notices;
 mod old;
 mod processes;
 mod remote;
+mod task_logs;
 
 /// By run and name: when each is over, and since when it counts as missed.
 type Deadlines = BTreeMap<(RunPk, String), (DateTime<Utc>, Option<DateTime<Utc>>)>;
@@ -51,6 +53,7 @@ pub(super) struct State {
     slots: BTreeMap<SlotKey, i64>,
     processes: Processes,
     remote: Remote,
+    task_logs: TaskLogs,
     notices: BTreeMap<NoticeKey, Notice>,
     pub(super) assets: assets::Assets,
     deadlines: Deadlines,
@@ -80,6 +83,7 @@ impl Default for State {
             slots: BTreeMap::new(),
             processes: Processes::default(),
             remote: Remote::default(),
+            task_logs: TaskLogs::default(),
             notices: BTreeMap::new(),
             assets: assets::Assets::default(),
             deadlines: Deadlines::new(),
@@ -358,6 +362,7 @@ impl State {
         }
         let attempts: Vec<AttemptId> =
             of_run(&self.attempts, run, None, 0).map(|(_, row)| row.start.attempt_id).collect();
+        self.task_logs.chunks.retain(|(id, _), _| !attempts.contains(id));
         for key in attempts.iter().filter_map(|id| self.attempt_keys.remove(id)).collect::<Vec<_>>() {
             self.open.remove(&key);
         }

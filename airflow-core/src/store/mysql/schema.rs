@@ -33,7 +33,7 @@ const MIGRATIONS: [&[&str]; NEEDED as usize] = [&V1];
 const END: &str = ") ENGINE = InnoDB CHARACTER SET utf8mb4 COLLATE utf8mb4_bin";
 
 /// Each without its end.
-const V1: [&str; 27] = [
+const V1: [&str; 29] = [
     "CREATE TABLE IF NOT EXISTS af_dag (
         dag_id VARCHAR(250) PRIMARY KEY, is_paused BOOLEAN NOT NULL, fingerprint VARCHAR(250) NOT NULL,
         version BIGINT NOT NULL, schedule LONGTEXT NOT NULL, description LONGTEXT, owners LONGTEXT NOT NULL,
@@ -110,6 +110,13 @@ const V1: [&str; 27] = [
         attempt_id BINARY(16) PRIMARY KEY, run BIGINT NOT NULL, task_id VARCHAR(250) NOT NULL,
         map_index BIGINT NOT NULL, at DATETIME(6) NOT NULL, body LONGTEXT NOT NULL, KEY af_report_of_run (run),
         FOREIGN KEY (attempt_id) REFERENCES af_attempt (attempt_id) ON DELETE CASCADE",
+    "CREATE TABLE IF NOT EXISTS af_log_chunk (
+        attempt_id BINARY(16) NOT NULL, chunk BIGINT NOT NULL, at DATETIME(6) NOT NULL, body LONGTEXT NOT NULL,
+        PRIMARY KEY (attempt_id, chunk), KEY af_log_chunk_at (at),
+        FOREIGN KEY (attempt_id) REFERENCES af_attempt (attempt_id) ON DELETE CASCADE",
+    "CREATE TABLE IF NOT EXISTS af_dead_letter (
+        id VARCHAR(250) PRIMARY KEY, at DATETIME(6) NOT NULL, queue LONGTEXT NOT NULL, reason LONGTEXT NOT NULL,
+        error LONGTEXT NOT NULL, key_id LONGTEXT, size BIGINT NOT NULL, head LONGTEXT NOT NULL, set_by LONGTEXT NOT NULL",
     "CREATE TABLE IF NOT EXISTS af_worker (
         name VARCHAR(250) PRIMARY KEY, incarnation BINARY(16) NOT NULL, info LONGTEXT NOT NULL,
         at DATETIME(6) NOT NULL",

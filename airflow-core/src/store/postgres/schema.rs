@@ -112,6 +112,15 @@ CREATE TABLE af_report (
     task_id VARCHAR(250) COLLATE "C" NOT NULL, map_index BIGINT NOT NULL, at TIMESTAMPTZ NOT NULL, body TEXT NOT NULL
 );
 CREATE INDEX af_report_of_run ON af_report (run);
+CREATE TABLE af_log_chunk (
+    attempt_id UUID NOT NULL REFERENCES af_attempt (attempt_id) ON DELETE CASCADE, chunk BIGINT NOT NULL,
+    at TIMESTAMPTZ NOT NULL, body TEXT NOT NULL, PRIMARY KEY (attempt_id, chunk)
+);
+CREATE INDEX af_log_chunk_at ON af_log_chunk (at);
+CREATE TABLE af_dead_letter (
+    id VARCHAR(250) COLLATE "C" PRIMARY KEY, at TIMESTAMPTZ NOT NULL, queue TEXT NOT NULL, reason TEXT NOT NULL,
+    error TEXT NOT NULL, key_id TEXT, size BIGINT NOT NULL, head TEXT NOT NULL, set_by TEXT NOT NULL
+);
 CREATE TABLE af_worker (
     name VARCHAR(250) COLLATE "C" PRIMARY KEY, incarnation UUID NOT NULL, info TEXT NOT NULL, at TIMESTAMPTZ NOT NULL
 ) WITH (fillfactor = 50);

@@ -26,15 +26,16 @@ use super::rules;
 use super::sql::group::Writer;
 use super::sql::{
     admin, asset_queue, assets, credentials, dags, deadlines, examine, load, notices, old, processes, remote,
-    runs, tasks,
+    runs, task_logs, tasks,
 };
 use super::{
     Advance, AssetEvent, AssetEventFilter, AssetRow, AttemptRow, AuditEntry, AuditFilter, Carrier,
-    ConnectionRow, CreatedRun, DagRecord, DagRow, DagVersion, DeadlineKey, DeadlineRow, EventRow, Examined,
-    FoundAttempt, Incarnation, Migrated, NewIncarnation, NewRun, NoticeKey, NoticeRow, Old, OldKey, OldRow,
-    PastQuery, PoolRow, PoolSpec, QueueFilter, QueuedAsset, QueuedAttempts, QueuedEvent, Rows, RunFilter,
-    RunRow, RunSnapshot, SchemaStatus, Settlement, SlotCount, SlotKey, Store, StoreResult, StoredReport,
-    TiRow, TokenSwap, Unit, UnitResult, VariableRow, WorkerRow, XComFilter, XComRow, XComWrite,
+    ConnectionRow, CreatedRun, DagRecord, DagRow, DagVersion, DeadLetter, DeadlineKey, DeadlineRow, EventRow,
+    Examined, FoundAttempt, Incarnation, LogChunk, LogFilter, LogPlace, Migrated, MissingVersion,
+    NewIncarnation, NewRun, NoticeKey, NoticeRow, Old, OldKey, OldRow, PastQuery, PoolRow, PoolSpec,
+    QueueFilter, QueuedAsset, QueuedAttempts, QueuedEvent, Rows, RunFilter, RunRow, RunSnapshot,
+    SchemaStatus, Settlement, SlotCount, SlotKey, Store, StoreResult, StoredReport, TiRow, TokenSwap, Unit,
+    UnitResult, VariableRow, WaitingQueue, WorkerRow, XComFilter, XComRow, XComWrite,
 };
 use commit::Committer;
 use nonce::sweep;
@@ -321,6 +322,26 @@ impl<D: 'static> Store for ServerStore<D> {
         writing!(self, |conn| remote::delete_reports(conn, &ids))
     }
 
+    async fn add_log_chunks(&self, chunks: Vec<LogChunk>) -> StoreResult<()> {
+        writing!(self, |conn| task_logs::add(conn, &chunks))
+    }
+
+    async fn log_chunks(&self, filter: &LogFilter) -> StoreResult<Vec<(LogPlace, LogChunk)>> {
+        reading!(self, |conn| task_logs::list(conn, filter))
+    }
+
+    async fn keep_dead_letter(&self, letter: DeadLetter, most: u32) -> StoreResult<bool> {
+        writing!(self, |conn| task_logs::keep_letter(conn, &letter, most))
+    }
+
+    async fn dead_letters(&self, limit: u32) -> StoreResult<Vec<DeadLetter>> {
+        reading!(self, |conn| task_logs::letters(conn, limit))
+    }
+
+    async fn delete_dead_letters(&self, ids: Vec<String>) -> StoreResult<u64> {
+        writing!(self, |conn| task_logs::delete_letters(conn, &ids))
+    }
+
     async fn register_worker(&self, process: IncarnationId, name: &str, info: Value) -> StoreResult<bool> {
         writing!(self, |conn| remote::register_worker(conn, process, name, &info))
     }
@@ -343,6 +364,18 @@ impl<D: 'static> Store for ServerStore<D> {
 
     async fn carriers(&self, dag_id: &DagId) -> StoreResult<Vec<Carrier>> {
         reading!(self, |conn| remote::carriers(conn, dag_id))
+    }
+
+    async fn waiting_queues(&self) -> StoreResult<Vec<WaitingQueue>> {
+        reading!(self, |conn| remote::waiting_queues(conn))
+    }
+
+    async fn missing_versions(&self) -> StoreResult<Vec<MissingVersion>> {
+        reading!(self, |conn| remote::missing_versions(conn))
+    }
+
+    async fn move_run(&self, run: RunPk, from: &str, to: &str) -> StoreResult<bool> {
+        writing!(self, |conn| remote::move_run(conn, run, from, to))
     }
 
     async fn keep_setting(&self, name: &str, value: &str) -> StoreResult<String> {

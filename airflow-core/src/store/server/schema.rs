@@ -19,7 +19,9 @@ pub(in crate::store) const STEP_DEADLINE: Duration = Duration::from_secs(600);
 pub(in crate::store) const VERSIONS: &str = "airflow_schema";
 
 /// All tables, those that refer to others first.
-pub(in crate::store) const TABLES: [&str; 28] = [
+pub(in crate::store) const TABLES: [&str; 30] = [
+    "af_log_chunk",
+    "af_dead_letter",
     "af_deadline",
     "af_run_asset_event",
     "af_asset_queue",

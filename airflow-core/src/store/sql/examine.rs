@@ -177,7 +177,7 @@ const OF_ALL: [(Rule, &str, &str, usize); 5] = [
 ];
 
 /// Tables, what their rows refer to, and how many refer to nothing.
-const ORPHANS: [(&str, &str, &str); 12] = [
+const ORPHANS: [(&str, &str, &str); 13] = [
     (
         "af_ti",
         "run",
@@ -227,6 +227,12 @@ const ORPHANS: [(&str, &str, &str); 12] = [
         "af_report",
         "attempt",
         "SELECT count(*) AS n FROM af_report x LEFT JOIN af_attempt p ON p.attempt_id = x.attempt_id
+         WHERE p.attempt_id IS NULL",
+    ),
+    (
+        "af_log_chunk",
+        "attempt",
+        "SELECT count(*) AS n FROM af_log_chunk x LEFT JOIN af_attempt p ON p.attempt_id = x.attempt_id
          WHERE p.attempt_id IS NULL",
     ),
     (

@@ -29,6 +29,7 @@ pub(super) mod processes;
 pub(super) mod remote;
 mod row;
 pub(super) mod runs;
+pub(super) mod task_logs;
 pub(super) mod tasks;
 pub(super) mod text;
 mod value;

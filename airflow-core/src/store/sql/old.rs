@@ -9,7 +9,7 @@ use crate::store::{DagVersion, Old, OldKey, OldRow, OldTable, StoreResult};
 
 use super::errors::corrupt;
 use super::runs::run_row;
-use super::{Conn, Query, Row, admin, assets, dags, query, tasks};
+use super::{Conn, Query, Row, admin, assets, dags, query, task_logs, tasks};
 
 /// The rows of a table that are old: ?1 is the moment, ?2 says whether ?3 lists the only dags, ?4 lists those that are left
 /// alone.
@@ -71,6 +71,29 @@ const XCOMS: Words = Words {
          AND run IN (SELECT r.pk FROM af_run r WHERE ",
         ended_runs!(),
         ")"
+    ),
+};
+
+macro_rules! log_of_dags {
+    ($chunk:literal) => {
+        concat!(
+            " AND EXISTS (SELECT 1 FROM af_attempt a JOIN af_run r ON r.pk = a.run WHERE a.attempt_id = ",
+            $chunk,
+            ".attempt_id",
+            dags!("r.dag_id"),
+            ")"
+        )
+    };
+}
+
+const TASK_LOGS: Words = Words {
+    select: "SELECT c.*",
+    from: concat!(" FROM af_log_chunk c WHERE c.at < ?1", log_of_dags!("c")),
+    order: " ORDER BY c.at, c.attempt_id, c.chunk",
+    delete: concat!(
+        "DELETE FROM af_log_chunk WHERE (attempt_id, chunk) IN
+             (SELECT j.name, j.nth FROM ROWS(?5, name ID, nth INT) j) AND at < ?1",
+        log_of_dags!("af_log_chunk")
     ),
 };
 
@@ -162,6 +185,7 @@ const PROCESSES: Words = Words {
 fn words(table: OldTable) -> &'static Words {
     match table {
         OldTable::XComs => &XCOMS,
+        OldTable::TaskLogs => &TASK_LOGS,
         OldTable::Runs => &RUNS,
         OldTable::Versions => &VERSIONS,
         OldTable::AssetEvents => &ASSET_EVENTS,
@@ -196,6 +220,7 @@ fn read(table: OldTable, row: &Row) -> StoreResult<OldRow> {
             let (dag, run) = (row.text("dag_id")?.into(), row.text("run_id")?.into());
             OldRow::XCom(dag, run, Box::new(tasks::xcom_row(row)?))
         }
+        OldTable::TaskLogs => OldRow::TaskLog(Box::new(task_logs::chunk(row)?)),
         OldTable::Runs => OldRow::Run(Box::new(run_row(row)?)),
         OldTable::Versions => {
             let version: DagVersion = dags::version_row(row)?;
@@ -215,6 +240,9 @@ pub(in crate::store) async fn delete(conn: &mut Conn<'_>, old: &Old, keys: &[Old
         match (old.table, key) {
             (OldTable::XComs, OldKey::XCom(run, task, map_index, key)) => {
                 row.int(run.0).text(task.as_str()).int(map_index.0).text(key).end();
+            }
+            (OldTable::TaskLogs, OldKey::TaskLog(attempt, chunk)) => {
+                row.maybe_id(Some(attempt.0)).int(*chunk).end();
             }
             (OldTable::Runs, OldKey::Run(run)) => row.int(run.0).end(),
             (OldTable::Versions, OldKey::Version(dag, number)) => {

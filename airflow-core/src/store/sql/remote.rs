@@ -4,8 +4,8 @@ use serde_json::Value;
 
 use crate::id::{AttemptId, DagId, IncarnationId, MapIndex, RunPk};
 use crate::store::{
-    AttemptStart, Carrier, FoundAttempt, QueuedAttempts, StoreResult, StoredReport, TiData, TiRow, WorkerRow,
-    rules,
+    AttemptStart, Carrier, FoundAttempt, MissingVersion, QueuedAttempts, StoreResult, StoredReport, TiData,
+    TiRow, WaitingQueue, WorkerRow, rules,
 };
 
 use super::runs::run_row;
@@ -252,6 +252,63 @@ pub(in crate::store) async fn carriers(conn: &mut Conn<'_>, dag_id: &DagId) -> S
         })
     };
     query(LIST).bind(dag_id.as_str()).fetch_all(conn).await?.iter().map(carrier).collect()
+}
+
+/// Queues in which attempts wait for a worker.
+pub(in crate::store) async fn waiting_queues(conn: &mut Conn<'_>) -> StoreResult<Vec<WaitingQueue>> {
+    const LIST: &str = "
+        SELECT a.queue, count(*) AS n, min(a.at) AS since FROM af_attempt a INDEXED BY af_attempt_open
+        WHERE a.incarnation IS NULL AND a.ended_at IS NULL AND a.state = 'queued'
+        GROUP BY a.queue ORDER BY a.queue";
+    let queue = |row: &Row| {
+        Ok(WaitingQueue { queue: row.text("queue")?, waiting: row.num("n")?, since: row.time("since")? })
+    };
+    query(LIST).fetch_all(conn).await?.iter().map(queue).collect()
+}
+
+/// What waits for versions that nobody carries.
+pub(in crate::store) async fn missing_versions(conn: &mut Conn<'_>) -> StoreResult<Vec<MissingVersion>> {
+    const RUNS: &str = "
+        SELECT r.dag_id, r.fingerprint, count(*) AS n, min(r.queued_at) AS since FROM af_run r
+        WHERE r.state IN ('queued', 'running') AND NOT EXISTS (
+            SELECT 1 FROM af_carried c JOIN af_incarnation i ON i.id = c.incarnation AND i.ended_at IS NULL
+            WHERE c.dag_id = r.dag_id AND c.fingerprint = r.fingerprint AND i.kind = 'scheduler')
+        GROUP BY r.dag_id, r.fingerprint ORDER BY r.dag_id, r.fingerprint";
+    const ATTEMPTS: &str = "
+        SELECT r.dag_id, r.fingerprint, count(*) AS n, min(a.at) AS since
+        FROM af_attempt a INDEXED BY af_attempt_open JOIN af_run r ON r.pk = a.run
+        WHERE a.incarnation IS NULL AND a.ended_at IS NULL AND a.state = 'queued' AND NOT EXISTS (
+            SELECT 1 FROM af_carried c JOIN af_incarnation i ON i.id = c.incarnation AND i.ended_at IS NULL
+            WHERE c.dag_id = r.dag_id AND c.fingerprint = r.fingerprint AND i.kind = 'worker')
+        GROUP BY r.dag_id, r.fingerprint ORDER BY r.dag_id, r.fingerprint";
+    let mut missing = Vec::new();
+    for (kind, list) in [("scheduler", RUNS), ("worker", ATTEMPTS)] {
+        for row in query(list).fetch_all(conn).await? {
+            missing.push(MissingVersion {
+                kind: kind.to_owned(),
+                dag_id: row.text("dag_id")?.into(),
+                fingerprint: row.text("fingerprint")?,
+                waiting: row.num("n")?,
+                since: row.time("since")?,
+            });
+        }
+    }
+    Ok(missing)
+}
+
+/// Gives a run another version, if no scheduler that has not ended carries its own.
+pub(in crate::store) async fn move_run(
+    conn: &mut Conn<'_>,
+    run: RunPk,
+    from: &str,
+    to: &str,
+) -> StoreResult<bool> {
+    const MOVE: &str = "
+        UPDATE af_run SET fingerprint = ?3, generation = generation + 1
+        WHERE pk = ?1 AND fingerprint = ?2 AND NOT EXISTS (
+            SELECT 1 FROM af_carried c JOIN af_incarnation i ON i.id = c.incarnation AND i.ended_at IS NULL
+            WHERE c.dag_id = af_run.dag_id AND c.fingerprint = ?2 AND i.kind = 'scheduler')";
+    Ok(query(MOVE).bind(run.0).bind(from).bind(to).execute(conn).await? > 0)
 }
 
 /// Keeps a setting of the deployment, unless it is kept already; returns what is kept.

@@ -14,10 +14,10 @@ use crate::store::sql::errors::{corrupt, failed};
 use crate::store::sql::{Conn, admin};
 
 /// The migrations, the first one leads to version 1.
-const MIGRATIONS: [&str; 9] = [V1, V2, V3, V4, V5, V6, V7, V8, V9];
+const MIGRATIONS: [&str; 10] = [V1, V2, V3, V4, V5, V6, V7, V8, V9, V10];
 
 /// The version that this library needs.
-pub(super) const NEEDED: u32 = 9;
+pub(super) const NEEDED: u32 = 10;
 
 /// The statements that lead from one version to the next, for tests that begin with an old one.
 #[cfg(feature = "testing")]
@@ -198,9 +198,22 @@ CREATE INDEX af_deadline_due ON af_deadline (missed_at, due_at)";
 
 /// What task instances have taken of limits, as JSON.
 const V9: &str = "ALTER TABLE af_ti ADD COLUMN holds TEXT";
+/// The logs of attempts, and messages of brokers that were set aside.
+const V10: &str = "
+CREATE TABLE af_log_chunk (
+    attempt_id BLOB NOT NULL REFERENCES af_attempt (attempt_id) ON DELETE CASCADE, chunk INTEGER NOT NULL,
+    at INTEGER NOT NULL, body TEXT NOT NULL, PRIMARY KEY (attempt_id, chunk)
+) STRICT;
+CREATE INDEX af_log_chunk_at ON af_log_chunk (at);
+CREATE TABLE af_dead_letter (
+    id TEXT NOT NULL PRIMARY KEY, at INTEGER NOT NULL, queue TEXT NOT NULL, reason TEXT NOT NULL,
+    error TEXT NOT NULL, key_id TEXT, size INTEGER NOT NULL, head TEXT NOT NULL, set_by TEXT NOT NULL
+) STRICT";
 
 /// All tables, those that refer to others first.
-const TABLES: [&str; 27] = [
+const TABLES: [&str; 29] = [
+    "af_log_chunk",
+    "af_dead_letter",
     "af_deadline",
     "af_run_asset_event",
     "af_asset_queue",

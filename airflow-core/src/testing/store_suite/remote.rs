@@ -8,7 +8,8 @@ use uuid::Uuid;
 use crate::id::{AttemptId, IncarnationId, MapIndex};
 use crate::state::{TaskEvent, TaskState};
 use crate::store::{
-    AttemptState, Carrier, NewIncarnation, QueuedAttempts, SharedStore, StoreResult, StoredReport, UnitResult,
+    AttemptState, Carrier, MissingVersion, NewIncarnation, QueuedAttempts, SharedStore, StoreResult,
+    StoredReport, UnitResult, WaitingQueue,
 };
 
 use super::{at, change, commit, d, end, fresh, one_run, start, unit};
@@ -182,5 +183,66 @@ pub async fn workers_have_a_name_each(store: SharedStore) -> StoreResult<()> {
 
     assert_eq!(store.keep_setting("key", "one").await?, "one");
     assert_eq!(store.keep_setting("key", "two").await?, "one", "the first stays");
+    Ok(())
+}
+
+/// What waits for queues and for versions is counted, as long as no process that lives has the version; a run moves to
+/// another one only then.
+///
+/// # Errors
+///
+/// What the store said when it failed.
+///
+/// # Panics
+///
+/// If the store does not keep this.
+pub async fn missing_versions_and_queues_are_listed(store: SharedStore) -> StoreResult<()> {
+    let run = one_run(&store).await?;
+    assert_eq!(store.waiting_queues().await?, []);
+    let mut one = unit(&run);
+    for (id, task, queue, seconds, state) in [
+        (1, "a", "gpu", 5, AttemptState::Queued),
+        (2, "b", "big", 7, AttemptState::Queued),
+        (3, "c", "gpu", 4, AttemptState::Queued),
+        (4, "d", "gpu", 1, AttemptState::Running),
+        (5, "e", "gpu", 2, AttemptState::Queued),
+    ] {
+        let mut begun = start(id, task, 1, state);
+        (begun.queue, begun.at) = (queue.into(), at(seconds));
+        begun.incarnation = (state == AttemptState::Running).then(|| process(1));
+        one.started.push(begun);
+    }
+    one.ended = vec![end(5, AttemptState::Cancelled)];
+    assert_eq!(commit(&store, one).await?, UnitResult::Committed);
+    let queue =
+        |queue: &str, waiting, seconds| WaitingQueue { queue: queue.into(), waiting, since: at(seconds) };
+    assert_eq!(store.waiting_queues().await?, [queue("big", 1, 7), queue("gpu", 2, 4)]);
+
+    let missing = |kind: &str, waiting, since| MissingVersion {
+        kind: kind.into(),
+        dag_id: d(),
+        fingerprint: run.fingerprint.clone(),
+        waiting,
+        since,
+    };
+    let (of_runs, of_attempts) = (missing("scheduler", 1, run.queued_at), missing("worker", 3, at(4)));
+    assert_eq!(store.missing_versions().await?, [of_runs.clone(), of_attempts.clone()]);
+    let carried = |fingerprint: &str| vec![(d(), fingerprint.to_owned())];
+    register(&store, 1, "worker").await?;
+    store.carry(process(1), carried("another")).await?;
+    assert_eq!(store.missing_versions().await?, [of_runs.clone(), of_attempts]);
+    store.carry(process(1), carried(&run.fingerprint)).await?;
+    assert_eq!(store.missing_versions().await?, [of_runs]);
+    register(&store, 2, "scheduler").await?;
+    store.carry(process(2), carried(&run.fingerprint)).await?;
+    assert_eq!(store.missing_versions().await?, []);
+
+    assert!(!store.move_run(run.pk, &run.fingerprint, "v2").await?, "a scheduler has its version");
+    store.end_incarnation(process(2)).await?;
+    assert!(!store.move_run(run.pk, "another", "v2").await?, "it is of another version");
+    assert!(store.move_run(run.pk, &run.fingerprint, "v2").await?);
+    let moved = store.load_run(run.pk, None).await?.map(|loaded| loaded.run);
+    let moved = moved.map(|moved| (moved.fingerprint, moved.generation));
+    assert_eq!(moved, Some(("v2".to_owned(), run.generation + 1)));
     Ok(())
 }

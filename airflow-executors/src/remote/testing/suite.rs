@@ -9,6 +9,7 @@ use std::sync::Arc;
 use std::time::{Duration, Instant};
 
 use super::BadLink;
+pub use super::letters::what_nobody_of_ours_sent_is_set_aside_once;
 use crate::remote::{
     ConsumeOptions, Consumer, Delivery, MAX_QUEUE, Message, Settle, Transport, TransportError,
 };
@@ -61,6 +62,7 @@ macro_rules! transport_suite {
             a_full_queue_is_counted,
             names_that_cannot_be_are_refused,
             check_tells_what_the_broker_is,
+            what_nobody_of_ours_sent_is_set_aside_once,
         );
     };
     ($ground:path: $($claim:ident),* $(,)?) => {

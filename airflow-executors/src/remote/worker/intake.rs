@@ -82,10 +82,13 @@ async fn take(
             // A copy in the same batch.
             Ok(envelope) if !seen.insert(envelope.attempt) => done.push(delivery.token),
             Ok(envelope) => wanted.push((envelope, delivery.token)),
-            Err(error) => {
-                shared.set_aside(&delivery, &error).await;
-                done.push(delivery.token);
-            }
+            Err(error) => match shared.set_aside(&delivery, &error).await {
+                Ok(()) => done.push(delivery.token),
+                Err(error) => {
+                    tracing::warn!(%error, "a message cannot be set aside; it comes again");
+                    back.push(delivery.token);
+                }
+            },
         }
     }
     if !back.is_empty() {

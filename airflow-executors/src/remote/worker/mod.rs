@@ -7,6 +7,7 @@ mod care;
 mod control;
 mod desk;
 mod intake;
+mod letters;
 mod reports;
 
 use std::collections::BTreeSet;
@@ -35,8 +36,8 @@ use crate::process::{ProcessCommand, ProcessRunner};
 
 use super::keys::{SignerError, signer};
 use super::orders::{Autoscale, Obeyed};
-use super::signer::{MessageError, Signer};
-use super::transport::{ConsumeOptions, Consumer, Delivery, Transport, TransportError, TransportHealth};
+use super::signer::Signer;
+use super::transport::{ConsumeOptions, Consumer, Transport, TransportError, TransportHealth};
 use desk::Desk;
 
 pub use desk::Counts;
@@ -273,13 +274,6 @@ impl Shared {
         self.registry.get(dag).is_some_and(|dag| dag.fingerprint == fingerprint)
     }
 
-    /// A message that is none of ours.
-    async fn set_aside(&self, delivery: &Delivery, error: &MessageError) {
-        self.desk.count(|counts| counts.bad += 1);
-        tracing::warn!(queue = delivery.queue, reason = error.reason(), %error, "a message was set aside");
-        tokio::task::yield_now().await;
-    }
-
     fn info(&self) -> WorkerInfo {
         let process = airflow_core::scheduler::IncarnationSpec::of_this_process("worker");
         let process = process.new_incarnation(Duration::ZERO);
@@ -385,7 +379,7 @@ impl Worker {
         let name = options.name.clone().unwrap_or_else(default_name);
         let (finished, reports) = mpsc::unbounded_channel();
         let code = Arc::new(Code::default());
-        let runner = Arc::new(airflow.runner());
+        let runner = Arc::new(airflow.runner().beside_workers());
         let runner = ProcessRunner::new(runner, options.isolation, options.process_command.clone());
         let shared = Arc::new(Shared {
             actor: format!("worker:{name}"),

@@ -31,6 +31,17 @@ impl State {
                     })
                     .collect()
             }
+            OldTable::TaskLogs => {
+                let dag = |attempt| {
+                    let ((run, _, _), _) = self.attempt_keys.get(attempt)?;
+                    self.runs.get(run).map(|run| &run.dag_id)
+                };
+                let all = self.task_logs.chunks.iter();
+                let old = all.filter(|((attempt, _), row)| row.at < before && of_dag(dag(attempt)));
+                let mut old: Vec<_> = old.map(|(key, row)| (row.at, key, row)).collect();
+                old.sort_by_key(|(at, key, _)| (*at, *key));
+                old.into_iter().map(|(_, _, row)| OldRow::TaskLog(Box::new(row.clone()))).collect()
+            }
             OldTable::Runs => {
                 let newest: BTreeSet<RunPk> =
                     self.dags.keys().filter_map(|dag| self.runs_of(dag).next_back()).collect();
@@ -94,6 +105,9 @@ impl State {
             match key {
                 OldKey::XCom(run, task, map_index, key) => {
                     self.xcoms.remove(&((*run, task.clone(), *map_index), key.clone()));
+                }
+                OldKey::TaskLog(attempt, chunk) => {
+                    self.task_logs.chunks.remove(&(*attempt, *chunk));
                 }
                 OldKey::Run(run) => {
                     self.delete_run(*run);

@@ -5,9 +5,12 @@ use std::collections::{BTreeMap, BTreeSet};
 use chrono::{DateTime, Utc};
 use serde_json::Value;
 
-use crate::id::{AttemptId, DagId, IncarnationId};
+use crate::id::{AttemptId, DagId, IncarnationId, RunPk};
 use crate::store::rules::micros;
-use crate::store::{AttemptState, Carrier, FoundAttempt, QueuedAttempts, StoredReport, TiRow, WorkerRow};
+use crate::store::{
+    AttemptRow, AttemptState, Carrier, FoundAttempt, MissingVersion, QueuedAttempts, StoredReport, TiRow,
+    WaitingQueue, WorkerRow,
+};
 
 use super::State;
 
@@ -143,6 +146,60 @@ impl State {
             Some(Carrier { dag_id, fingerprint, process: *process, kind })
         };
         self.remote.carried.iter().filter_map(carrier).collect()
+    }
+
+    fn is_carried(&self, kind: &str, dag_id: &DagId, fingerprint: &str) -> bool {
+        let mut carriers = self.carriers(dag_id).into_iter();
+        carriers.any(|carrier| carrier.kind == kind && carrier.fingerprint == fingerprint)
+    }
+
+    fn waiting_attempts(&self) -> impl Iterator<Item = &AttemptRow> {
+        self.open_attempts().filter(|row| row.state == AttemptState::Queued)
+    }
+
+    pub(in crate::store::memory) fn waiting_queues(&self) -> Vec<WaitingQueue> {
+        let mut queues: BTreeMap<&str, WaitingQueue> = BTreeMap::new();
+        for row in self.waiting_attempts() {
+            let (queue, since) = (row.start.queue.clone(), row.start.at);
+            let entry = queues.entry(&row.start.queue);
+            let queue = entry.or_insert(WaitingQueue { queue, waiting: 0, since });
+            (queue.waiting, queue.since) = (queue.waiting + 1, queue.since.min(since));
+        }
+        queues.into_values().collect()
+    }
+
+    pub(in crate::store::memory) fn missing_versions(&self) -> Vec<MissingVersion> {
+        let active = self.runs.values().filter(|run| !run.state.is_finished());
+        let runs = active.map(|run| ("scheduler", run, run.queued_at));
+        let attempts =
+            self.waiting_attempts().filter_map(|row| Some((self.runs.get(&row.run)?, row.start.at)));
+        let attempts = attempts.map(|(run, at)| ("worker", run, at));
+        let mut missing = BTreeMap::new();
+        for (kind, run, since) in runs.chain(attempts) {
+            let (dag_id, fingerprint) = (&run.dag_id, run.fingerprint.as_str());
+            if self.is_carried(kind, dag_id, fingerprint) {
+                continue;
+            }
+            let version = missing.entry((kind, dag_id, fingerprint)).or_insert(MissingVersion {
+                kind: kind.to_owned(),
+                dag_id: dag_id.clone(),
+                fingerprint: fingerprint.to_owned(),
+                waiting: 0,
+                since,
+            });
+            (version.waiting, version.since) = (version.waiting + 1, version.since.min(since));
+        }
+        missing.into_values().collect()
+    }
+
+    pub(in crate::store::memory) fn move_run(&mut self, run: RunPk, from: &str, to: &str) -> bool {
+        let dag_id = self.runs.get(&run).map(|row| row.dag_id.clone());
+        if dag_id.is_none_or(|dag_id| self.is_carried("scheduler", &dag_id, from)) {
+            return false;
+        }
+        let Some(row) = self.runs.get_mut(&run).filter(|row| row.fingerprint == from) else { return false };
+        (row.fingerprint, row.generation) = (to.to_owned(), row.generation + 1);
+        true
     }
 
     pub(in crate::store::memory) fn keep_setting(&mut self, name: &str, value: &str) -> String {

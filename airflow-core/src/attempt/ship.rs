@@ -1,0 +1,309 @@
+//! Sends the logs of attempts to the store in pieces, beside the attempts: neither waits for the other.
+//!
+//! One task for all attempts of a [`Runner`](super::Runner) writes what has come once a second, and what is of an attempt
+//! that has ended at once. It lives while there is something to send.
+
+use std::fmt;
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use std::time::Duration;
+
+use tokio::sync::Notify;
+
+use crate::id::AttemptId;
+use crate::store::{LogChunk, SharedStore};
+use crate::time::Clock;
+
+/// How often what was said is sent: so much of a log is lost at most when its process is killed.
+const EVERY: Duration = Duration::from_secs(1);
+
+/// How long a piece becomes, in bytes, unless a single line is longer: few rows, and small packets.
+const PIECE: usize = 64 * 1024;
+
+/// How many bytes one call writes: others wait for the database meanwhile.
+const BATCH: usize = 512 * 1024;
+
+/// How many bytes of one attempt wait for the store at most, and of all together. What comes when it is full is cut out,
+/// and the log says so.
+const WAITING: usize = 1024 * 1024;
+const ALL_WAITING: usize = 64 * 1024 * 1024;
+
+/// How long the end of an attempt waits for the store to have its log.
+const LAST_WORDS: Duration = Duration::from_secs(2);
+
+/// How long it waits after the store failed: at first, and at most.
+const PAUSE_FIRST: Duration = Duration::from_millis(100);
+const PAUSE_LAST: Duration = Duration::from_secs(5);
+
+/// Sends logs. Clones send together.
+#[derive(Clone)]
+pub(super) struct Shipper(Arc<Depot>);
+
+impl fmt::Debug for Shipper {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("Shipper").field("store", &self.0.store).finish_non_exhaustive()
+    }
+}
+
+struct Depot {
+    store: SharedStore,
+    clock: Arc<dyn Clock>,
+    state: Mutex<State>,
+    /// An attempt has ended, or much waits.
+    hurry: Notify,
+    /// Something was sent.
+    sent: Notify,
+}
+
+#[derive(Default)]
+struct State {
+    logs: Vec<Parcel>,
+    /// How many bytes wait, of all attempts.
+    waiting: usize,
+    runs: bool,
+    last: u64,
+}
+
+/// What is to be sent of one attempt.
+struct Parcel {
+    number: u64,
+    attempt: AttemptId,
+    /// The number of the next piece.
+    next: i64,
+    waiting: String,
+    /// Lines and bytes that found no room since the last that did.
+    cut: (u64, u64),
+    /// How many pieces are on their way.
+    on_the_way: usize,
+    is_closed: bool,
+}
+
+/// The log of one attempt on its way to the store. Dropping it ends it.
+pub(super) struct Outlet {
+    shipper: Shipper,
+    number: u64,
+}
+
+impl Shipper {
+    pub(super) fn new(store: SharedStore, clock: Arc<dyn Clock>) -> Self {
+        let (state, hurry, sent) = Default::default();
+        Self(Arc::new(Depot { store, clock, state, hurry, sent }))
+    }
+
+    /// Begins the log of an attempt; its first piece has the number `first`. Needs a tokio runtime.
+    pub(super) fn open(&self, attempt: AttemptId, first: i64) -> Outlet {
+        let mut state = self.0.lock();
+        state.last += 1;
+        let number = state.last;
+        let (waiting, cut) = Default::default();
+        state.logs.push(Parcel {
+            number,
+            attempt,
+            next: first,
+            waiting,
+            cut,
+            on_the_way: 0,
+            is_closed: false,
+        });
+        if !state.runs {
+            state.runs = true;
+            tokio::spawn(Arc::clone(&self.0).work());
+        }
+        Outlet { shipper: self.clone(), number }
+    }
+}
+
+impl Outlet {
+    /// Adds a line, which ends with a newline.
+    pub(super) fn add(&self, line: &str) {
+        let depot = &self.shipper.0;
+        let mut state = depot.lock();
+        let room = state.waiting + line.len() <= ALL_WAITING;
+        let Some(parcel) = state.logs.iter_mut().find(|parcel| parcel.number == self.number) else { return };
+        if !room || parcel.waiting.len() + line.len() > WAITING {
+            parcel.cut.0 += 1;
+            parcel.cut.1 += line.len() as u64;
+            return;
+        }
+        let before = parcel.waiting.len();
+        parcel.tell_what_was_cut();
+        parcel.waiting.push_str(line);
+        let (more, much) = (parcel.waiting.len() - before, parcel.waiting.len() >= PIECE);
+        state.waiting += more;
+        drop(state);
+        if much {
+            depot.hurry.notify_one();
+        }
+    }
+
+    /// Ends the log and waits until the store has it; not for long.
+    pub(super) async fn close(&self) {
+        let depot = Arc::clone(&self.shipper.0);
+        self.end();
+        let all_sent = async {
+            loop {
+                let mut sent = std::pin::pin!(depot.sent.notified());
+                sent.as_mut().enable();
+                if depot.lock().logs.iter().all(|parcel| parcel.number != self.number) {
+                    return;
+                }
+                sent.await;
+            }
+        };
+        tokio::select! {
+            biased;
+            () = all_sent => {}
+            () = depot.clock.sleep(LAST_WORDS) => {
+                tracing::warn!("the store has not taken the end of the log of an attempt yet; it is tried again");
+            }
+        }
+    }
+
+    fn end(&self) {
+        let depot = &self.shipper.0;
+        let mut state = depot.lock();
+        let Some(parcel) = state.logs.iter_mut().find(|parcel| parcel.number == self.number) else { return };
+        let before = parcel.waiting.len();
+        parcel.tell_what_was_cut();
+        parcel.is_closed = true;
+        let more = parcel.waiting.len() - before;
+        state.waiting += more;
+        drop(state);
+        depot.hurry.notify_one();
+    }
+}
+
+impl Drop for Outlet {
+    fn drop(&mut self) {
+        self.end();
+    }
+}
+
+impl Parcel {
+    fn tell_what_was_cut(&mut self) {
+        let (lines, bytes) = std::mem::take(&mut self.cut);
+        if lines > 0 {
+            let why = "the database did not take them in time";
+            self.waiting += &format!("... {lines} lines with {bytes} bytes are missing here: {why}\n");
+        }
+    }
+
+    /// Whole lines of at most [`PIECE`] bytes, or one that is longer.
+    fn take_piece(&mut self) -> String {
+        let mut end = PIECE.min(self.waiting.len());
+        if end < self.waiting.len() {
+            let bytes = self.waiting.as_bytes();
+            let line_end = |from: &[u8]| from.iter().position(|byte| *byte == b'\n');
+            end = match bytes[..end].iter().rposition(|byte| *byte == b'\n') {
+                Some(at) => at + 1,
+                None => line_end(&bytes[end..]).map_or(bytes.len(), |at| end + at + 1),
+            };
+        }
+        let rest = self.waiting.split_off(end);
+        std::mem::replace(&mut self.waiting, rest)
+    }
+}
+
+impl Depot {
+    fn lock(&self) -> MutexGuard<'_, State> {
+        self.state.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    async fn work(self: Arc<Self>) {
+        loop {
+            let all = tokio::select! {
+                biased;
+                () = self.hurry.notified() => false,
+                () = self.clock.sleep(EVERY) => true,
+            };
+            loop {
+                let (numbers, pieces) = self.take(all);
+                if pieces.is_empty() {
+                    break;
+                }
+                self.send(pieces).await;
+                self.arrived(&numbers);
+            }
+            if self.is_done() {
+                return;
+            }
+        }
+    }
+
+    /// The next pieces to send, and whose they are: all that waits, or what hurries.
+    fn take(&self, all: bool) -> (Vec<u64>, Vec<LogChunk>) {
+        let (mut numbers, mut pieces, mut size) = (Vec::new(), Vec::new(), 0);
+        let at = self.clock.now();
+        let mut state = self.lock();
+        for parcel in &mut state.logs {
+            while !parcel.waiting.is_empty()
+                && size < BATCH
+                && (all || parcel.is_closed || parcel.waiting.len() >= PIECE)
+            {
+                let (attempt_id, chunk, text) = (parcel.attempt, parcel.next, parcel.take_piece());
+                size += text.len();
+                (parcel.next, parcel.on_the_way) = (chunk + 1, parcel.on_the_way + 1);
+                pieces.push(LogChunk { attempt_id, chunk, at, text });
+                numbers.push(parcel.number);
+            }
+        }
+        state.waiting -= size;
+        (numbers, pieces)
+    }
+
+    /// Writes pieces, until they are there.
+    async fn send(&self, pieces: Vec<LogChunk>) {
+        let mut pause = PAUSE_FIRST;
+        while let Err(error) = self.store.add_log_chunks(pieces.clone()).await {
+            tracing::warn!(%error, pieces = pieces.len(), "task logs cannot be written to the store; trying again");
+            self.clock.sleep(pause).await;
+            pause = (pause * 2).min(PAUSE_LAST);
+        }
+    }
+
+    fn arrived(&self, numbers: &[u64]) {
+        let mut state = self.lock();
+        for parcel in &mut state.logs {
+            parcel.on_the_way -= numbers.iter().filter(|number| **number == parcel.number).count();
+        }
+    }
+
+    /// Forgets what is sent; says whether there is nothing more to do.
+    fn is_done(&self) -> bool {
+        let mut state = self.lock();
+        state.logs.retain(|log| !log.is_closed || !log.waiting.is_empty() || log.on_the_way > 0);
+        let done = state.logs.is_empty();
+        state.runs = !done;
+        drop(state);
+        self.sent.notify_waiters();
+        done
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn parcel(waiting: String) -> Parcel {
+        let attempt = AttemptId(uuid::Uuid::from_u128(1));
+        let (next, cut, on_the_way, is_closed) = (0, (0, 0), 0, false);
+        Parcel { number: 1, attempt, next, waiting, cut, on_the_way, is_closed }
+    }
+
+    /// Goal: pieces are whole lines and nothing is lost. Method: cut a text of short, long and multi-byte lines.
+    #[test]
+    fn pieces_are_whole_lines() {
+        let lines: Vec<String> = (0..3_000)
+            .map(|n| format!("{n} {}\n", "é".repeat(n % 97)))
+            .chain(["x".repeat(3 * PIECE) + "\n"])
+            .collect();
+        let mut log = parcel(lines.concat());
+        let mut pieces = Vec::new();
+        while !log.waiting.is_empty() {
+            pieces.push(log.take_piece());
+        }
+        assert_eq!(pieces.concat(), lines.concat());
+        assert!(pieces.iter().all(|piece| piece.ends_with('\n')));
+        assert!(pieces.iter().all(|piece| piece.len() <= PIECE || piece.lines().count() == 1));
+        assert!(pieces.len() > 4);
+    }
+}
