@@ -52,7 +52,7 @@ async fn a_process_of_an_attempt() {
 
 async fn build(store: &Path, executor: LocalExecutor) -> Airflow {
     let builder = Airflow::builder().shared_store(open(store).await).executor(executor).dags(dags());
-    let builder = builder.dag(unruly()).dag(orphans()).log_folder(store.with_file_name("logs"));
+    let builder = builder.dag(unruly()).dag(orphans()).dag(deaf()).log_folder(store.with_file_name("logs"));
     builder.build().await.unwrap()
 }
 
@@ -169,6 +169,21 @@ async fn starts_another() -> Result<()> {
     Ok(())
 }
 
+/// Holds a connection to the test, and hears nothing.
+#[task]
+async fn hears_nothing() -> Result<()> {
+    let _connection = std::net::TcpStream::connect(std::env::var(PLACE)?)?;
+    loop {
+        std::hint::spin_loop();
+    }
+}
+
+fn deaf() -> DagDef {
+    DagDef::new("deaf").define(|d| {
+        d.add(hears_nothing::call());
+    })
+}
+
 fn orphans() -> DagDef {
     DagDef::new("orphans").define(|d| {
         d.add(starts_another::call());
@@ -238,6 +253,26 @@ async fn what_does_not_stop_is_killed() {
     let states: Vec<_> = rows.iter().map(|row| row.state).collect();
     assert_eq!(states, [AttemptState::Cancelled, AttemptState::Success]);
     running.stop(Duration::from_secs(5)).await.unwrap();
+}
+
+/// Goal: what a stopping executor gives back does not go on beside its next attempt. Method: stop a scheduler in a process that
+/// goes on, while a task waits for a minute to be killed; its connection is closed when its process is dead.
+#[tokio::test(flavor = "multi_thread")]
+async fn what_is_given_back_is_killed() {
+    let folder = tempfile::tempdir().unwrap();
+    let path = folder.path().join("airflow.db");
+    let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
+    let place = listener.local_addr().unwrap().to_string();
+    let command = again("a_process_of_an_attempt", &path).env(PLACE, place).kill_after(PATIENCE * 10);
+    let executor = LocalExecutor::new(1).isolation(Isolation::Process).process_command(command);
+    let airflow = build(&path, executor).await;
+    let running = airflow.start();
+    let run = airflow.trigger("deaf").await.unwrap();
+    let (mut connection, _) = listener.accept().await.unwrap();
+    running.stop(Duration::ZERO).await.unwrap();
+    tokio::time::timeout(PATIENCE, connection.read_to_end(&mut Vec::new())).await.expect("it dies").unwrap();
+    let rows = airflow.store().attempts(run.pk, None).await.unwrap();
+    assert_eq!(rows[0].state, AttemptState::HandedBack);
 }
 
 /// Not a test: the process of an attempt of the dag `stubborn`.

@@ -11,8 +11,9 @@ use airflow_core::operator::Cancel;
 use airflow_core::plan::{Attempt, Report};
 use async_trait::async_trait;
 use tokio::sync::{Notify, watch};
+use tokio::task::AbortHandle;
 
-use crate::process::{ProcessCommand, ProcessRunner};
+use crate::process::{ProcessCommand, ProcessRunner, is_isolated};
 
 /// How long attempts that were asked to stop at the end of the grace time may take to do so.
 const LAST_WORDS: Duration = Duration::from_secs(2);
@@ -65,7 +66,8 @@ struct Shared {
 struct State {
     running: BTreeMap<AttemptId, Running>,
     /// Attempts whose code has not returned: those that run, and those that were given back.
-    alive: usize,
+    /// With what ends those that have processes of their own.
+    alive: BTreeMap<AttemptId, Option<AbortHandle>>,
     stopping: bool,
 }
 
@@ -141,29 +143,27 @@ impl Executor for LocalExecutor {
     fn submit(&self, attempt: Attempt) -> Result<(), SubmitError> {
         let services = self.services.get().ok_or_else(|| SubmitError::Stopping("local".into()))?.clone();
         let id = attempt.ti.attempt_id;
-        let cancel = {
-            let mut state = self.shared.lock();
-            if state.stopping {
-                return Err(SubmitError::Stopping("local".into()));
-            }
-            if state.running.contains_key(&id) {
-                return Ok(());
-            }
-            if state.running.len() >= self.slots {
-                return Err(SubmitError::Full("local".into()));
-            }
-            let (sender, cancel) = Cancel::pair();
-            state.running.insert(id, Running { attempt: attempt.clone(), cancel: sender });
-            state.alive += 1;
-            cancel
-        };
+        let is_isolated = is_isolated(&attempt, self.isolation);
         let shared = Arc::clone(&self.shared);
-        tokio::spawn(async move {
+        // Held until the end, so that nothing can end before it is known.
+        let mut state = self.shared.lock();
+        if state.stopping {
+            return Err(SubmitError::Stopping("local".into()));
+        }
+        if state.running.contains_key(&id) {
+            return Ok(());
+        }
+        if state.running.len() >= self.slots {
+            return Err(SubmitError::Full("local".into()));
+        }
+        let (sender, cancel) = Cancel::pair();
+        state.running.insert(id, Running { attempt: attempt.clone(), cancel: sender });
+        let task = tokio::spawn(async move {
             let report = services.runner.run(attempt, cancel).await;
             {
                 // Under the lock, so that whoever sees that nothing runs any more finds the report sent.
                 let mut state = shared.lock();
-                state.alive -= 1;
+                state.alive.remove(&id);
                 // Whoever was given up at the end of the grace time has been reported already.
                 if state.running.remove(&id).is_some() {
                     // A scheduler that is gone takes no report; the attempt is found lost by the next one.
@@ -172,6 +172,7 @@ impl Executor for LocalExecutor {
             }
             shared.ended.notify_waiters();
         });
+        state.alive.insert(id, is_isolated.then(|| task.abort_handle()));
         Ok(())
     }
 
@@ -188,7 +189,9 @@ impl Executor for LocalExecutor {
         }
         self.give_back();
         // Async code stops at its next await; give it the chance before the process goes on.
-        let _ = tokio::time::timeout(LAST_WORDS, self.until(|state| state.alive == 0)).await;
+        let _ = tokio::time::timeout(LAST_WORDS, self.until(|state| state.alive.is_empty())).await;
+        // Others may begin them anew now: what can be killed is.
+        self.shared.lock().alive.values().flatten().for_each(AbortHandle::abort);
     }
 }
 

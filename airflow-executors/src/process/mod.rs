@@ -101,6 +101,11 @@ impl ProcessCommand {
     }
 }
 
+/// Whether an attempt gets a process of its own, in an executor with this isolation.
+pub(crate) fn is_isolated(attempt: &Attempt, isolation: Isolation) -> bool {
+    attempt.terms.isolation.unwrap_or(isolation) == Isolation::Process
+}
+
 /// Runs attempts in processes of their own where their tasks or the executor say so, and the others here.
 pub(crate) struct ProcessRunner {
     inner: Arc<dyn AttemptRunner>,
@@ -129,7 +134,7 @@ impl ProcessRunner {
 #[async_trait]
 impl AttemptRunner for ProcessRunner {
     async fn run(&self, attempt: Attempt, cancel: Cancel) -> Report {
-        if attempt.terms.isolation.unwrap_or(self.isolation) == Isolation::None {
+        if !is_isolated(&attempt, self.isolation) {
             return self.inner.run(attempt, cancel).await;
         }
         match self.in_process(&attempt, &cancel).await {

@@ -8,6 +8,7 @@ use airflow_core::plan::{Attempt, Report};
 use chrono::{DateTime, Utc};
 use serde::{Deserialize, Serialize};
 use tokio::sync::{Notify, watch};
+use tokio::task::AbortHandle;
 
 /// An attempt that has been claimed and whose report is not written yet.
 #[derive(Debug)]
@@ -21,6 +22,8 @@ pub(super) struct Running {
     pub is_stopped: bool,
     /// It was given back: what it says itself does not count.
     pub is_given_back: bool,
+    /// Ends its process, if it has one of its own.
+    pub end: Option<AbortHandle>,
 }
 
 /// What has become of attempts since the start of the worker.
@@ -230,6 +233,20 @@ impl Desk {
             Report::handed_back(attempt.run.pk, attempt.key(), attempt.ti.attempt_id, now)
         };
         state.running.values_mut().filter(|running| !running.is_given_back).map(give).collect()
+    }
+
+    /// Says how the process of an attempt can be ended.
+    pub(super) fn began(&self, id: AttemptId, end: AbortHandle) {
+        if let Some(running) = self.lock().running.get_mut(&id) {
+            running.end = Some(end);
+        }
+    }
+
+    /// Ends the processes of what was given back: others may begin it anew.
+    pub(super) fn end_given_back(&self) {
+        let state = self.lock();
+        let given_back = state.running.values().filter(|running| running.is_given_back);
+        given_back.filter_map(|running| running.end.as_ref()).for_each(AbortHandle::abort);
     }
 
     /// In which life of the process an attempt was claimed, and whether it was told to stop, for its own report; `None` if

@@ -9,6 +9,7 @@ use airflow_core::operator::Cancel;
 use airflow_core::plan::{claim, claimed_attempt};
 use airflow_core::store::{AttemptState, FoundAttempt, StoreError, UnitResult};
 
+use crate::process::is_isolated;
 use crate::remote::envelope::Envelope;
 use crate::remote::transport::{Consumer, Delivery, Settle, Token};
 
@@ -195,6 +196,7 @@ pub(super) fn begin(
         tracing::error!(task = %found.start.task_id, "the task is not in the dag of this worker");
         return;
     };
+    let isolated = is_isolated(&attempt, shared.options.isolation);
     let (sender, cancel) = Cancel::pair();
     let running = Running {
         attempt: attempt.clone(),
@@ -203,12 +205,16 @@ pub(super) fn begin(
         since: shared.clock.now(),
         is_stopped: false,
         is_given_back: false,
+        end: None,
     };
     shared.desk.begin(running, promise);
-    let shared = Arc::clone(shared);
-    tokio::spawn(async move {
-        let report = shared.runner.run(attempt, cancel).await;
+    let begun = Arc::clone(shared);
+    let task = tokio::spawn(async move {
+        let report = begun.runner.run(attempt, cancel).await;
         // The receiver lives as long as the worker.
-        let _ = shared.finished.send(report);
+        let _ = begun.finished.send(report);
     });
+    if isolated {
+        shared.desk.began(id, task.abort_handle());
+    }
 }

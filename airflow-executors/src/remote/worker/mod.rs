@@ -504,7 +504,7 @@ impl Worker {
         tokio::select! {
             biased;
             () = shared.code_ended() => {}
-            () = shared.rest(LAST_WORDS) => {}
+            () = shared.rest(LAST_WORDS) => shared.desk.end_given_back(),
         }
         reports::write(shared, reports).await;
         super::notices::announce_reports(&*shared.transport, &shared.signer, &*shared.clock).await;
