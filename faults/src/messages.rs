@@ -1,5 +1,6 @@
 //! What comes through a broker that should not: copies, late ones, and messages of strangers.
 
+use std::collections::BTreeMap;
 use std::fmt;
 use std::path::PathBuf;
 use std::sync::Arc;
@@ -182,8 +183,17 @@ pub(crate) async fn strangers(name: &'static str, options: &Options) -> Result<(
     if after.saturating_sub(before) > GROWTH * workers.len() as u64 {
         wrong.push(format!("the workers grew from {before} to {after} KiB"));
     }
-    let nemesis =
-        json!({ "bad_messages": sent, "set_aside": counted, "workers_kib": [before, after], "runs": runs });
+    let mut reasons = BTreeMap::new();
+    for letter in stand.asks.store().dead_letters(u32::MAX).await? {
+        *reasons.entry(letter.reason).or_insert(0) += 1;
+    }
+    if reasons.len() < 3 {
+        wrong.push(format!("dead letters of only these reasons are kept: {reasons:?}"));
+    }
+    let nemesis = json!({
+        "bad_messages": sent, "set_aside": counted, "dead_letters": reasons, "workers_kib": [before, after],
+        "runs": runs,
+    });
     stand.close(fleet, Verdict::new(name, nemesis, sent > 0, wrong)).await
 }
 

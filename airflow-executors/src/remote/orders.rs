@@ -171,7 +171,7 @@ mod tests {
     #[test]
     fn a_copy_is_not_obeyed_again() {
         let mut obeyed = Obeyed::default();
-        let ids: Vec<Uuid> = (0..REMEMBERED as u128 + 1).map(Uuid::from_u128).collect();
+        let ids: Vec<Uuid> = (0..=REMEMBERED as u128).map(Uuid::from_u128).collect();
         for id in &ids {
             assert!(obeyed.is_new(*id));
             assert!(!obeyed.is_new(*id));
