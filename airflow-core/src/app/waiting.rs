@@ -1,11 +1,12 @@
 //! What waits for processes that are not there: queues without a worker, versions that nobody carries.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 
 use chrono::{DateTime, Utc};
 use serde::Serialize;
 
-use crate::id::DagId;
+use crate::id::{DagId, IncarnationId};
+use crate::scheduler::seems_alive;
 use crate::state::TaskState;
 use crate::store::{MissingVersion, RunRow, Store, StoreResult, TiRow, WorkerRow};
 
@@ -63,14 +64,17 @@ pub async fn queues(store: &dyn Store) -> StoreResult<Vec<QueueState>> {
     let mut all: BTreeMap<String, QueueState> = BTreeMap::new();
     let empty =
         |name: &str| QueueState { name: name.to_owned(), workers: Vec::new(), waiting: 0, since: None };
-    for worker in store.workers().await? {
-        for queue in queues_of(&worker) {
+    let processes = store.incarnations().await?;
+    let alive: BTreeSet<IncarnationId> =
+        processes.iter().filter(|one| seems_alive(one)).map(|one| one.process.id).collect();
+    for worker in store.workers().await?.iter().filter(|worker| alive.contains(&worker.process)) {
+        for queue in queues_of(worker) {
             all.entry(queue.to_owned()).or_insert_with(|| empty(queue)).workers.push(worker.name.clone());
         }
     }
-    for waits in store.waiting_queues().await? {
-        let queue = all.entry(waits.queue.clone()).or_insert_with(|| empty(&waits.queue));
-        (queue.waiting, queue.since) = (waits.waiting, Some(waits.since));
+    for queued in store.queued_attempts().await? {
+        let queue = all.entry(queued.queue.clone()).or_insert_with(|| empty(&queued.queue));
+        (queue.waiting, queue.since) = (queued.count, Some(queued.oldest));
     }
     Ok(all.into_values().collect())
 }
@@ -78,7 +82,7 @@ pub async fn queues(store: &dyn Store) -> StoreResult<Vec<QueueState>> {
 /// The queues that a worker takes work from, as it says itself.
 fn queues_of(worker: &WorkerRow) -> Vec<&str> {
     let is_draining = worker.info["is_draining"].as_bool() == Some(true);
-    let queues = worker.info["queues"].as_array().filter(|_| !worker.has_ended && !is_draining);
+    let queues = worker.info["queues"].as_array().filter(|_| !is_draining);
     queues.into_iter().flatten().filter_map(serde_json::Value::as_str).collect()
 }
 

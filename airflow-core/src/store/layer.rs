@@ -19,7 +19,7 @@ use super::{
     NewIncarnation, NewRun, NoticeKey, NoticeRow, Old, OldKey, OldRow, PastQuery, PoolRow, PoolSpec,
     QueueFilter, QueuedAsset, QueuedAttempts, QueuedEvent, Rows, RunFilter, RunRow, RunSnapshot,
     SchemaStatus, Settlement, SharedStore, SlotCount, SlotKey, Store, StoreError, StoreResult, StoredReport,
-    TiRow, TokenSwap, Unit, UnitResult, VariableRow, WaitingQueue, WorkerRow, XComFilter, XComRow, XComWrite,
+    TiRow, TokenSwap, Unit, UnitResult, VariableRow, WorkerRow, XComFilter, XComRow, XComWrite,
 };
 
 /// What is done around each call of a store.
@@ -147,7 +147,6 @@ passed_on! {
     fn forget_worker(name: &str) -> bool;
     fn carry(process: IncarnationId, versions: Vec<(DagId, String)>) -> ();
     fn carriers(dag_id: &DagId) -> Vec<Carrier>;
-    fn waiting_queues() -> Vec<WaitingQueue>;
     fn missing_versions() -> Vec<MissingVersion>;
     fn move_run(run: RunPk, from: &str, to: &str) -> bool;
     fn keep_setting(name: &str, value: &str) -> String;

@@ -23,7 +23,7 @@ use super::{
     NewIncarnation, NewRun, NoticeKey, NoticeRow, Old, OldKey, OldRow, PastQuery, PoolRow, PoolSpec,
     QueueFilter, QueuedAsset, QueuedAttempts, QueuedEvent, Rows, RunFilter, RunRow, RunSnapshot,
     SchemaStatus, Settlement, SlotCount, SlotKey, Store, StoreError, StoreResult, StoredReport, TiRow,
-    TokenSwap, Unit, UnitResult, VariableRow, WaitingQueue, WorkerRow, XComFilter, XComRow, XComWrite,
+    TokenSwap, Unit, UnitResult, VariableRow, WorkerRow, XComFilter, XComRow, XComWrite,
 };
 use state::State;
 
@@ -291,10 +291,6 @@ impl Store for MemoryStore {
 
     async fn carriers(&self, dag_id: &DagId) -> StoreResult<Vec<Carrier>> {
         Ok(self.read().carriers(dag_id))
-    }
-
-    async fn waiting_queues(&self) -> StoreResult<Vec<WaitingQueue>> {
-        Ok(self.read().waiting_queues())
     }
 
     async fn missing_versions(&self) -> StoreResult<Vec<MissingVersion>> {

@@ -280,9 +280,6 @@ pub trait Store: Send + Sync + fmt::Debug + 'static {
     /// The processes that have not ended and carry a version of this dag, by version and process.
     async fn carriers(&self, dag_id: &DagId) -> StoreResult<Vec<Carrier>>;
 
-    /// Queues in which attempts wait for a worker, by name.
-    async fn waiting_queues(&self) -> StoreResult<Vec<WaitingQueue>>;
-
     /// Active runs of versions that no scheduler carries that has not ended, and queued attempts of versions that no such
     /// worker carries; by kind, dag and version.
     async fn missing_versions(&self) -> StoreResult<Vec<MissingVersion>>;

@@ -63,17 +63,6 @@ pub struct WorkerRow {
     pub has_ended: bool,
 }
 
-/// Attempts that wait in a queue for a worker.
-#[derive(Debug, Clone, PartialEq, Eq)]
-pub struct WaitingQueue {
-    /// The queue.
-    pub queue: String,
-    /// How many wait.
-    pub waiting: u64,
-    /// Since when the oldest does.
-    pub since: DateTime<Utc>,
-}
-
 /// What waits for a version of a dag that no process of a kind carries.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct MissingVersion {

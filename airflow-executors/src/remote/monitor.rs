@@ -1,10 +1,9 @@
 //! What people see of workers and queues, and what they tell workers to do. Flower's part.
 
-use std::collections::BTreeMap;
 use std::sync::Arc;
 use std::time::Duration;
 
-use airflow_core::app::suggestion;
+use airflow_core::app::{QueueState, queues as queues_of, suggestion};
 use airflow_core::scheduler::seems_alive;
 use airflow_core::secret::Secret;
 use airflow_core::store::{SharedStore, StoreError, StoreResult, WorkerRow};
@@ -254,32 +253,13 @@ impl WorkerMonitor {
     ///
     /// If the store or the broker fails.
     pub async fn queues(&self) -> Result<Vec<QueueStatus>, OrderError> {
-        let mut queues: BTreeMap<String, QueueStatus> = BTreeMap::new();
-        for worker in workers(&self.store).await?.into_iter().filter(WorkerStatus::is_alive) {
-            for queue in worker.info.into_iter().flat_map(|info| info.queues) {
-                entry(&mut queues, queue).workers.push(worker.row.name.clone());
-            }
+        let mut queues = Vec::new();
+        for QueueState { name, workers, waiting, since } in queues_of(&*self.store).await? {
+            let depth = self.transport.depth(&name).await?;
+            queues.push(QueueStatus { name, waiting, oldest: since, depth, workers });
         }
-        for queued in self.store.queued_attempts().await? {
-            let queue = entry(&mut queues, queued.queue);
-            queue.waiting = queued.count;
-            queue.oldest = Some(queued.oldest);
-        }
-        for queue in queues.values_mut() {
-            queue.depth = self.transport.depth(&queue.name).await?;
-        }
-        Ok(queues.into_values().collect())
+        Ok(queues)
     }
-}
-
-fn entry(queues: &mut BTreeMap<String, QueueStatus>, name: String) -> &mut QueueStatus {
-    queues.entry(name.clone()).or_insert_with(|| QueueStatus {
-        name,
-        waiting: 0,
-        oldest: None,
-        depth: Depth::default(),
-        workers: Vec::new(),
-    })
 }
 
 fn has_obeyed(row: &WorkerRow, order: Uuid) -> bool {

@@ -35,7 +35,7 @@ use super::{
     NewIncarnation, NewRun, NoticeKey, NoticeRow, Old, OldKey, OldRow, PastQuery, PoolRow, PoolSpec,
     QueueFilter, QueuedAsset, QueuedAttempts, QueuedEvent, Rows, RunFilter, RunRow, RunSnapshot,
     SchemaStatus, Settlement, SlotCount, SlotKey, Store, StoreResult, StoredReport, TiRow, TokenSwap, Unit,
-    UnitResult, VariableRow, WaitingQueue, WorkerRow, XComFilter, XComRow, XComWrite,
+    UnitResult, VariableRow, WorkerRow, XComFilter, XComRow, XComWrite,
 };
 use commit::Committer;
 use nonce::sweep;
@@ -364,10 +364,6 @@ impl<D: 'static> Store for ServerStore<D> {
 
     async fn carriers(&self, dag_id: &DagId) -> StoreResult<Vec<Carrier>> {
         reading!(self, |conn| remote::carriers(conn, dag_id))
-    }
-
-    async fn waiting_queues(&self) -> StoreResult<Vec<WaitingQueue>> {
-        reading!(self, |conn| remote::waiting_queues(conn))
     }
 
     async fn missing_versions(&self) -> StoreResult<Vec<MissingVersion>> {

@@ -5,7 +5,7 @@ use serde_json::Value;
 use crate::id::{AttemptId, DagId, IncarnationId, MapIndex, RunPk};
 use crate::store::{
     AttemptStart, Carrier, FoundAttempt, MissingVersion, QueuedAttempts, StoreResult, StoredReport, TiData,
-    TiRow, WaitingQueue, WorkerRow, rules,
+    TiRow, WorkerRow, rules,
 };
 
 use super::runs::run_row;
@@ -252,18 +252,6 @@ pub(in crate::store) async fn carriers(conn: &mut Conn<'_>, dag_id: &DagId) -> S
         })
     };
     query(LIST).bind(dag_id.as_str()).fetch_all(conn).await?.iter().map(carrier).collect()
-}
-
-/// Queues in which attempts wait for a worker.
-pub(in crate::store) async fn waiting_queues(conn: &mut Conn<'_>) -> StoreResult<Vec<WaitingQueue>> {
-    const LIST: &str = "
-        SELECT a.queue, count(*) AS n, min(a.at) AS since FROM af_attempt a INDEXED BY af_attempt_open
-        WHERE a.incarnation IS NULL AND a.ended_at IS NULL AND a.state = 'queued'
-        GROUP BY a.queue ORDER BY a.queue";
-    let queue = |row: &Row| {
-        Ok(WaitingQueue { queue: row.text("queue")?, waiting: row.num("n")?, since: row.time("since")? })
-    };
-    query(LIST).fetch_all(conn).await?.iter().map(queue).collect()
 }
 
 /// What waits for versions that nobody carries.

@@ -40,7 +40,7 @@ use super::{
     NewIncarnation, NewRun, NoticeKey, NoticeRow, Old, OldKey, OldRow, PastQuery, PoolRow, PoolSpec,
     QueueFilter, QueuedAsset, QueuedAttempts, QueuedEvent, Rows, RunFilter, RunRow, RunSnapshot,
     SchemaStatus, Settlement, SlotCount, SlotKey, Store, StoreError, StoreResult, StoredReport, TiRow,
-    TokenSwap, Unit, UnitResult, VariableRow, WaitingQueue, WorkerRow, XComFilter, XComRow, XComWrite,
+    TokenSwap, Unit, UnitResult, VariableRow, WorkerRow, XComFilter, XComRow, XComWrite,
 };
 use errors::unreachable;
 #[cfg(feature = "testing")]
@@ -342,10 +342,6 @@ impl Store for SqliteStore {
 
     async fn carriers(&self, dag_id: &DagId) -> StoreResult<Vec<Carrier>> {
         reading!(self, |conn| remote::carriers(conn, dag_id))
-    }
-
-    async fn waiting_queues(&self) -> StoreResult<Vec<WaitingQueue>> {
-        reading!(self, |conn| remote::waiting_queues(conn))
     }
 
     async fn missing_versions(&self) -> StoreResult<Vec<MissingVersion>> {

@@ -198,6 +198,7 @@ CREATE INDEX af_deadline_due ON af_deadline (missed_at, due_at)";
 
 /// What task instances have taken of limits, as JSON.
 const V9: &str = "ALTER TABLE af_ti ADD COLUMN holds TEXT";
+
 /// The logs of attempts, and messages of brokers that were set aside.
 const V10: &str = "
 CREATE TABLE af_log_chunk (

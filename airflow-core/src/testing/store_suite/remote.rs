@@ -9,7 +9,7 @@ use crate::id::{AttemptId, IncarnationId, MapIndex};
 use crate::state::{TaskEvent, TaskState};
 use crate::store::{
     AttemptState, Carrier, MissingVersion, NewIncarnation, QueuedAttempts, SharedStore, StoreResult,
-    StoredReport, UnitResult, WaitingQueue,
+    StoredReport, UnitResult,
 };
 
 use super::{at, change, commit, d, end, fresh, one_run, start, unit};
@@ -198,7 +198,7 @@ pub async fn workers_have_a_name_each(store: SharedStore) -> StoreResult<()> {
 /// If the store does not keep this.
 pub async fn missing_versions_and_queues_are_listed(store: SharedStore) -> StoreResult<()> {
     let run = one_run(&store).await?;
-    assert_eq!(store.waiting_queues().await?, []);
+    assert_eq!(store.queued_attempts().await?, []);
     let mut one = unit(&run);
     for (id, task, queue, seconds, state) in [
         (1, "a", "gpu", 5, AttemptState::Queued),
@@ -215,8 +215,8 @@ pub async fn missing_versions_and_queues_are_listed(store: SharedStore) -> Store
     one.ended = vec![end(5, AttemptState::Cancelled)];
     assert_eq!(commit(&store, one).await?, UnitResult::Committed);
     let queue =
-        |queue: &str, waiting, seconds| WaitingQueue { queue: queue.into(), waiting, since: at(seconds) };
-    assert_eq!(store.waiting_queues().await?, [queue("big", 1, 7), queue("gpu", 2, 4)]);
+        |queue: &str, count, seconds| QueuedAttempts { queue: queue.into(), count, oldest: at(seconds) };
+    assert_eq!(store.queued_attempts().await?, [queue("big", 1, 7), queue("gpu", 2, 4)]);
 
     let missing = |kind: &str, waiting, since| MissingVersion {
         kind: kind.into(),

@@ -9,7 +9,7 @@ use crate::id::{AttemptId, DagId, IncarnationId, RunPk};
 use crate::store::rules::micros;
 use crate::store::{
     AttemptRow, AttemptState, Carrier, FoundAttempt, MissingVersion, QueuedAttempts, StoredReport, TiRow,
-    WaitingQueue, WorkerRow,
+    WorkerRow,
 };
 
 use super::State;
@@ -155,17 +155,6 @@ impl State {
 
     fn waiting_attempts(&self) -> impl Iterator<Item = &AttemptRow> {
         self.open_attempts().filter(|row| row.state == AttemptState::Queued)
-    }
-
-    pub(in crate::store::memory) fn waiting_queues(&self) -> Vec<WaitingQueue> {
-        let mut queues: BTreeMap<&str, WaitingQueue> = BTreeMap::new();
-        for row in self.waiting_attempts() {
-            let (queue, since) = (row.start.queue.clone(), row.start.at);
-            let entry = queues.entry(&row.start.queue);
-            let queue = entry.or_insert(WaitingQueue { queue, waiting: 0, since });
-            (queue.waiting, queue.since) = (queue.waiting + 1, queue.since.min(since));
-        }
-        queues.into_values().collect()
     }
 
     pub(in crate::store::memory) fn missing_versions(&self) -> Vec<MissingVersion> {
