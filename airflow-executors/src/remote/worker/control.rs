@@ -53,7 +53,7 @@ async fn obey(shared: &Shared, order: WorkerOrder) {
         }
         WorkerOrder::AddQueue(queue) => set_queues(shared, |queues| queues.push(queue)).await,
         WorkerOrder::DropQueue(queue) => {
-            set_queues(shared, |queues| queues.retain(|one| *one != queue)).await
+            set_queues(shared, |queues| queues.retain(|one| *one != queue)).await;
         }
     }
 }
