@@ -8,7 +8,7 @@
 
 #![expect(clippy::print_stdout, reason = "an example shows what it does")]
 
-use std::sync::{Arc, OnceLock};
+use std::sync::OnceLock;
 use std::time::Duration;
 
 use airflow::ProcessCommand;
@@ -139,6 +139,8 @@ async fn main() -> Result<(), Box<dyn std::error::Error>> {
 
 #[cfg(all(test, unix, feature = "testing"))]
 mod tests {
+    use std::sync::Arc;
+
     use airflow::store::{SharedStore, Store as _};
     use airflow::testing::executor_suite::{Deployment, Ground, dags};
 
