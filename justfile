@@ -19,4 +19,4 @@ quickstart:
     cargo run --example quickstart
 
 bench:
-    cargo bench --bench engine
+    cargo bench --bench workloads --features postgres,redis,rabbitmq -- --table

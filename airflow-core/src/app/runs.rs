@@ -1,5 +1,6 @@
 //! Runs made on request: triggers and backfills, and waiting for a run.
 
+use std::collections::HashMap;
 use std::future::{Future, IntoFuture};
 use std::pin::Pin;
 use std::time::Duration;
@@ -13,8 +14,8 @@ use crate::decide::timetable::{manual_run, run_id};
 use crate::id::{DagId, RunId};
 use crate::scheduler::Wake;
 use crate::state::{RunState, RunType};
-use crate::store::{CreatedRun, HostTx, NewRun, RunRow, StoreError};
-use crate::timetable::{TimeRestriction, TimetableError};
+use crate::store::{CreatedRun, HostTx, NewRun, RunFilter, RunRow, StoreError};
+use crate::timetable::{DagRunInfo, TimeRestriction, TimetableError};
 
 use super::Airflow;
 use super::ops::{ClearOptions, OpError};
@@ -24,6 +25,9 @@ const LOOK_EVERY: Duration = Duration::from_millis(200);
 
 /// How many runs one backfill makes at most: more is a mistake in the dates.
 const MOST_BACKFILL_RUNS: usize = 100_000;
+
+/// How many runs of a backfill are made in one transaction: the scheduler begins with them while the next are made.
+const RUNS_AT_ONCE: usize = 100;
 
 /// Why a run was not made.
 #[derive(Debug, thiserror::Error)]
@@ -298,53 +302,66 @@ impl Airflow {
         let dates = backfill_dates(&dag, options, now)?;
         let mut outcomes = Vec::with_capacity(dates.len());
         let mut first = true;
-        for info in dates {
-            let logical_date = info.data_interval.start;
-            let filter = crate::store::RunFilter {
-                dag_id: Some(dag_id.clone()),
-                from: Some(logical_date),
-                to: Some(logical_date),
-                ..Default::default()
-            };
-            let there = self.store().runs(&filter).await?.into_iter().find(|run| run.run_type.is_timed());
-            if let Some(run) = there {
-                outcomes.push(self.reprocess(dag_id, &run, options).await?);
+        for dates in dates.chunks(RUNS_AT_ONCE) {
+            let there = self.timed_runs(dag_id, dates).await?;
+            let mut new = Vec::new();
+            for info in dates {
+                let logical_date = info.data_interval.start;
+                if let Some(run) = there.get(&logical_date) {
+                    outcomes.push(self.reprocess(dag_id, run, options).await?);
+                    continue;
+                }
+                let id = run_id(RunType::Backfill, &logical_date);
+                let run = NewRun {
+                    dag_id: dag_id.clone(),
+                    run_id: id.clone(),
+                    run_type: RunType::Backfill,
+                    logical_date,
+                    data_interval: info.data_interval,
+                    run_after: info.run_after.min(now),
+                    queued_at: now,
+                    conf: options.conf.clone(),
+                    fingerprint: dag.fingerprint.clone(),
+                    triggered_by: "backfill".into(),
+                    ignores_past: std::mem::take(&mut first),
+                    advance: None,
+                    assets: None,
+                    deadlines: Vec::new(),
+                };
+                new.push(with_deadlines(&dag, run));
+                outcomes.push(BackfillOutcome::New(id));
+            }
+            if options.dry_run || new.is_empty() {
                 continue;
             }
-            let id = run_id(RunType::Backfill, &logical_date);
-            if !options.dry_run {
-                let run = with_deadlines(
-                    &dag,
-                    NewRun {
-                        dag_id: dag_id.clone(),
-                        run_id: id.clone(),
-                        run_type: RunType::Backfill,
-                        logical_date,
-                        data_interval: info.data_interval,
-                        run_after: info.run_after.min(now),
-                        queued_at: now,
-                        conf: options.conf.clone(),
-                        fingerprint: dag.fingerprint.clone(),
-                        triggered_by: "backfill".into(),
-                        ignores_past: std::mem::take(&mut first),
-                        advance: None,
-                        assets: None,
-                        deadlines: Vec::new(),
-                    },
-                );
-                for created in self.store().create_runs(vec![run]).await? {
-                    if let (CreatedRun::New(row), Some(scheduler)) = (created, self.scheduler()) {
-                        scheduler.wake(Wake::Run(row));
-                    }
+            for created in self.store().create_runs(new).await? {
+                if let (CreatedRun::New(row), Some(scheduler)) = (created, self.scheduler()) {
+                    scheduler.wake(Wake::Run(row));
                 }
             }
-            outcomes.push(BackfillOutcome::New(id));
         }
         if !options.dry_run {
             let extra = serde_json::json!({ "from": options.from, "to": options.to }).to_string();
             self.note(&options.actor, "backfill", dag_id, None, Some(extra)).await?;
         }
         Ok(outcomes)
+    }
+
+    /// The runs by timetable or backfill that a dag has at some dates, which are next to each other.
+    async fn timed_runs(
+        &self,
+        dag_id: &DagId,
+        dates: &[DagRunInfo],
+    ) -> Result<HashMap<DateTime<Utc>, RunRow>, TriggerError> {
+        let dates = || dates.iter().map(|info| info.data_interval.start);
+        let filter = RunFilter {
+            dag_id: Some(dag_id.clone()),
+            from: dates().min(),
+            to: dates().max(),
+            ..RunFilter::default()
+        };
+        let runs = self.store().runs(&filter).await?.into_iter().filter(|run| run.run_type.is_timed());
+        Ok(runs.map(|run| (run.logical_date, run)).collect())
     }
 
     async fn reprocess(

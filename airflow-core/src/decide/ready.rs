@@ -97,6 +97,9 @@ pub fn readiness(view: &RunView, key: TiKey, ti: &Ti, now: DateTime<Utc>) -> Rea
 
 /// The direct upstream task whose choice leaves this instance out.
 fn skipped_by(view: &RunView, key: TiKey) -> Option<TaskIdx> {
+    if !view.has_skips() {
+        return None;
+    }
     let own = &view.dag.task(key.task).id;
     let leaves_out = |record: &SkipRecord| match record {
         SkipRecord::Followed(ids) => !ids.contains(own),

@@ -120,7 +120,7 @@ fn judge(plan: &mut Planner<'_>, task: TaskIdx, only: Option<MapIndex>, found: &
     let waiting =
         |(key, ti): &(TiKey, &Ti)| ti.state.is_schedulable() && only.is_none_or(|map| map == key.map);
     let keys: Vec<TiKey> = plan.view.instances(task).filter(waiting).map(|(key, _)| key).collect();
-    let uniform = only.is_none() && !has_pairs(plan.view, task);
+    let uniform = only.is_none() && keys.len() > 1 && !has_pairs(plan.view, task);
     for key in keys {
         let ti = plan.view.ti(key).expect("it was just listed");
         match readiness(plan.view, key, ti, plan.now) {

@@ -36,15 +36,14 @@ impl<'v> Planner<'v> {
         Self { view, unit, now, touched: HashSet::new(), dirty: Vec::new() }
     }
 
-    /// Goes on with a unit that was put aside.
-    pub fn resume(view: &'v mut RunView, unit: Unit, now: DateTime<Utc>) -> Self {
-        let dag = std::sync::Arc::clone(&view.dag);
-        let key = |change: &TiChange| {
-            let task = dag.find(change.task_id.as_str()).expect("a unit is of the dag that it was made for");
-            TiKey { task, map: change.map_index }
-        };
-        let touched = unit.tis.iter().map(key).collect();
+    /// Goes on with what was [put aside](Self::put_aside).
+    pub fn resume(view: &'v mut RunView, unit: Unit, touched: HashSet<TiKey>, now: DateTime<Utc>) -> Self {
         Self { view, unit, now, touched, dirty: Vec::new() }
+    }
+
+    /// What was put together so far: the unit, and the instances that it changes.
+    pub fn put_aside(self) -> (Unit, HashSet<TiKey>) {
+        (self.unit, self.touched)
     }
 
     /// Whether an instance has changed in this unit and cannot change again.

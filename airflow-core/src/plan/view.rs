@@ -83,6 +83,8 @@ pub struct RunView {
     past_run: Option<RunPk>,
     totals: Counts,
     source_stamp: u64,
+    /// Whether any branch has decided anything.
+    has_skips: bool,
 }
 
 impl RunView {
@@ -104,6 +106,7 @@ impl RunView {
             past: snapshot.past.map(|past| past_states(&dag, &past)),
             totals: Counts::default(),
             source_stamp: 0,
+            has_skips: !snapshot.skips.is_empty(),
             run: snapshot.run,
             dag: Arc::clone(&dag),
         };
@@ -299,8 +302,14 @@ impl RunView {
         }
     }
 
+    /// Whether a branch may have decided something: if not, nobody has to look at those before a task.
+    pub fn has_skips(&self) -> bool {
+        self.has_skips
+    }
+
     /// Notes what a branch decided.
     pub fn set_skip(&mut self, key: TiKey, record: Option<SkipRecord>) {
+        self.has_skips |= record.is_some();
         let skips = &mut self.tasks[key.task.index()].skips;
         match record {
             Some(record) => drop(skips.insert(key.map, record)),

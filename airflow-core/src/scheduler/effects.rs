@@ -24,6 +24,17 @@ pub(super) struct Effects {
     pub failed: Vec<Arc<CompiledDag>>,
 }
 
+impl Effects {
+    /// Whether there is nothing to do.
+    pub(super) fn is_empty(&self) -> bool {
+        self.submit.is_empty()
+            && self.cancel.is_empty()
+            && self.notices.is_empty()
+            && self.ended.is_empty()
+            && self.failed.is_empty()
+    }
+}
+
 /// The attempt of an instance that was started.
 pub(super) fn attempt_of(view: &RunView, key: TiKey, id: AttemptId, at: DateTime<Utc>) -> Attempt {
     let ti = view.ti(key).expect("an attempt is of an instance that the view has");

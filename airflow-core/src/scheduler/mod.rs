@@ -64,8 +64,8 @@ const DEFAULT_MAX_WAITS: usize = 10_000;
 /// How many reports of workers are read at once: each may carry a value of a megabyte.
 const MOST_REPORTS: u32 = 256;
 
-/// How many reports that were taken in may wait to be deleted before the next poll.
-const MOST_DONE_REPORTS: usize = 128;
+/// How many reports that were taken in may wait to be deleted before the next poll: they are read again until then.
+const MOST_DONE_REPORTS: usize = 32;
 
 /// How soon a change that was announced is looked for: about as long as the rest of a transaction takes.
 const LOOK_FIRST: Duration = Duration::from_millis(5);

@@ -480,6 +480,13 @@ pub struct RunSnapshot {
     pub past: Option<PastRun>,
 }
 
+impl RunSnapshot {
+    /// A run in which nothing has happened yet.
+    pub(crate) fn untouched(run: RunRow) -> Self {
+        Self { run, tis: Vec::new(), expansions: Vec::new(), skips: Vec::new(), past: None }
+    }
+}
+
 /// The length of a mapping.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Expansion {

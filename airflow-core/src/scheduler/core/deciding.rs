@@ -1,7 +1,7 @@
 //! One unit a run: reports, what follows from them, and who gets the free slots.
 
 use std::cmp::Reverse;
-use std::collections::{BTreeMap, BTreeSet, BinaryHeap};
+use std::collections::{BTreeMap, BTreeSet, BinaryHeap, HashSet};
 
 use chrono::{DateTime, Utc};
 
@@ -48,7 +48,7 @@ impl Core {
         self.start_attempts(&mut drafts, &mut fresh_ready, now);
         for (pk, ready) in fresh_ready {
             let (Some(live), Some(draft)) = (self.runs.get_mut(&pk), drafts.get_mut(&pk)) else { continue };
-            edit(&mut live.view, &mut draft.unit, now, |plan| {
+            edit(&mut live.view, draft, now, |plan| {
                 ready
                     .into_iter()
                     .filter(|key| !plan.is_touched(*key))
@@ -61,7 +61,7 @@ impl Core {
             });
         }
         let mut full: Vec<InFlight> = drafts.into_values().filter(|draft| !draft.unit.is_empty()).collect();
-        for InFlight { unit, reports, ended } in &mut full {
+        for InFlight { unit, reports, ended, .. } in &mut full {
             if let Some(live) = self.runs.get(&unit.run) {
                 unit.notices = notices_of(&live.view, unit, reports, *ended, self.config.incarnation);
             }
@@ -112,7 +112,7 @@ impl Core {
         if starts || stops_next || !settled.rest.is_empty() {
             self.dirty.insert(pk);
         }
-        let unit = plan.unit;
+        let (unit, touched) = plan.put_aside();
         live.rest = settled.rest;
         stale.into_iter().for_each(|id| self.report_is_done(id));
         if !later.is_empty() {
@@ -122,7 +122,7 @@ impl Core {
         for (at, key) in settled.later {
             self.timers.push(Reverse((at, Timer::Instance(pk, key))));
         }
-        (InFlight { unit, reports: taken, ended }, settled.ready)
+        (InFlight { unit, touched, reports: taken, ended }, settled.ready)
     }
 
     /// Gives free slots to what is ready, best first.
@@ -166,6 +166,7 @@ impl Core {
             }
             let draft = drafts.entry(pk).or_insert_with(|| InFlight {
                 unit: Unit::new(&live.view.run, "scheduler", now),
+                touched: HashSet::new(),
                 reports: Vec::new(),
                 ended: None,
             });
@@ -173,7 +174,7 @@ impl Core {
             let id = (self.config.new_id)();
             let is_remote = self.out.routes().is_remote(lane.place);
             let by = (!is_remote).then_some(self.config.incarnation);
-            let touched = edit(&mut live.view, &mut draft.unit, now, |plan| {
+            let touched = edit(&mut live.view, draft, now, |plan| {
                 plan.is_touched(key) || launch(plan, key, id, by).is_err()
             });
             self.backlog.remove(&lane, candidate);
@@ -199,13 +200,13 @@ impl Core {
 /// Changes a unit through a planner.
 fn edit<R>(
     view: &mut RunView,
-    unit: &mut Unit,
+    draft: &mut InFlight,
     now: DateTime<Utc>,
     change: impl FnOnce(&mut Planner<'_>) -> R,
 ) -> R {
-    let empty = Unit::new(&view.run, "", now);
-    let mut plan = Planner::resume(view, std::mem::replace(unit, empty), now);
+    let unit = std::mem::replace(&mut draft.unit, Unit::new(&view.run, "", now));
+    let mut plan = Planner::resume(view, unit, std::mem::take(&mut draft.touched), now);
     let result = change(&mut plan);
-    *unit = plan.unit;
+    (draft.unit, draft.touched) = plan.put_aside();
     result
 }

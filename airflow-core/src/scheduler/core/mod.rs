@@ -16,7 +16,7 @@ mod wants;
 mod written;
 
 use std::cmp::Reverse;
-use std::collections::{BTreeMap, BTreeSet, BinaryHeap, HashMap};
+use std::collections::{BTreeMap, BTreeSet, BinaryHeap, HashMap, HashSet};
 use std::sync::Arc;
 
 use chrono::{DateTime, TimeDelta, Utc};
@@ -30,7 +30,7 @@ use crate::plan::{Report, RunView};
 use crate::scheduler::backlog::Backlog;
 use crate::scheduler::limits::Limits;
 use crate::scheduler::routes::{Place, Routes};
-use crate::state::RunEvent;
+use crate::state::{RunEvent, RunType};
 use crate::store::{Advance, AttemptRow, DagRow, NewRun, PastQuery, RunRow, Unit};
 
 /// How often a run's change may be refused in a row before the scheduler waits a moment: refusals mean that somebody
@@ -107,13 +107,19 @@ enum Timer {
     Unclaimed(RunPk, AttemptId, u32),
 }
 
+/// The first is the one that comes next.
+type Timers = BinaryHeap<Reverse<(DateTime<Utc>, Timer)>>;
+
+/// Runs by what starts first: whether it is of a backfill, from when on it may start, its number.
+type Order = (bool, DateTime<Utc>, RunPk);
+
 #[derive(Debug)]
 struct DagLane {
     dag: Arc<CompiledDag>,
     /// How many tasks a run begins with, at least one.
     width: usize,
     row: DagRow,
-    queued: BTreeMap<(bool, DateTime<Utc>, RunPk), RunRow>,
+    queued: BTreeMap<Order, RunRow>,
     running: BTreeSet<RunPk>,
     /// Active runs of other versions, which are left to schedulers that have them.
     others: BTreeMap<RunPk, String>,
@@ -122,6 +128,17 @@ struct DagLane {
 }
 
 impl DagLane {
+    fn order_of(run: &RunRow) -> Order {
+        (run.run_type == RunType::Backfill, run.run_after, run.pk)
+    }
+
+    /// Whether a queued run has no rows of task instances yet, as far as is known: a user who changes one takes the run
+    /// to its next generation, and a scheduler starts the run first. If that is wrong the first commit is refused, and
+    /// the run is loaded.
+    fn is_untouched(&self, run: &RunRow) -> bool {
+        run.generation == 0 && run.started_at.is_none() && !self.dag.looks_back
+    }
+
     fn active(&self) -> usize {
         self.queued.len() + self.running.len() + self.others.len()
     }
@@ -150,6 +167,8 @@ struct Live {
 #[derive(Debug)]
 struct InFlight {
     unit: Unit,
+    /// The instances that it changes.
+    touched: HashSet<TiKey>,
     reports: Vec<Report>,
     ended: Option<RunEvent>,
 }
@@ -164,6 +183,8 @@ pub(super) struct Core {
     inbox: HashMap<RunPk, Vec<Report>>,
     orphans: HashMap<RunPk, Vec<AttemptRow>>,
     load: BTreeSet<RunPk>,
+    /// Runs among these that nothing can have happened in: there is nothing to load.
+    unread: HashMap<RunPk, RunRow>,
     /// Runs whose changes were refused too often, until their timer.
     resting: BTreeSet<RunPk>,
     backlog: Backlog,
@@ -184,7 +205,7 @@ pub(super) struct Core {
     /// Which runs this process decides about, and which others have.
     share: Share,
     last_tick: Option<DateTime<Utc>>,
-    timers: BinaryHeap<Reverse<(DateTime<Utc>, Timer)>>,
+    timers: Timers,
     dag_timers: BTreeSet<(DateTime<Utc>, DagId)>,
     fed: assets::Fed,
     deadlines: deadlines::Deadlines,
@@ -208,6 +229,7 @@ impl Core {
             inbox: HashMap::new(),
             orphans: HashMap::new(),
             load: BTreeSet::new(),
+            unread: HashMap::new(),
             resting: BTreeSet::new(),
             backlog: Backlog::default(),
             limits: Limits::default(),

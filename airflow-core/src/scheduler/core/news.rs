@@ -4,7 +4,7 @@ use std::cmp::Reverse;
 use std::collections::{BTreeMap, BTreeSet, HashMap};
 use std::sync::Arc;
 
-use chrono::{DateTime, TimeDelta, Utc};
+use chrono::{DateTime, Utc};
 
 use crate::id::{AttemptId, DagId, RunPk, TiKey};
 use crate::plan::{Report, RunView, Ti};
@@ -14,7 +14,7 @@ use crate::state::{RunState, TaskState};
 use crate::store::{AttemptRow, CreatedRun, DagRow, PoolRow, RunRow, RunSnapshot, SlotKey};
 
 use super::out::Sent;
-use super::{Core, DagLane, Live, Timer};
+use super::{Core, DagLane, Live, Timer, Timers, timeout_of};
 
 impl Core {
     /// The dags as the store knows them, paused or not.
@@ -70,7 +70,7 @@ impl Core {
         self.dag_of.insert(row.pk, row.dag_id.clone());
         match row.state {
             RunState::Queued => {
-                let order = (row.run_type == crate::state::RunType::Backfill, row.run_after, row.pk);
+                let order = DagLane::order_of(&row);
                 if row.run_after > now {
                     self.dag_timers.insert((row.run_after, row.dag_id.clone()));
                 }
@@ -173,7 +173,7 @@ impl Core {
         view.set_source_stamp(self.stamp);
         self.adopt(&view, &mut effects, now);
         let live = Live { view, fresh: true, due: Vec::new(), rest: Vec::new(), timed_out: false, stale };
-        self.watch_timeout(&live.view, now);
+        watch_timeout(&mut self.timers, &live.view, now);
         self.runs.insert(pk, live);
         self.dirty.insert(pk);
         effects
@@ -235,16 +235,6 @@ impl Core {
         }
     }
 
-    pub(super) fn watch_timeout(&mut self, view: &RunView, now: DateTime<Utc>) {
-        if let (Some(timeout), Some(started)) = (view.dag.settings.dagrun_timeout, view.run.started_at) {
-            let at =
-                TimeDelta::from_std(timeout).ok().and_then(|timeout| started.checked_add_signed(timeout));
-            if let Some(at) = at {
-                self.timers.push(Reverse((at.max(now), Timer::RunTimeout(view.run.pk))));
-            }
-        }
-    }
-
     pub(in crate::scheduler) fn created(&mut self, created: Vec<CreatedRun>, now: DateTime<Utc>) {
         for run in created {
             match run {
@@ -284,5 +274,12 @@ impl Core {
                 self.out.remove(id);
             }
         }
+    }
+}
+
+/// Remembers when a run has taken too long.
+pub(super) fn watch_timeout(timers: &mut Timers, view: &RunView, now: DateTime<Utc>) {
+    if let Some(at) = timeout_of(view) {
+        timers.push(Reverse((at.max(now), Timer::RunTimeout(view.run.pk))));
     }
 }

@@ -196,7 +196,9 @@ impl Core {
     /// They are gone from the store; `false` if they may still be there.
     pub(in crate::scheduler) fn reports_deleted(&mut self, ids: Vec<AttemptId>, gone: bool) {
         if gone {
-            self.remote.heard.retain(|id, _| !ids.contains(id));
+            for id in ids {
+                self.remote.heard.remove(&id);
+            }
         } else {
             self.remote.done.extend(ids);
         }

@@ -22,6 +22,9 @@ const GRACE_S: i64 = 2;
 /// seconds. All of them at once would be more than it can work on, and nothing would be left for those who end first.
 const UNWANTED_S: i64 = 1;
 
+/// How often runs are looked through that there is no room for, in milliseconds: each look goes through all of them.
+const UNWANTED_LOOK_MS: i64 = 100;
+
 /// After how many looks at the other schedulers the runs that they have are asked for again.
 const LOOKS: u32 = 6;
 
@@ -38,6 +41,8 @@ pub(super) struct Share {
     begun: Option<DateTime<Utc>>,
     /// When it last began to take runs that nobody wanted, and how many it may still take.
     unwanted: Option<(DateTime<Utc>, usize)>,
+    /// When runs were last looked through that there is no room for.
+    looked: Option<DateTime<Utc>>,
 }
 
 impl Share {
@@ -58,6 +63,7 @@ impl Share {
     pub(super) fn clock_was_set(&mut self) {
         self.begun = None;
         self.unwanted = None;
+        self.looked = None;
     }
 
     /// Whether there is nobody else, as far as can be known: those who start together do not see each other at once.
@@ -73,6 +79,15 @@ impl Share {
             (*since, *left) = (now, slots);
         }
         left
+    }
+
+    /// Whether it is time to look for runs that nobody wanted, of which there may be many.
+    fn looks_for_unwanted(&mut self, now: DateTime<Utc>) -> bool {
+        let is_time = self.looked.is_none_or(|last| now - last >= TimeDelta::milliseconds(UNWANTED_LOOK_MS));
+        if is_time {
+            self.looked = Some(now);
+        }
+        is_time
     }
 
     pub(super) fn keep(&mut self, listed: impl Fn(RunPk) -> bool) {
@@ -107,6 +122,7 @@ impl Core {
         for run in asked.iter().filter(|run| !mine.contains(run)) {
             self.share.foreign.insert(*run);
             self.load.remove(run);
+            self.unread.remove(run);
             self.dirty.remove(run);
             // Whoever has the run finds lost attempts by itself; a report of an attempt of an earlier life is stale.
             self.inbox.remove(run);
@@ -127,6 +143,7 @@ impl Core {
         let slots = self.slots;
         // Not what is free at this moment: that is for what waits here already.
         let mut free = if alone { usize::MAX } else { self.spare };
+        let mut looks_on = None;
         for lane in self.dags.values().filter(|lane| !lane.row.is_paused) {
             let room = (lane.dag.settings.max_active_runs as usize).saturating_sub(lane.running.len());
             let ready = lane.queued.iter().filter(|((_, at, _), _)| *at <= now).take(room);
@@ -135,17 +152,30 @@ impl Core {
                 if known || self.resting.contains(pk) || self.share.is_foreign(*pk) {
                     continue;
                 }
+                if free == 0
+                    && !self.share.is_mine(*pk)
+                    && !*looks_on.get_or_insert_with(|| self.share.looks_for_unwanted(now))
+                {
+                    break;
+                }
                 let waited = now - row.queued_at.max(row.run_after) >= TimeDelta::seconds(GRACE_S);
-                if self.share.is_mine(*pk) {
-                    self.load.insert(row.pk);
+                let takes = if self.share.is_mine(*pk) {
+                    true
                 } else if free > 0 {
                     free = free.saturating_sub(lane.width);
-                    self.load.insert(row.pk);
+                    true
                 } else if waited {
                     let left = self.share.unwanted(slots.max(1), now);
-                    if *left > 0 {
-                        *left -= 1;
-                        self.load.insert(row.pk);
+                    let takes = *left > 0;
+                    *left -= usize::from(takes);
+                    takes
+                } else {
+                    false
+                };
+                if takes {
+                    self.load.insert(*pk);
+                    if lane.is_untouched(row) {
+                        self.unread.insert(*pk, row.clone());
                     }
                 }
             }

@@ -6,7 +6,7 @@ use chrono::{DateTime, TimeDelta, Utc};
 
 use crate::decide::timetable::{due_run, next_run};
 use crate::id::DagId;
-use crate::store::{Advance, PastQuery};
+use crate::store::{Advance, PastQuery, RunSnapshot};
 
 use super::{Core, DagLane, SAME_RUN_PAUSE_S, TIMETABLE_PAUSE_S, Timer, Wants, timeout_of};
 
@@ -103,6 +103,13 @@ impl Core {
             }
             if !self.share.is_mine(pk) {
                 wants.claim.push(pk);
+                continue;
+            }
+            if let Some(run) = self.unread.remove(&pk)
+                && !self.orphans.contains_key(&pk)
+            {
+                let effects = self.loaded(pk, Some(RunSnapshot::untouched(run)), now);
+                debug_assert!(effects.is_empty(), "nothing has happened in the run");
                 continue;
             }
             let dag = self.dag_of.get(&pk).and_then(|id| self.dags.get(id)).map(|lane| &lane.dag);

@@ -7,12 +7,13 @@ use chrono::{DateTime, TimeDelta, Utc};
 
 use crate::decide::step::follow_past;
 use crate::id::{RunPk, TiKey};
-use crate::plan::{Attempt, Report, RunView};
+use crate::plan::{Attempt, Report};
 use crate::scheduler::effects::{Effects, attempt_of};
 use crate::state::{RunState, TaskState};
 use crate::store::{NoticeRow, Unit, UnitResult};
 
-use super::{Core, InFlight, REFUSED_PAUSE_MS, STALE_IN_A_ROW, STALE_PAUSE_MS, Timer, UNSURE_LOOKS};
+use super::news::watch_timeout;
+use super::{Core, DagLane, InFlight, REFUSED_PAUSE_MS, STALE_IN_A_ROW, STALE_PAUSE_MS, Timer, UNSURE_LOOKS};
 
 impl Core {
     /// What the store answered to the last plan.
@@ -121,23 +122,17 @@ impl Core {
             }
         }
         if draft.unit.run_change.as_ref().is_some_and(|change| change.transition.to() == RunState::Running) {
-            let view = live.view.clone();
-            self.started(&view, now);
+            watch_timeout(&mut self.timers, view, now);
+            if let Some(lane) = self.dags.get_mut(&view.run.dag_id) {
+                lane.queued.remove(&DagLane::order_of(&view.run));
+                lane.running.insert(pk);
+            }
         }
         self.tell_later_runs(pk, &draft.unit);
         queued.into_iter().for_each(|id| self.was_sent(pk, id, 0, now));
         draft.reports.iter().for_each(|report| self.report_is_done(report.attempt_id));
         if draft.ended.is_some() {
             self.ended(pk, now, effects);
-        }
-    }
-
-    fn started(&mut self, view: &RunView, now: DateTime<Utc>) {
-        let pk = view.run.pk;
-        self.watch_timeout(view, now);
-        if let Some(lane) = self.dags.get_mut(&view.run.dag_id) {
-            lane.queued.retain(|(_, _, other), _| *other != pk);
-            lane.running.insert(pk);
         }
     }
 
@@ -175,10 +170,11 @@ impl Core {
             effects.failed.push(Arc::clone(dag));
         }
         effects.ended.push((run.dag_id.clone(), run.run_id.clone(), run.state));
+        let order = DagLane::order_of(run);
         let id = run.dag_id.clone();
         if let Some(lane) = self.dags.get_mut(&id) {
             lane.running.remove(&pk);
-            lane.queued.retain(|(_, _, other), _| *other != pk);
+            lane.queued.remove(&order);
         }
         self.dag_of.remove(&pk);
         self.share.forget(pk);

@@ -4,13 +4,13 @@ mod function;
 mod options;
 pub(super) mod schema;
 
-use crate::id::RunPk;
+use crate::id::{IncarnationId, RunPk};
 use crate::store::points::{pass_point, reach_point};
-use crate::store::server::{Class, Core, Done, Lease, Nonce, class, code_of, is_duplicate};
+use crate::store::server::{Class, Core, Done, Lease, Nonce, Tries, class, code_of, is_duplicate, ready};
 use crate::store::sql::apply::{List, Lists};
-use crate::store::sql::query;
 use crate::store::sql::text::Kind;
-use crate::store::{StoreError, StoreResult, Unit, UnitResult};
+use crate::store::sql::{query, remote};
+use crate::store::{StoreError, StoreResult, StoredReport, Unit, UnitResult};
 
 pub use options::{PostgresOptions, PostgresStore};
 
@@ -19,11 +19,26 @@ fn quoted(name: &str) -> String {
     format!("\"{}\"", name.replace('"', "\"\""))
 }
 
-/// Whether the units can be written by the function: there, and of different runs.
+/// Whether the units can be written by the function: there, and of different runs, unless they only start attempts.
+/// Each list of such units has one row an instance; if two name the same one, the function refuses them.
 pub(super) fn is_fast(kind: Kind, units: &[Unit]) -> bool {
     let mut runs: Vec<RunPk> = units.iter().map(|unit| unit.run).collect();
     runs.sort_unstable();
-    kind == Kind::Postgres && runs.windows(2).all(|pair| pair[0] != pair[1])
+    kind == Kind::Postgres
+        && (runs.windows(2).all(|pair| pair[0] != pair[1]) || units.iter().all(only_starts))
+}
+
+/// Whether a unit does nothing but to start attempts, as the claims of a worker do.
+fn only_starts(unit: &Unit) -> bool {
+    unit.run_change.is_none()
+        && !unit.by_user
+        && unit.expansions.is_empty()
+        && unit.xcom_clears.is_empty()
+        && unit.xcoms.is_empty()
+        && unit.ended.is_empty()
+        && unit.notices.is_empty()
+        && unit.asset_events.is_empty()
+        && unit.slots.is_empty()
 }
 
 /// Writes all units in one message. `None`: they are refused, all of them, and none is written.
@@ -82,6 +97,43 @@ async fn call(core: &Core, lease: &mut Lease, nonce: &Nonce, lists: &Lists) -> S
     call.execute(&mut conn).await?;
     pass_point!("postgres.after_call");
     Ok(())
+}
+
+/// Writes reports in one message. If its answer is lost it is sent again, which changes nothing if it was written.
+pub(super) async fn add_reports(
+    core: &Core,
+    process: IncarnationId,
+    reports: &[StoredReport],
+) -> StoreResult<Vec<bool>> {
+    ready(core).await?;
+    let mut tries = Tries::new();
+    loop {
+        let nonce = core.nonces.next();
+        let result = match core.lease().await {
+            Ok(mut lease) => {
+                let mut conn = lease.conn(&core.dialect);
+                let spent = nonce.spent_list(&conn);
+                let result = remote::add_reports_at_once(&mut conn, process, reports, nonce.id, spent).await;
+                if result.is_ok() {
+                    drop(lease.clean());
+                }
+                result
+            }
+            Err(error) => Err(error),
+        };
+        match result {
+            Ok(written) => {
+                core.nonces.committed(nonce);
+                return Ok(written);
+            }
+            Err(error) => {
+                core.nonces.unknown(nonce);
+                if class(&error) == Class::Other || !tries.again(&error).await {
+                    return Err(error);
+                }
+            }
+        }
+    }
 }
 
 /// Whether the units do not hold: the function says so, or a key that must be new is there.

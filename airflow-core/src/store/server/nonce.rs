@@ -70,6 +70,14 @@ impl Nonces {
         state.spent.push(nonce.id);
     }
 
+    /// Nobody knows whether the transaction was committed, and nobody has to: it may be repeated.
+    #[cfg(feature = "postgres")]
+    pub(in crate::store) fn unknown(&self, nonce: Nonce) {
+        let mut state = self.state();
+        state.spent.extend(nonce.spent);
+        state.spent.push(nonce.id);
+    }
+
     /// The transaction was not committed.
     pub(in crate::store) fn undone(&self, nonce: Nonce) {
         self.state().spent.extend(nonce.spent);

@@ -53,7 +53,7 @@ pub(in crate::store) const TABLES: [&str; 30] = [
 ];
 
 /// Refuses a server that is too old, and tables that do not fit.
-pub(super) async fn ready(core: &Core) -> StoreResult<()> {
+pub(in crate::store) async fn ready(core: &Core) -> StoreResult<()> {
     if core.ready.load(Ordering::Acquire) {
         return Ok(());
     }

@@ -1,5 +1,7 @@
 //! Attempts that run in other processes, and the workers that run them.
 
+use std::collections::HashSet;
+
 use serde_json::Value;
 
 use crate::id::{AttemptId, DagId, IncarnationId, MapIndex, RunPk};
@@ -105,6 +107,17 @@ pub(in crate::store) async fn queued_attempts(conn: &mut Conn<'_>) -> StoreResul
     query(COUNT).fetch_all(conn).await?.iter().map(queued).collect()
 }
 
+macro_rules! add {
+    () => {
+        "INSERT INTO af_report (attempt_id, run, task_id, map_index, at, body)
+         SELECT a.attempt_id, a.run, a.task_id, a.map_index, j.ended, j.text
+         FROM ROWS(?1, id ID, ended TIME, text TEXT) j CROSS JOIN af_attempt a ON a.attempt_id = j.id
+         WHERE a.ended_at IS NULL AND a.incarnation = ?2
+             AND EXISTS (SELECT 1 FROM af_incarnation i WHERE i.id = ?2 AND i.ended_at IS NULL)
+         ON CONFLICT (attempt_id) DO NOTHING"
+    };
+}
+
 /// Writes reports down whose attempts are open and this process's, unless it has ended. Says of each whether it is
 /// written now.
 pub(in crate::store) async fn add_reports(
@@ -112,27 +125,57 @@ pub(in crate::store) async fn add_reports(
     process: IncarnationId,
     reports: &[StoredReport],
 ) -> StoreResult<Vec<bool>> {
-    const ADD: &str = "
-        INSERT INTO af_report (attempt_id, run, task_id, map_index, at, body)
-        SELECT a.attempt_id, a.run, a.task_id, a.map_index, j.ended, j.text
-        FROM ROWS(?1, id ID, ended TIME, text TEXT) j CROSS JOIN af_attempt a ON a.attempt_id = j.id
-        WHERE a.ended_at IS NULL AND a.incarnation = ?2
-            AND EXISTS (SELECT 1 FROM af_incarnation i WHERE i.id = ?2 AND i.ended_at IS NULL)
-        ON CONFLICT (attempt_id) DO NOTHING";
+    let Some(list) = report_list(conn, reports) else { return Ok(Vec::new()) };
+    query(add!()).bind(list).bind(process.0).execute(conn).await?;
+    written(conn, reports).await
+}
+
+/// Says of each report whether it is written.
+async fn written(conn: &mut Conn<'_>, reports: &[StoredReport]) -> StoreResult<Vec<bool>> {
     const WRITTEN: &str = "
         SELECT p.attempt_id FROM ROWS(?1, id ID) j CROSS JOIN af_report p ON p.attempt_id = j.id";
+    let ids: Vec<AttemptId> = reports.iter().map(|report| report.attempt_id).collect();
+    let list = id_list(conn, &ids).unwrap_or_default();
+    which(&query(WRITTEN).bind(list).fetch_all(conn).await?, reports)
+}
+
+/// The same in one statement, which is its own transaction and leaves `mark` for others to notice it; takes the marks of
+/// `spent` away. It may be repeated: what is written stays as it is.
+#[cfg(feature = "postgres")]
+pub(in crate::store) async fn add_reports_at_once(
+    conn: &mut Conn<'_>,
+    process: IncarnationId,
+    reports: &[StoredReport],
+    mark: uuid::Uuid,
+    spent: Option<String>,
+) -> StoreResult<Vec<bool>> {
+    const ADD: &str = concat!(
+        "WITH added AS (",
+        add!(),
+        " RETURNING attempt_id),
+        mark AS (INSERT INTO af_commit (nonce, fenced) VALUES (?3, false)),
+        gone AS (DELETE FROM af_commit WHERE nonce IN (SELECT s.id FROM ROWS(?4, id ID) s))
+        SELECT attempt_id FROM added"
+    );
+    let Some(list) = report_list(conn, reports) else { return Ok(Vec::new()) };
+    let add = query(ADD).bind(list).bind(process.0).bind(mark).bind(spent.unwrap_or_else(|| "[]".into()));
+    let now = which(&add.fetch_all(conn).await?, reports)?;
+    // One that is missing may have been written meanwhile: by the same call, whose answer was lost.
+    if now.contains(&false) { written(conn, reports).await } else { Ok(now) }
+}
+
+fn report_list(conn: &Conn<'_>, reports: &[StoredReport]) -> Option<String> {
     let mut rows = conn.rows();
     for report in reports {
         rows.row().maybe_id(Some(report.attempt_id.0)).time(report.at).text(&report.body).end();
     }
-    let Some(list) = rows.finish() else { return Ok(Vec::new()) };
-    query(ADD).bind(list).bind(process.0).execute(conn).await?;
-    let ids: Vec<AttemptId> = reports.iter().map(|report| report.attempt_id).collect();
-    let list = id_list(conn, &ids).unwrap_or_default();
-    let rows = query(WRITTEN).bind(list).fetch_all(conn).await?;
-    let written: Vec<_> =
-        rows.iter().map(|row| row.id("attempt_id").map(AttemptId)).collect::<StoreResult<_>>()?;
-    Ok(ids.iter().map(|id| written.contains(id)).collect())
+    rows.finish()
+}
+
+/// Which of the reports are among the rows.
+fn which(rows: &[Row], reports: &[StoredReport]) -> StoreResult<Vec<bool>> {
+    let written: HashSet<_> = rows.iter().map(|row| row.id("attempt_id")).collect::<StoreResult<_>>()?;
+    Ok(reports.iter().map(|report| written.contains(&report.attempt_id.0)).collect())
 }
 
 /// Reports of the runs that a process decides about, oldest first.

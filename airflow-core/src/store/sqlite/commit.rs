@@ -118,9 +118,10 @@ const SETUP: [&str; 14] = [
      END",
 ];
 
-/// The numbers of rows for which there is a statement: few, because the connection keeps each prepared. The rest of
-/// the rows is filled up with steps that do nothing.
-const SIZES: [usize; 7] = [2, 4, 6, 8, 16, 64, 256];
+/// The numbers of rows for which there is a statement: the connection keeps each prepared. The rest of the rows is filled
+/// up with steps that do nothing; each of these costs a third of one that writes, so the sizes lie close together.
+const SIZES: [usize; 22] =
+    [2, 3, 4, 5, 6, 8, 10, 12, 16, 20, 24, 32, 40, 48, 56, 64, 80, 96, 128, 160, 192, 256];
 
 /// One statement for each of the [`SIZES`].
 static STATEMENTS: LazyLock<[Arc<str>; SIZES.len()]> = LazyLock::new(|| {
