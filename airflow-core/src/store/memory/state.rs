@@ -26,6 +26,9 @@ mod old;
 mod processes;
 mod remote;
 
+/// When a deadline is over, and when it was found to be missed.
+type Due = (DateTime<Utc>, Option<DateTime<Utc>>);
+
 /// All rows.
 #[derive(Debug)]
 pub(super) struct State {
@@ -50,7 +53,7 @@ pub(super) struct State {
     remote: Remote,
     notices: BTreeMap<NoticeKey, Notice>,
     pub(super) assets: assets::Assets,
-    deadlines: BTreeMap<(RunPk, String), (DateTime<Utc>, Option<DateTime<Utc>>)>,
+    deadlines: BTreeMap<(RunPk, String), Due>,
     audit: Vec<AuditEntry>,
     pub(super) variables: BTreeMap<String, VariableRow>,
     pub(super) connections: BTreeMap<String, ConnectionRow>,
