@@ -220,12 +220,9 @@ impl Oracle {
     pub(crate) fn is_unchanged(&mut self, run: RunPk, stored: &[TiRow]) {
         let stored: BTreeMap<Ti, (TaskState, u32)> =
             stored.iter().map(|ti| ((run, ti.task_id.clone(), ti.map_index), (ti.state, ti.epoch))).collect();
-        let known: BTreeMap<Ti, (TaskState, u32)> = self
-            .tis
-            .iter()
-            .filter(|((of, ..), _)| *of == run)
-            .map(|(ti, state)| (ti.clone(), *state))
-            .collect();
+        let first = (run, TaskId::new(""), MapIndex(i32::MIN));
+        let of_run = self.tis.range(first..).take_while(|((of, ..), _)| *of == run);
+        let known: BTreeMap<Ti, (TaskState, u32)> = of_run.map(|(ti, state)| (ti.clone(), *state)).collect();
         if stored != known {
             self.broken(
                 "I9",
