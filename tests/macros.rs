@@ -217,7 +217,7 @@ fn every_option_has_its_names() {
         retry_exponential_backoff = true,
         max_retry_delay = "1h",
         timeout = "2d",
-        execution_timeout = Duration::from_secs(1),
+        execution_timeout = Duration::from_secs(1), sla = "2h",
         mode = "deferred",
         poke_every = "30s",
         poke_backoff,

@@ -47,6 +47,7 @@ async fn noop() {}
     default_args = TaskOptions::new().retries(1),
     on_failure_callback = [support::callback, page],
     on_success = page,
+    sla_miss_callback = page,
     dagrun_timeout = "2h",
     max_active_runs = 1,
     max_active_tasks = 2,
@@ -107,6 +108,7 @@ fn a_dag_function_returns_the_dag_with_its_options() {
     );
     assert_eq!(o.default_args.retries, Some(1));
     assert_eq!((o.callbacks.on_failure.len(), o.callbacks.on_success.len()), (2, 1));
+    assert_eq!(o.on_sla_miss.len(), 1);
     assert_eq!(o.dagrun_timeout, Some(hours(2)));
     assert_eq!((o.max_active_runs, o.max_active_tasks), (Some(1), Some(2)));
     assert_eq!(o.max_consecutive_failed_dag_runs, 3);

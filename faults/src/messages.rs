@@ -200,7 +200,7 @@ pub(crate) async fn strangers(name: &'static str, options: &Options) -> Result<(
 /// Messages of all kinds that nobody of ours has sent.
 fn poison(number: usize, seed: u64) -> Vec<u8> {
     let mut random = Random(seed.wrapping_add(number as u64));
-    let mut bytes = |count: u64| (0..count).map(|_| random.below(256) as u8).collect::<Vec<u8>>();
+    let mut bytes = |count: u64| (0..count).map(|_| random.below(256).to_le_bytes()[0]).collect::<Vec<u8>>();
     match number % 8 {
         0 => Vec::new(),
         1 => bytes(200),

@@ -91,7 +91,7 @@ pub(crate) async fn worker(name: &'static str, options: &Options) -> Result<(Val
         match first.map(|at| (at - healed) / 1_000_000) {
             Some(took) if took <= REJOINED => rejoined_ms.push(took),
             Some(took) => {
-                wrong.push(format!("it worked again after {took} ms; promised are {REJOINED} ms ({from:?})"))
+                wrong.push(format!("it worked again after {took} ms; promised are {REJOINED} ms ({from:?})"));
             }
             None => wrong.push(format!("it did not work again ({from:?})")),
         }

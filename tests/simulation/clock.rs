@@ -89,6 +89,17 @@ impl ProcessClock {
         Self { start, offset, drift, gate }
     }
 
+    /// What time it truly is, which no process of the real world knows.
+    pub(crate) fn truth(&self) -> DateTime<Utc> {
+        let micros = i64::try_from(self.start.elapsed().as_micros()).expect("a short simulation");
+        base() + TimeDelta::microseconds(micros)
+    }
+
+    /// Returns when the process goes on; never, if it is dead.
+    pub(crate) async fn pass(&self) {
+        self.gate.pass().await;
+    }
+
     fn micros(&self) -> i64 {
         let truth = i64::try_from(self.start.elapsed().as_micros()).expect("a short simulation");
         truth + truth / 1_000_000 * self.drift + truth % 1_000_000 * self.drift / 1_000_000

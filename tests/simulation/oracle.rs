@@ -5,10 +5,11 @@ use std::collections::{BTreeMap, BTreeSet};
 use std::sync::Arc;
 use std::time::Duration;
 
+use airflow_core::asset::AssetEventId;
 use airflow_core::id::{AttemptId, DagId, IncarnationId, MapIndex, RunPk, TaskId};
 use airflow_core::plan::Attempt;
 use airflow_core::state::{RunState, TaskEvent, TaskState};
-use airflow_core::store::{AttemptState, Incarnation, RunRow, SlotKey, Unit};
+use airflow_core::store::{AssetEvent, AttemptState, Incarnation, RunRow, SlotKey, TiRow, Unit};
 use tokio::time::Instant;
 
 use super::clock::Gate;
@@ -20,6 +21,9 @@ const KEPT: usize = 5_000;
 
 /// More calls in ten seconds than any plan has work for.
 const MOST_CALLS: u64 = 4_000;
+
+/// Who stands still for so long may be given up: the shortest lease, but for clocks that run too fast.
+const GIVEN_UP: Duration = Duration::from_secs(19);
 
 type Ti = (RunPk, TaskId, MapIndex);
 
@@ -41,6 +45,8 @@ struct Known {
     ti: Ti,
     incarnation: Option<IncarnationId>,
     open: bool,
+    /// Its process was declared dead.
+    lost: bool,
 }
 
 /// A process as the store knows it.
@@ -72,6 +78,8 @@ pub(crate) struct Oracle {
     running: BTreeMap<AttemptId, Running>,
     used: BTreeMap<SlotKey, i64>,
     lives: BTreeMap<IncarnationId, Life>,
+    /// Events of the asset that were written with units.
+    events: BTreeSet<AssetEventId>,
     /// Ten seconds, and how often the store was called in them.
     calls: (u64, u64),
 }
@@ -122,6 +130,9 @@ impl Oracle {
         self.line(&format!("created {} {} {}", row.dag_id, row.run_id, row.logical_date));
         self.runs.insert(row.pk, (row.dag_id.clone(), row.state));
         let every = self.plan().dags[super::world::number_of(&row.dag_id)].every;
+        if row.run_type.to_string() == "asset_triggered" {
+            self.seen("an asset makes a run");
+        }
         if row.run_type.to_string() == "scheduled" {
             let second = row.logical_date.timestamp();
             if second % i64::try_from(every * 60).expect("small") != 0 {
@@ -168,6 +179,7 @@ impl Oracle {
             *self.used.entry(SlotKey::Runs(dag.clone())).or_default() += delta;
             self.runs.insert(unit.run, (dag.clone(), to));
         }
+        self.events.extend(unit.asset_events.iter().map(|event| event.id.clone()));
         self.attempts_of(unit);
     }
 
@@ -190,13 +202,67 @@ impl Oracle {
             TaskEvent::HandedBack => self.seen("an attempt is handed back"),
             TaskEvent::Cleared if from == TaskState::Running => self.seen("a running task is cleared"),
             TaskEvent::Retried => self.seen("a retry"),
+            TaskEvent::Deferred => self.seen("a task is deferred"),
+            TaskEvent::Rescheduled => self.seen("a sensor is run again later"),
+            TaskEvent::Ready if from == TaskState::Deferred => self.seen("a wait is over"),
             _ => {}
         }
         let delta = i64::from(to.is_executing()) - i64::from(state.is_executing());
         *self.used.entry(SlotKey::Dag(dag.clone())).or_default() += delta;
         let pool = if self.is_pooled(dag, &change.task_id) { "small" } else { "default_pool" };
         *self.used.entry(SlotKey::Pool(pool.into())).or_default() += delta;
+        let waits = i64::from(to == TaskState::Deferred) - i64::from(state == TaskState::Deferred);
+        *self.used.entry(SlotKey::Deferred(pool.into())).or_default() += waits;
         self.tis.insert(ti, (to, change.epoch + 1));
+    }
+
+    /// A refusal has changed nothing: the instances of the run are as the last units that were written left them.
+    pub(crate) fn is_unchanged(&mut self, run: RunPk, stored: &[TiRow]) {
+        let stored: BTreeMap<Ti, (TaskState, u32)> =
+            stored.iter().map(|ti| ((run, ti.task_id.clone(), ti.map_index), (ti.state, ti.epoch))).collect();
+        let first = (run, TaskId::new(""), MapIndex(i32::MIN));
+        let of_run = self.tis.range(first..).take_while(|((of, ..), _)| *of == run);
+        let known: BTreeMap<Ti, (TaskState, u32)> = of_run.map(|(ti, state)| (ti.clone(), *state)).collect();
+        if stored != known {
+            self.broken(
+                "I9",
+                format!("a unit of run {run} was refused, and there is {stored:?}, not {known:?}"),
+            );
+        }
+    }
+
+    /// A process has handed out an attempt; so many are out now.
+    pub(crate) fn are_out(&mut self, process: usize, out: usize, slots: usize) {
+        if out > slots {
+            self.broken("I12", format!("p{process} has {out} attempts out, and {slots} slots"));
+        }
+    }
+
+    /// What became of the events of the asset, as one dag sees it that waits for it.
+    pub(crate) fn events_are_taken_once(
+        &mut self,
+        events: &[AssetEvent],
+        waits: &BTreeMap<AssetEventId, bool>,
+        taken: &BTreeMap<AssetEventId, u64>,
+    ) {
+        for event in events {
+            let (waits, runs) = (waits.get(&event.id), taken.get(&event.id).copied().unwrap_or(0));
+            match (waits, runs) {
+                (None, 1) => self.seen("an event makes a run"),
+                (Some(false), 0) => self.seen("an event of a pause waits for the next one"),
+                _ => {
+                    let id = event.id.as_str();
+                    self.broken("assets", format!("event {id} is in {runs} runs and waits: {waits:?}"));
+                }
+            }
+        }
+        let mut stored: Vec<_> =
+            events.iter().filter(|event| event.source.is_some()).map(|event| &event.id).collect();
+        stored.sort();
+        if !stored.iter().copied().eq(self.events.iter()) {
+            let text = format!("tasks made {:?}, stored are {stored:?}", self.events);
+            self.broken("assets", text);
+        }
     }
 
     fn is_pooled(&self, dag: &DagId, task: &TaskId) -> bool {
@@ -207,7 +273,7 @@ impl Oracle {
     fn attempts_of(&mut self, unit: &Unit) {
         for start in &unit.started {
             let ti = (unit.run, start.task_id.clone(), start.map_index);
-            let known = Known { ti, incarnation: start.incarnation, open: true };
+            let known = Known { ti, incarnation: start.incarnation, open: true, lost: false };
             if self.known.insert(start.attempt_id, known).is_some() {
                 self.broken("I3", format!("attempt of {} is written twice", start.task_id));
             }
@@ -215,6 +281,7 @@ impl Oracle {
         for end in &unit.ended {
             if let Some(known) = self.known.get_mut(&end.attempt_id).filter(|known| known.open) {
                 known.open = false;
+                known.lost = end.state == AttemptState::Lost;
                 if end.state != AttemptState::Lost {
                     continue;
                 }
@@ -266,6 +333,10 @@ impl Oracle {
         let id = attempt.ti.attempt_id;
         if !self.known.contains_key(&id) {
             self.broken("P3", format!("{ti:?} begins, and the store knows nothing of the attempt"));
+        }
+        // Who stood still for a while may not know yet that it was given up.
+        if self.known.get(&id).is_some_and(|known| known.lost) && gate.stood() < GIVEN_UP {
+            self.broken("I10", format!("{ti:?} begins in a process that was declared dead"));
         }
         if !self.begun.insert(id) {
             self.broken("I3", format!("an attempt of {ti:?} begins twice"));
@@ -359,6 +430,9 @@ impl Oracle {
     fn points_are_complete(&mut self, rows: &BTreeMap<RunPk, &RunRow>) {
         let plan = self.plan();
         for (number, dag) in plan.dags.iter().enumerate() {
+            if dag.by_asset {
+                continue;
+            }
             let of_dag = rows.values().filter(|row| super::world::number_of(&row.dag_id) == number);
             let mut dates: Vec<i64> = of_dag
                 .filter(|row| row.run_type.to_string() == "scheduled")

@@ -10,8 +10,22 @@ pub(crate) enum End {
     Skip,
 }
 
+/// What a task does.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) enum Kind {
+    /// Works for its seconds and ends as planned.
+    Script,
+    /// Waits until so many seconds after the end of the interval of its run, in true time.
+    Sensor { mode: usize, ready: u64, timeout: u64, soft_fail: bool },
+    /// Works for its seconds and chooses those of the tasks after it whose bits are set.
+    Branch { chosen: u64 },
+}
+
 #[derive(Debug, Clone)]
 pub(crate) struct TaskPlan {
+    pub(crate) kind: Kind,
+    /// Whether each of its successes is an event of the asset.
+    pub(crate) makes: bool,
     pub(crate) upstream: Vec<usize>,
     pub(crate) rule: usize,
     pub(crate) retries: u32,
@@ -26,6 +40,8 @@ pub(crate) struct TaskPlan {
 
 #[derive(Debug, Clone)]
 pub(crate) struct DagPlan {
+    /// Whether it runs by the asset instead of a timetable.
+    pub(crate) by_asset: bool,
     pub(crate) every: u64,
     pub(crate) max_active_runs: u32,
     pub(crate) max_active_tasks: u32,
@@ -159,6 +175,8 @@ pub(crate) enum What {
         dag: usize,
         seconds: u64,
     },
+    /// Somebody says that the asset is new.
+    AssetEvent,
 }
 
 #[derive(Debug, Clone, Copy)]
@@ -178,6 +196,9 @@ pub(crate) struct Plan {
     pub(crate) dags: Vec<DagPlan>,
     pub(crate) events: Vec<Event>,
 }
+
+/// How many modes `Kind::Sensor` chooses from.
+pub(crate) const MODES: usize = 3;
 
 /// How many trigger rules `TaskPlan::rule` chooses from.
 pub(crate) const RULES: usize = 6;
@@ -210,9 +231,33 @@ impl Plan {
             let what = user(&mut random, &plan);
             plan.events.push(Event { at, what });
         }
+        plan.has_kinds();
         plan.events.sort_by_key(|event| event.at);
         plan.waits_for_no_failure();
         plan
+    }
+
+    /// Sensors, branches and assets: a stream of their own, so that the rest of a plan is what it was without them.
+    fn has_kinds(&mut self) {
+        let mut random = Random::new(self.seed, "kinds");
+        let minutes = self.minutes;
+        let with_assets = self.dags.len() > 1 && random.chance(40);
+        if with_assets {
+            self.dags.last_mut().expect("there are some").by_asset = true;
+            for _ in 0..random.between::<u64>(1, 6) {
+                let at = random.between(1_000, minutes * 60_000);
+                self.events.push(Event { at, what: What::AssetEvent });
+            }
+        }
+        let all = self.dags.iter_mut().flat_map(|dag| dag.tasks.iter_mut().map(|task| (dag.by_asset, task)));
+        for (by_asset, task) in all {
+            // A dag that made what it waits for would never come to an end.
+            task.makes = random.chance(30) && with_assets && !by_asset;
+            let kind = kind(&mut random);
+            if task.mapped.is_none() {
+                task.kind = kind;
+            }
+        }
     }
 
     /// A task that looks back waits for ever after a failure, as it should; so here only those do that cannot fail.
@@ -225,10 +270,23 @@ impl Plan {
         };
         let may_fail = self.max_lost < 1000 || self.events.iter().any(|event| user(&event.what));
         for task in self.dags.iter_mut().flat_map(|dag| &mut dag.tasks) {
-            task.looks_back &= !may_fail;
+            task.looks_back &= !may_fail && task.kind == Kind::Script;
             if task.looks_back {
                 task.upstream.clear();
                 task.ends = vec![End::Success];
+            }
+        }
+        self.branches_lead_somewhere();
+    }
+
+    /// A branch after which nothing comes is no branch.
+    fn branches_lead_somewhere(&mut self) {
+        for dag in &mut self.dags {
+            for number in 0..dag.tasks.len() {
+                let leads = dag.tasks.iter().any(|task| task.upstream.contains(&number));
+                if !leads && matches!(dag.tasks[number].kind, Kind::Branch { .. }) {
+                    dag.tasks[number].kind = Kind::Script;
+                }
             }
         }
     }
@@ -249,9 +307,23 @@ impl Plan {
             let what = if random.chance(70) { fault(&mut random, &plan) } else { user(&mut random, &plan) };
             plan.events.push(Event { at, what });
         }
+        plan.has_kinds();
         plan.events.sort_by_key(|event| event.at);
         plan.waits_for_no_failure();
         plan
+    }
+}
+
+fn kind(random: &mut Random) -> Kind {
+    match random.below::<u64>(10) {
+        0 | 1 => Kind::Sensor {
+            mode: random.below(MODES as u64),
+            ready: random.between(0, 90),
+            timeout: random.between(20, 200),
+            soft_fail: random.chance(50),
+        },
+        2 => Kind::Branch { chosen: random.below(64) },
+        _ => Kind::Script,
     }
 }
 
@@ -266,6 +338,7 @@ fn process(random: &mut Random) -> ProcessPlan {
 fn dag(random: &mut Random) -> DagPlan {
     let count: usize = random.between(1, 6);
     DagPlan {
+        by_asset: false,
         every: random.between(1, 5),
         max_active_runs: random.between(1, 4),
         max_active_tasks: random.between(1, 8),
@@ -286,6 +359,8 @@ fn task(random: &mut Random, number: usize) -> TaskPlan {
         _ => End::Success,
     });
     TaskPlan {
+        kind: Kind::Script,
+        makes: false,
         upstream,
         ends: ends.collect(),
         rule: if random.chance(60) { 0 } else { random.below(RULES as u64) },

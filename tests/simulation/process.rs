@@ -5,7 +5,7 @@ use std::sync::{Arc, Mutex, MutexGuard};
 use std::time::Duration;
 
 use airflow_core::executor::{AttemptRunner, Executor, ExecutorServices, SubmitError};
-use airflow_core::id::AttemptId;
+use airflow_core::id::{AttemptId, RunPk};
 use airflow_core::operator::Cancel;
 use airflow_core::plan::{Attempt, Report};
 use airflow_core::store::{
@@ -287,9 +287,14 @@ async fn write(
     caller: Option<usize>,
     units: Vec<Unit>,
 ) -> StoreResult<Vec<UnitResult>> {
+    let runs: Vec<RunPk> = units.iter().map(|unit| unit.run).collect();
     lock(oracle).caller = caller;
     let results = store.commit(units).await?;
     let slots = store.slots().await?;
+    let mut refused = Vec::new();
+    for (run, _) in runs.iter().zip(&results).filter(|(_, result)| **result != UnitResult::Committed) {
+        refused.push((*run, store.task_instances(*run).await?));
+    }
     let mut oracle = lock(oracle);
     oracle.caller = None;
     for result in &results {
@@ -300,6 +305,7 @@ async fn write(
         }
     }
     oracle.slots_are(&slots);
+    refused.iter().for_each(|(run, stored)| oracle.is_unchanged(*run, stored));
     Ok(results)
 }
 
@@ -382,7 +388,8 @@ impl Executor for Watched {
             return Ok(());
         }
         self.inner.submit(attempt)?;
-        self.pending.fetch_add(1, Ordering::Relaxed);
+        let out = self.pending.fetch_add(1, Ordering::Relaxed) + 1;
+        lock(&self.life.oracle).are_out(self.life.number, out, self.slots());
         let dies = {
             let mut trouble = lock(&self.life.trouble);
             let mut dies = None;

@@ -3,7 +3,7 @@
 use std::time::{Duration, Instant};
 
 use super::mutants::Mutant;
-use super::plan::{Plan, What};
+use super::plan::{Kind, Plan, What};
 use super::world::run;
 
 /// How long smaller plans are tried.
@@ -33,7 +33,8 @@ fn size(plan: &Plan) -> usize {
     let tasks = plan.dags.iter().map(|dag| dag.tasks.len() * 3 + 2).sum::<usize>();
     let edges = plan.dags.iter().flat_map(|dag| &dag.tasks).map(|task| task.upstream.len()).sum::<usize>();
     let minutes = usize::try_from(plan.minutes).expect("small");
-    plan.events.len() * 10 + plan.processes.len() * 10 + tasks + edges + minutes
+    let kinds = plan.dags.iter().flat_map(|dag| &dag.tasks).filter(|task| task.kind != Kind::Script).count();
+    plan.events.len() * 10 + plan.processes.len() * 10 + tasks + edges + minutes + kinds
 }
 
 fn without_events(plan: &Plan) -> impl Iterator<Item = Plan> + use<> {
@@ -74,6 +75,11 @@ fn smaller(plan: &Plan) -> Vec<Plan> {
             all.push(smaller);
         }
     }
+    for (dag, task) in places(plan) {
+        let mut smaller = plan.clone();
+        smaller.dags[dag].tasks[task].kind = Kind::Script;
+        all.push(smaller);
+    }
     if plan.minutes > 1 {
         let mut smaller = plan.clone();
         smaller.minutes -= 1;
@@ -81,6 +87,14 @@ fn smaller(plan: &Plan) -> Vec<Plan> {
         all.push(smaller);
     }
     all
+}
+
+/// Where something else than a plain task stands.
+fn places(plan: &Plan) -> Vec<(usize, usize)> {
+    let tasks = plan.dags.iter().enumerate().flat_map(|(number, dag)| {
+        dag.tasks.iter().enumerate().map(move |(task, plan)| (number, task, plan.kind))
+    });
+    tasks.filter(|(_, _, kind)| *kind != Kind::Script).map(|(dag, task, _)| (dag, task)).collect()
 }
 
 fn process_of(what: What) -> Option<usize> {

@@ -1,40 +1,31 @@
-//! Several processes of the real application on one store, in virtual time, on one thread.
+//! Several processes of the real application on one store, in virtual time, on one thread. Their dags stand in
+//! [`work`](super::work).
 
+use std::collections::BTreeMap;
 use std::sync::atomic::{AtomicI64, AtomicUsize, Ordering};
 use std::sync::{Arc, Mutex};
 use std::time::Duration;
 
 use airflow_core::app::{Airflow, ClearOptions, Mark, Running, Selection};
-use airflow_core::dag::{DagDef, Node, TaskExt, TaskOptions};
 use airflow_core::id::{DagId, RunId};
-use airflow_core::operator::{Description, In, IntoIn, Operator, Result, TaskContext, TaskError};
 use airflow_core::scheduler::{OnLeaseLoss, Wake};
-use airflow_core::store::{Layered, MemoryStore, PoolSpec, RunFilter, RunRow, Store};
-use airflow_core::time::Clock as _;
-use airflow_core::trigger_rule::TriggerRule;
+use airflow_core::store::{
+    AssetEventFilter, Layered, MemoryStore, PoolSpec, QueueFilter, RunFilter, RunRow, Store,
+};
 use airflow_executors::LocalExecutor;
-use chrono::TimeDelta;
 use tokio::time::Instant;
 
-use super::clock::{Gate, ProcessClock, base};
+use super::clock::{Gate, ProcessClock};
 use super::mutants::Mutant;
 use super::oracle::{Oracle, Violation};
-use super::plan::{DagPlan, End, Plan, RULES, TaskPlan, What};
+use super::plan::{Plan, What};
 use super::process::{Life, Shared, Trouble, USER, Watched, Way, lock};
 use super::random::Random;
+use super::work::{ASSET, dag_of};
 
 /// How long nothing may happen once nothing is broken any more, in virtual time, before everything counts as stuck:
 /// longer than any lease, pause and task.
 const MOST_REST: Duration = Duration::from_secs(7_200);
-
-const RULE: [TriggerRule; RULES] = [
-    TriggerRule::AllSuccess,
-    TriggerRule::AllDone,
-    TriggerRule::OneFailed,
-    TriggerRule::NoneFailed,
-    TriggerRule::OneSuccess,
-    TriggerRule::AllFailed,
-];
 
 /// What came of a simulation.
 #[derive(Debug)]
@@ -42,70 +33,13 @@ pub(crate) struct Outcome {
     pub(crate) violation: Option<Violation>,
     pub(crate) hash: u64,
     pub(crate) lines: Vec<String>,
-    pub(crate) seen: std::collections::BTreeMap<&'static str, u64>,
+    pub(crate) seen: BTreeMap<&'static str, u64>,
     pub(crate) units: u64,
     pub(crate) attempts: u64,
 }
 
-/// Does what its plan says, on the clock of its process.
-struct Scripted {
-    plan: TaskPlan,
-    element: Option<In<usize>>,
-}
-
-impl Operator for Scripted {
-    type Output = ();
-    const NAME: &'static str = "scripted";
-
-    fn describe(&self, description: &mut Description) {
-        self.element.iter().for_each(|element| description.input(element));
-    }
-
-    async fn execute(&self, cx: &TaskContext) -> Result<()> {
-        let clock = cx.resource::<ProcessClock>()?;
-        clock.sleep(Duration::from_secs(self.plan.seconds)).await;
-        let at = (cx.try_number() as usize).saturating_sub(1).min(self.plan.ends.len() - 1);
-        match self.plan.ends[at] {
-            End::Success => Ok(()),
-            End::Fail => Err(TaskError::msg("as planned")),
-            End::Skip => Err(TaskError::Skip("as planned".into())),
-        }
-    }
-}
-
 pub(crate) fn number_of(dag: &DagId) -> usize {
     dag.as_str()[1..].parse().expect("dags are numbered")
-}
-
-fn dag_of(plan: &Plan, number: usize) -> DagDef {
-    let dag: &DagPlan = &plan.dags[number];
-    let end = base() + TimeDelta::minutes(i64::try_from(plan.minutes).expect("a short simulation"));
-    let cron = format!("*/{} * * * *", dag.every);
-    let options = TaskOptions::new().retry_delay(Duration::from_secs(15));
-    let def = DagDef::new(format!("d{number}")).schedule(cron.as_str()).start_date(base()).end_date(end);
-    let def = def.catchup(true).max_active_runs(dag.max_active_runs).max_active_tasks(dag.max_active_tasks);
-    def.default_args(options).define(|d| {
-        let mut nodes: Vec<Node<'_>> = Vec::new();
-        for (number, task) in dag.tasks.iter().enumerate() {
-            let spec = |element| {
-                let script = Scripted { plan: task.clone(), element };
-                let spec = script.id(format!("t{number}")).retries(task.retries);
-                let spec = spec.trigger_rule(RULE[task.rule]).depends_on_past(task.looks_back);
-                if task.pooled { spec.pool("small") } else { spec }
-            };
-            let node = match task.mapped {
-                None => d.add(spec(None)).node(),
-                Some(length) => {
-                    let list: Vec<usize> = (0..length).collect();
-                    d.map(list, |element| spec(Some(element.into_in()))).node()
-                }
-            };
-            for up in &task.upstream {
-                d.order(nodes[*up] >> node);
-            }
-            nodes.push(node);
-        }
-    })
 }
 
 /// A process that is restarted whenever it ends.
@@ -226,6 +160,7 @@ impl World {
         if !self.is_broken() {
             let rows = self.rows(RunFilter::default()).await;
             lock(&self.oracle).everything_is_over(&rows);
+            self.look_at_events(&rows).await;
         }
     }
 
@@ -238,7 +173,31 @@ impl World {
         let dags = self.store.dags().await.expect("the store in memory does not fail");
         let states = vec![airflow_core::state::RunState::Queued, airflow_core::state::RunState::Running];
         let active = self.rows(RunFilter { states, ..RunFilter::default() }).await;
-        active.is_empty() && dags.iter().all(|dag| dag.next.is_none()) && !lock(&self.oracle).is_running()
+        let queue = self.store.asset_queue().await.expect("the store in memory does not fail");
+        let is_quiet = active.is_empty() && queue.is_empty() && dags.iter().all(|dag| dag.next.is_none());
+        is_quiet && !lock(&self.oracle).is_running()
+    }
+
+    /// Each event of the asset is part of one run of each dag that waits for it, or still waits.
+    async fn look_at_events(&self, rows: &[RunRow]) {
+        let fine = "the store in memory does not fail";
+        let events = self.store.asset_events(&AssetEventFilter::default()).await.expect(fine);
+        let queued = self.store.queued_events(&QueueFilter::default()).await.expect(fine);
+        let consumers = self.plan.dags.iter().enumerate().filter(|(_, dag)| dag.by_asset);
+        for (number, _) in consumers {
+            let dag = DagId::new(format!("d{number}"));
+            let waits =
+                queued.iter().filter(|one| one.dag_id == dag).map(|one| (one.event.clone(), one.counts));
+            let waits: BTreeMap<_, _> = waits.collect();
+            let mut taken = BTreeMap::new();
+            for run in rows.iter().filter(|row| row.dag_id == dag) {
+                let filter = AssetEventFilter { triggered: Some(run.pk), ..AssetEventFilter::default() };
+                for event in self.store.asset_events(&filter).await.expect(fine) {
+                    *taken.entry(event.id).or_insert(0) += 1;
+                }
+            }
+            lock(&self.oracle).events_are_taken_once(&events, &waits, &taken);
+        }
     }
 
     /// Nothing is wrong any more; what is down comes back.
@@ -422,6 +381,12 @@ impl World {
                     lock(&self.oracle).seen("a run is triggered");
                 }
             }
+            What::AssetEvent => {
+                // Until a process has told the store of the asset, nobody knows it.
+                if self.user.asset_event(ASSET).await.is_ok() {
+                    lock(&self.oracle).seen("somebody says that an asset is new");
+                }
+            }
             What::PauseDag { dag, seconds } => {
                 let (world, dag) = (Arc::clone(self), DagId::new(format!("d{dag}")));
                 let done = self.user.set_paused(&dag, true, "user").await;
@@ -468,5 +433,9 @@ fn selection(task: Option<usize>, downstream: bool) -> Selection {
 
 fn builder(plan: &Plan, life: &Life) -> airflow_core::app::AirflowBuilder {
     let dags = (0..plan.dags.len()).map(|number| dag_of(plan, number));
-    Airflow::builder().dags(dags).clock(life.clock.clone()).resource(life.clock.clone())
+    Airflow::builder()
+        .dags(dags)
+        .clock(life.clock.clone())
+        .resource(life.clock.clone())
+        .resource(plan.clone())
 }

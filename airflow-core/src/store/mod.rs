@@ -9,6 +9,7 @@ mod credentials;
 mod deadline;
 #[cfg(feature = "failpoints")]
 pub mod failpoint;
+mod held;
 mod host;
 mod judge;
 mod layer;
@@ -46,6 +47,7 @@ pub use anomaly::{Anomaly, DagLimits, Examined, Holders, Rows, Rule, SlotCount};
 pub use asset::*;
 pub use credentials::{ConnectionRow, EncryptedField, TokenSwap};
 pub use deadline::*;
+pub use held::Held;
 pub use host::HostTx;
 pub(crate) use layer::Deadline;
 pub use layer::{Layer, Layered};

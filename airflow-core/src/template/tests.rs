@@ -159,6 +159,19 @@ fn user_defined_macros_and_filters_are_called() {
     );
 }
 
+#[test]
+fn what_is_not_offered_says_so_and_what_is() {
+    for (template, cure) in [
+        ("{{ macros.yaml.dump({'a': 1}) }}", "macros.json.dumps"),
+        ("{{ macros.yaml.safe_load('a: 1') }}", "macros.json.loads"),
+        ("{{ macros.ds_format_locale(ds, '%Y-%m-%d', 'EEEE', 'fr') }}", "format in a task"),
+    ] {
+        let error = renderer().render_str(template).expect_err("it is not offered");
+        assert_eq!(error.kind, TemplateErrorKind::Value, "{error}");
+        assert!(error.what.contains("is not offered") && error.what.contains(cure), "{error}");
+    }
+}
+
 struct Xcoms;
 
 impl Lookups for Xcoms {

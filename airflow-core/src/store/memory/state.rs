@@ -28,8 +28,8 @@ mod processes;
 mod remote;
 mod task_logs;
 
-/// By run and name: when each is over, and since when it counts as missed.
-type Deadlines = BTreeMap<(RunPk, String), (DateTime<Utc>, Option<DateTime<Utc>>)>;
+/// When a deadline is over, and when it was found to be missed.
+type Due = (DateTime<Utc>, Option<DateTime<Utc>>);
 
 /// All rows.
 #[derive(Debug)]
@@ -56,7 +56,7 @@ pub(super) struct State {
     task_logs: TaskLogs,
     notices: BTreeMap<NoticeKey, Notice>,
     pub(super) assets: assets::Assets,
-    deadlines: Deadlines,
+    deadlines: BTreeMap<(RunPk, String), Due>,
     audit: Vec<AuditEntry>,
     pub(super) variables: BTreeMap<String, VariableRow>,
     pub(super) connections: BTreeMap<String, ConnectionRow>,
@@ -86,7 +86,7 @@ impl Default for State {
             task_logs: TaskLogs::default(),
             notices: BTreeMap::new(),
             assets: assets::Assets::default(),
-            deadlines: Deadlines::new(),
+            deadlines: BTreeMap::new(),
             audit: Vec::new(),
             variables: BTreeMap::new(),
             connections: BTreeMap::new(),
