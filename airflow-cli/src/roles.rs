@@ -59,8 +59,7 @@ pub(crate) struct SchedulerArgs {
 pub(crate) async fn standalone(cx: &mut Cx<'_>, args: StandaloneArgs) -> Result<(), CliError> {
     cx.registry()?;
     let store = cx.open(true).await?;
-    // It is all there is of this program: what an older version of it began would wait for ever.
-    let builder = cx.take_builder().scheduler(|scheduler| scheduler.adopt_runs = true);
+    let builder = cx.take_builder();
     let airflow = cx.with_executors(builder).await?.shared_store(store).build().await?;
     work(cx, &airflow, &args.run).await
 }

@@ -381,12 +381,11 @@ impl World {
                     lock(&self.oracle).seen("a run is triggered");
                 }
             }
-            What::AssetEvent => {
-                // Until a process has told the store of the asset, nobody knows it.
-                if self.user.asset_event(ASSET).await.is_ok() {
-                    lock(&self.oracle).seen("somebody says that an asset is new");
-                }
+            // Until a process has told the store of the asset, nobody knows it.
+            What::AssetEvent if self.user.asset_event(ASSET).await.is_ok() => {
+                lock(&self.oracle).seen("somebody says that an asset is new");
             }
+            What::AssetEvent => {}
             What::PauseDag { dag, seconds } => {
                 let (world, dag) = (Arc::clone(self), DagId::new(format!("d{dag}")));
                 let done = self.user.set_paused(&dag, true, "user").await;

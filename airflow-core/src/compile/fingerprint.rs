@@ -3,16 +3,10 @@
 use crate::hash::Hash;
 use crate::operator::InputRef;
 
-use super::CompiledDag;
+use super::{CompiledDag, DagSettings};
 
-/// A hash over everything that decides how a run goes. Texts for people (docs, tooltips, labels) do not count.
-pub(super) fn of(dag: &CompiledDag) -> String {
-    let mut hash = Hash::default();
-    let mut add = |text: &str| hash.add(text);
-    add(dag.id.as_str());
-    add(&dag.timetable.identity());
-    let s = &dag.settings;
-    add(&format!(
+fn settings_of(s: &DagSettings) -> String {
+    format!(
         "{} {:?} {} {} {:?} {} {}",
         s.timezone,
         s.restriction,
@@ -21,7 +15,17 @@ pub(super) fn of(dag: &CompiledDag) -> String {
         s.dagrun_timeout,
         s.fail_fast,
         s.max_consecutive_failed_dag_runs
-    ));
+    )
+}
+
+/// A hash over everything that decides how a run goes. Texts for people (docs, tooltips, labels) do not count.
+pub(super) fn of(dag: &CompiledDag) -> String {
+    let mut hash = Hash::default();
+    let mut add = |text: &str| hash.add(text);
+    add(dag.id.as_str());
+    add(&dag.timetable.identity());
+    let s = &dag.settings;
+    add(&settings_of(s));
     if let Some(params) = &s.params {
         add(&params.schema.to_string());
         add(&params.defaults.to_string());

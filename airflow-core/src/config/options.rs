@@ -79,7 +79,7 @@ pub const OPTIONS: &[Known] = &[
     known("logging", "ship_task_logs", "auto", Kind::Text, "whether task logs are kept in the database: always, never, or auto: with workers or a database on a server"),
     known("logging", "task_log_quota", "16777216", Kind::Number(0), "bytes of what a task says that are kept of one attempt"),
     known("operators", "default_deferrable", "False", Kind::Boolean, "whether sensors that say nothing wait deferred, without a slot"),
-    known("scheduler", "adopt_runs", "False", Kind::Boolean, "whether runs of versions that no scheduler has any more go on with the version that is there"),
+    known("scheduler", "adopt_runs", "True", Kind::Boolean, "whether runs of versions that no scheduler has any more go on with the version that is there"),
     known("scheduler", "job_heartbeat_sec", "5", Kind::Seconds(1), "seconds between signs of life of a process"),
     known("scheduler", "scheduler_health_check_threshold", "20", Kind::Seconds(3), "seconds without a sign of life after which a process is dead"),
     known("scheduler", "scheduler_idle_sleep_time", "1", Kind::Seconds(1), "seconds between looks for changes by other processes"),

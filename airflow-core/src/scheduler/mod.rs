@@ -91,7 +91,7 @@ pub struct SchedulerConfig {
     /// After how many lost attempts of one try a task is given up: it may be what kills its processes.
     pub max_lost_attempts: u32,
     /// Whether this scheduler goes on with runs of other versions of its dags once no scheduler that is alive has them.
-    /// Otherwise they wait for one: a run goes on with the code it was made with.
+    /// Otherwise they wait for one, and say so. Default true.
     pub adopt_runs: bool,
     /// What is done if attempts still run when the lease of this process ends. `None` leaves it to the role: those of
     /// the command line end the process, a scheduler inside of a program of yours lets them run.
@@ -118,7 +118,7 @@ impl Default for SchedulerConfig {
             paused_at_creation: false,
             max_waits: DEFAULT_MAX_WAITS,
             max_lost_attempts: MAX_LOST_ATTEMPTS,
-            adopt_runs: false,
+            adopt_runs: true,
             on_lease_loss: None,
         }
     }
