@@ -15,8 +15,9 @@ fn commands(file: &str) -> Vec<Vec<String>> {
 
 /// The command in a line: of a unit, or a list of YAML, of which we write only those that JSON knows too.
 fn command(line: &str) -> Option<Vec<String>> {
+    let line = line.strip_prefix("exec: { ").unwrap_or(line);
     let (key, value) = line.split_once(['=', ':'])?;
-    match key.trim_start_matches("exec: { ") {
+    match key {
         "ExecStart" | "ExecStartPre" => {
             let words = value.split(' ').map(|word| word.replace("%H-%i", "host-1"));
             Some(words.skip(1).collect())
