@@ -42,7 +42,7 @@ pub trait AttemptRunner: Send + Sync + 'static {
 /// Runs the waits of deferred task instances. Never panics, whatever the user code does.
 #[async_trait]
 pub trait WaitRunner: Send + Sync + 'static {
-    /// Waits for what `attempt.wait` says and tells what became of it: [`Outcome::Fired`](crate::plan::Outcome::Fired),
+    /// Waits for what `attempt.wait` says and tells what became of it: [`Outcome::Fired`],
     /// or the end of the task. `cancel` asks it to stop for good: a user cleared or marked the instance.
     async fn wait(&self, attempt: Attempt, cancel: Cancel) -> Report;
 }

@@ -1,5 +1,5 @@
 //! The log of an attempt: one file, with what the task and everything it awaits says through `tracing`. A copy goes to
-//! the store ([`super::ship`]).
+//! the store (`ship`).
 //!
 //! [`TaskLogLayer`] sends events that happen inside the span of an attempt into its file. Add it to the subscriber of
 //! the application. An application that has set none by the time its first attempt writes a log gets one that does
