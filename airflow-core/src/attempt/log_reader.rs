@@ -41,7 +41,7 @@ pub struct LogPart {
 ///     d.add(Empty::new().id("load"));
 /// });
 /// let airflow = Airflow::builder().store(MemoryStore::new()).dag(dag).build().await?;
-/// airflow.trigger("sales", airflow_core::app::Trigger::new().run_id("r1")).await?;
+/// airflow.trigger("sales").run_id("r1").await?;
 /// let mut log = airflow.task_log(&"sales".into(), &"r1".into(), &"load".into(), MapIndex::UNMAPPED).await?;
 /// let part = log.next().await?;
 /// assert_eq!((part.text.as_str(), part.try_number, part.is_over), ("", 0, false));
