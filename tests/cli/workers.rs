@@ -38,7 +38,7 @@ impl Ground {
         let out = String::from_utf8_lossy(&output.stdout).into_owned();
         // The test binary introduces itself.
         let lines = out.lines().skip_while(|line| line.is_empty() || line.starts_with("running "));
-        lines.map(|line| format!("{line}\n")).collect()
+        lines.flat_map(|line| [line, "\n"]).collect()
     }
 
     /// Exit code and standard error of a command that does not.

@@ -350,7 +350,7 @@ impl AirflowBuilder {
         #[cfg(unix)]
         if let Some(process) = crate::attempt::process::AttemptProcess::of_this_process() {
             let application = self.only(process.attempt(), process.ships_logs());
-            match process.run(application).await {}
+            match Box::pin(process.run(application)).await {}
         }
         let registry = self.compile()?;
         if self.scheduler.lease < self.scheduler.beat * 3 {

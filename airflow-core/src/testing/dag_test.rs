@@ -94,7 +94,7 @@ impl DagTest {
     /// If the dag has mistakes, a resource is missing, a mock fits no task, or a task hangs.
     pub async fn run(self) -> TestRun {
         let epoch = Utc.timestamp_nanos(0);
-        let mut world = World::new(self.setup, epoch, false).await;
+        let mut world = Box::pin(World::new(self.setup, epoch, false)).await;
         let dag = world.stage.airflow.registry().iter().next().expect("there is one dag").clone();
         if let Err(error) = dag.params(self.conf.as_ref()) {
             complain(&format!("the conf for dag `{}` does not fit its params: {error}", dag.id));
