@@ -39,7 +39,7 @@ pub(crate) const UNRULY_TASKS: [&str; 3] = ["abort", "all_memory", "kill"];
 const MEMORY: u64 = 2 << 30;
 
 /// How often each of them is tried.
-const TRIES: usize = 3;
+pub(crate) const TRIES: usize = 3;
 
 /// The variable that names the seconds which a task of the dag [`LONG`] takes.
 pub(crate) const LASTING: &str = "AIRFLOW_FAULTS_LASTING";
