@@ -73,6 +73,7 @@
 //! | `postgres` | `PostgresStore` | no |
 //! | `mysql` | `MysqlStore`, for MySQL and MariaDB | no |
 //! | `redis`, `rabbitmq` | workers on other machines behind that broker: `remote` | no |
+//! | `worker-logs` | workers that serve their log files, and readers that ask them | no |
 //! | `cli` | the command line: [`cli()`](cli()) | yes |
 //! | `testing` | suites that hold stores and executors of yours to their contracts | no |
 //!
@@ -94,7 +95,7 @@ pub use airflow_executors::LocalExecutor;
 #[cfg(any(feature = "local", feature = "redis", feature = "rabbitmq"))]
 pub use airflow_executors::ProcessCommand;
 
-#[cfg(any(feature = "redis", feature = "rabbitmq"))]
+#[cfg(any(feature = "redis", feature = "rabbitmq", feature = "worker-logs"))]
 pub use airflow_executors::remote;
 
 #[cfg(feature = "cli")]
@@ -106,10 +107,12 @@ pub use airflow_macros::{Branch, Operator, dag, sensor, task};
 /// What a file with dags needs: `use airflow::prelude::*;`.
 pub mod prelude {
     pub use airflow_core::app::{Airflow, AirflowBuilder, Running};
-    pub use airflow_core::asset::{Asset, AssetAlias, AssetCondition};
+    pub use airflow_core::asset::{
+        Asset, AssetAlias, AssetCondition, AssetFeed, AssetWatcher, Seen, WatchContext,
+    };
     pub use airflow_core::builtin::{
-        DateTimeSensor, DayOfWeekSensor, ExternalTaskSensor, FileSensor, TimeDeltaSensor, TimeSensor,
-        TriggerDagRun, WaitSensor,
+        DateTimeSensor, DayOfWeekSensor, ExternalTaskSensor, FileSensor, FileWatcher, TimeDeltaSensor,
+        TimeSensor, TriggerDagRun, WaitSensor,
     };
     pub use airflow_core::callback::CallbackContext;
     pub use airflow_core::connection::{Conn, Connection, ConnectionKind};

@@ -319,6 +319,27 @@ async fn the_doctor_finds_what_is_wrong_around_the_rows() {
     assert!(error.to_string().contains("use a database"), "{error}");
 }
 
+/// Goal: a watcher that fails is seen, and one of an asset that is not there.
+#[tokio::test]
+async fn the_doctor_finds_watchers_that_fail() {
+    let db = Db::sqlite().await;
+    let file = Asset::new("file:///in").watcher("w", FileWatcher::new("/in"));
+    let dag = DagDef::new("d").schedule(file).define(|d| {
+        d.add(Empty::new().id("a"));
+    });
+    Airflow::builder().shared_store(Arc::clone(&db.store)).dag(dag).build().await.unwrap();
+    assert_sound(&db, &look(&db).await);
+    db.break_by("UPDATE af_watcher SET failures = 3, error = 'the queue is away'").await;
+    let found = look(&db).await.findings;
+    assert_eq!((found.len(), found[0].check, found[0].severity), (1, "watchers_work", Severity::Warning));
+    assert_eq!(found[0].place, "watcher `w` of asset `file:///in`");
+    assert_eq!(found[0].found, "it has failed 3 times in a row: the queue is away");
+    db.break_by("UPDATE af_watcher SET asset_key = 'gone'").await;
+    let found = look(&db).await.findings;
+    assert_eq!((found.len(), found[0].check), (1, "no_orphan_rows"), "{found:?}");
+    assert_eq!(found[0].found, "1 rows of `af_watcher` have no asset");
+}
+
 /// Goal: a scheduler that lives makes errors of what else only waits for one. Method: the same rows with and without.
 #[tokio::test(flavor = "multi_thread")]
 async fn what_waits_for_a_scheduler_is_an_error_only_beside_one() {

@@ -170,3 +170,12 @@ fn e15_custom_executor() {
         ],
     );
 }
+
+#[test]
+fn e16_watchers() {
+    let said = "prices ran by asset: 9 bytes";
+    let orders = "orders: order 1, order 2, order 3";
+    let shop = "shop of x-shop://orders: 3 events up to 3";
+    let file = "file of file:///in/prices.csv: 1 events";
+    says("16_watchers", &[said, orders, file, shop]);
+}

@@ -35,7 +35,9 @@ async fn babbles() -> Result<()> {
     for n in 0..200 {
         tracing::info!("line {n:03}");
     }
-    tracing::info!("{}", "x".repeat(100_000));
+    for _ in 0..3 {
+        tracing::info!("{}", "x".repeat(100_000));
+    }
     Ok(())
 }
 
@@ -142,7 +144,7 @@ async fn what_exceeds_the_quota_is_cut_and_counted() {
         let kept = log.lines().filter(|line| line.contains(" INFO - line ")).count();
         if quota == 1_000 {
             assert!(kept > 5 && log.len() < 1_800, "{log}");
-            assert!(log.contains(&format!("{} lines with ", 201 - kept)), "{log}");
+            assert!(log.contains(&format!("{} lines with ", 203 - kept)), "{log}");
         } else {
             assert!(kept == 200 && log.contains("xx... and 67232 bytes more that are left out\n"), "{kept}");
         }
@@ -193,12 +195,9 @@ async fn a_store_that_takes_no_logs_stops_no_task() {
         let run = tokio::time::timeout(PATIENCE, airflow.wait(&run)).await.expect("in time").unwrap();
         assert_eq!(run.state, RunState::Success);
         let log = read_until(&mut app.reader(&run, "babbles").await, None).await;
-        if hangs {
-            assert_eq!(log, "");
-        } else {
-            assert_eq!(log.matches("line 100").count(), 1, "{log}");
-            assert!(log.contains("Marking task as SUCCESS"), "{log}");
-        }
+        // The last piece comes with the end of the attempt, whatever became of those before.
+        assert_eq!(log.matches("line 100").count(), usize::from(!hangs), "{log}");
+        assert_eq!(log.matches("Marking task as SUCCESS").count(), 1, "{log}");
         running.stop(Duration::from_secs(5)).await.unwrap();
     }
 }

@@ -172,9 +172,7 @@ proptest! {
     #[test]
     fn the_structure_of_a_dag_tells_its_tasks_and_edges((tasks, edges) in edges(), retries in 0..5_u32) {
         let compiled = dag(tasks, &edges, retries).compile().unwrap();
-        let text = compiled.structure().to_string();
-        let read: Value = serde_json::from_str(&text).unwrap();
-        prop_assert_eq!(&read, &compiled.structure());
+        let read: Value = serde_json::from_str(&compiled.structure()).unwrap();
         let mut found = BTreeSet::new();
         let number = |id: &Value| id.as_str().unwrap()[1..].parse::<usize>().unwrap();
         for task in read["tasks"].as_array().unwrap() {

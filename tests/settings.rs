@@ -208,14 +208,14 @@ async fn sensors_take_their_defaults_from_the_configuration() {
         "[operators]\ndefault_deferrable = True\n[sensors]\ndefault_timeout = 60\n[core]\ndefault_task_execution_timeout = 30\n",
     )
     .await;
-    let sensor = silent.sensor.unwrap();
+    let sensor = silent.sensor.clone().unwrap();
     assert_eq!((sensor.mode, sensor.timeout), (SensorMode::Deferred, secs(60)));
     assert_eq!(silent.timeout, Some(secs(30)), "that of an attempt");
-    let sensor = says.sensor.unwrap();
+    let sensor = says.sensor.clone().unwrap();
     assert_eq!((sensor.mode, sensor.timeout), (SensorMode::Reschedule, secs(5)));
     assert!(plain.sensor.is_none() && plain.timeout == Some(secs(30)));
     let [silent, ..] = built("").await;
-    let sensor = silent.sensor.unwrap();
+    let sensor = silent.sensor.clone().unwrap();
     assert_eq!((sensor.mode, sensor.timeout), (SensorMode::Poke, days(7)));
 }
 

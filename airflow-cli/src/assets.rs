@@ -4,7 +4,7 @@ use std::collections::BTreeMap;
 
 use airflow_core::app::Airflow;
 use airflow_core::asset::{AssetEvent, AssetEventFilter, AssetKey};
-use airflow_core::store::{AssetRow, QueueFilter, QueuedEvent};
+use airflow_core::store::{AssetRow, QueueFilter, QueuedEvent, WatcherRow};
 use clap::Subcommand;
 use serde_json::Value;
 
@@ -72,6 +72,14 @@ pub(crate) enum AssetsCommand {
         #[command(flatten)]
         yes: YesArg,
     },
+    /// List watchers: what runs them, how far they have come, what went wrong last
+    Watchers {
+        /// Only watchers that have failed and have not worked since
+        #[arg(long)]
+        failing: bool,
+        #[command(flatten)]
+        output: OutputArg,
+    },
     /// Say that an asset is new; dags that wait for it will run
     #[command(visible_alias = "create-event")]
     Event {
@@ -137,6 +145,12 @@ pub(crate) async fn run(cx: &mut Cx<'_>, command: AssetsCommand) -> Result<(), C
             let gone = airflow.delete_queued_events(&filter, &actor).await?;
             Ok(cx.host.line(&format!("{gone} events wait no longer"))?)
         }
+        AssetsCommand::Watchers { failing, output } => {
+            let mut all = airflow.watchers().await?;
+            all.retain(|row| !failing || row.failures > 0);
+            all.sort_by(|a, b| (&a.asset, &a.key.name).cmp(&(&b.asset, &b.key.name)));
+            watchers_table(&all).print(cx.host, output)
+        }
         AssetsCommand::Event { asset, extra, output } => {
             let mut event = airflow.asset_event(asset).actor(actor);
             if let Some(extra) = &extra {
@@ -146,7 +160,7 @@ pub(crate) async fn run(cx: &mut Cx<'_>, command: AssetsCommand) -> Result<(), C
         }
         AssetsCommand::Materialize { asset, output } => {
             let run = airflow.materialize(&asset, &actor).await?;
-            runs_table(std::slice::from_ref(&run)).print(cx.host, output)
+            runs_table(airflow.store(), std::slice::from_ref(&run)).await?.print(cx.host, output)
         }
     }
 }
@@ -191,6 +205,43 @@ fn assets_table(assets: &[AssetRow]) -> Table {
             waits.collect::<Vec<String>>(),
             asset.events,
             asset.last_event
+        ]);
+    }
+    table
+}
+
+fn watchers_table(watchers: &[WatcherRow]) -> Table {
+    let mut table = Table::new([
+        "asset",
+        "watcher",
+        "state",
+        "events",
+        "last_event",
+        "cursor",
+        "failures",
+        "failed_at",
+        "error",
+        "process",
+    ]);
+    for watcher in watchers {
+        let state = match watcher {
+            row if !row.is_named => "unnamed",
+            row if !row.is_wanted => "paused",
+            row if row.owner.is_none() => "waiting",
+            row if row.failures > 0 => "failing",
+            _ => "watching",
+        };
+        table.push(row![
+            watcher.asset.as_str(),
+            watcher.key.name.as_str(),
+            state,
+            watcher.events,
+            watcher.last_event,
+            watcher.cursor.clone().map(crate::output::Cell::json),
+            watcher.failures,
+            watcher.failed_at,
+            watcher.error.as_deref(),
+            watcher.owner.map(|owner| owner.to_string())
         ]);
     }
     table

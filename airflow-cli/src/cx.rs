@@ -13,8 +13,8 @@ use airflow_core::registry::Registry;
 use airflow_core::scheduler::OnLeaseLoss;
 use airflow_core::secrets::{Secrets, Vault};
 use airflow_core::store::{AuditEntry, SharedStore};
-use airflow_executors::LocalExecutor;
 use airflow_executors::remote::RemoteExecutor;
+use airflow_executors::{LocalExecutor, ProcessCommand};
 use chrono::Utc;
 
 use crate::args::{Command, Global};
@@ -231,7 +231,8 @@ impl<'h> Cx<'h> {
     }
 
     fn local(&self, slots: usize) -> Arc<dyn Executor> {
-        Arc::new(LocalExecutor::new(slots).isolation(self.isolation))
+        let command = ProcessCommand::default().kill_after(self.settings.kill_after());
+        Arc::new(LocalExecutor::new(slots).isolation(self.isolation).process_command(command))
     }
 
     /// Adds to the audit log.

@@ -1,9 +1,11 @@
 //! `dags`: what dags there are, what they look like, whether they are paused, which runs they have.
 
+use std::collections::{BTreeMap, BTreeSet};
+
 use airflow_core::compile::GraphFormat;
 use airflow_core::id::{DagId, RunId, TaskId};
 use airflow_core::state::{RunState, RunType, TaskState};
-use airflow_core::store::{RunFilter, RunRow};
+use airflow_core::store::{RunFilter, RunRow, SharedStore};
 use chrono::{DateTime, Utc};
 use clap::{Args, Subcommand, ValueEnum};
 use regex::Regex;
@@ -319,11 +321,17 @@ async fn list_runs(cx: &mut Cx<'_>, args: &ListRunsArgs) -> Result<(), CliError>
     if found.is_empty() && store.dag(&dag_id).await?.is_none() {
         cx.dag(&args.dag_id)?;
     }
-    runs_table(&found).print(cx.host, args.output)
+    runs_table(&store, &found).await?.print(cx.host, args.output)
 }
 
 /// A list of runs.
-pub(crate) fn runs_table(runs: &[RunRow]) -> Table {
+pub(crate) async fn runs_table(store: &SharedStore, runs: &[RunRow]) -> Result<Table, CliError> {
+    let mut versions = BTreeMap::new();
+    for dag in runs.iter().map(|run| &run.dag_id).collect::<BTreeSet<_>>() {
+        for version in store.dag_versions(dag).await? {
+            versions.insert((dag, version.fingerprint), version.number);
+        }
+    }
     let mut table = Table::new([
         "dag_id",
         "run_id",
@@ -333,6 +341,7 @@ pub(crate) fn runs_table(runs: &[RunRow]) -> Table {
         "run_after",
         "started_at",
         "ended_at",
+        "version",
         "conf",
         "reason",
     ]);
@@ -346,9 +355,10 @@ pub(crate) fn runs_table(runs: &[RunRow]) -> Table {
             run.run_after,
             run.started_at,
             run.ended_at,
+            versions.get(&(&run.dag_id, run.fingerprint.clone())).copied(),
             run.conf.clone().map(Cell::json),
             run.reason.clone(),
         ]);
     }
-    table
+    Ok(table)
 }

@@ -40,7 +40,7 @@ pub(crate) struct CleanArgs {
     /// What ended before this date is deleted
     #[arg(long, value_parser = moment)]
     clean_before_timestamp: DateTime<Utc>,
-    /// Only of these tables: `xcom`, `dag_run`, `dag_version`, `asset_event`, `log`, `job`
+    /// Only of these tables: `xcom`, `dag_run`, `dag_version`, `asset_event`, `asset_watcher`, `log`, `job`
     #[arg(short, long, value_delimiter = ',', value_parser = table)]
     tables: Vec<OldTable>,
     /// Only of these dags

@@ -2,6 +2,7 @@
 //! the last word: the settings are what the builder begins with.
 
 use std::path::PathBuf;
+use std::time::Duration;
 
 use airflow_core::app::AirflowBuilder;
 use airflow_core::config::options::{Lint, Settings as Options};
@@ -10,6 +11,7 @@ use airflow_core::executor::Executor as _;
 use airflow_core::mask::Masker;
 use airflow_core::secrets::EnvironmentSecrets;
 use airflow_executors::LocalExecutor;
+use airflow_executors::remote::LogServerOptions;
 
 use crate::args::Global;
 use crate::error::CliError;
@@ -127,6 +129,17 @@ impl Settings {
 
     pub(crate) fn worker_slots(&self) -> usize {
         self.all.number("celery", "worker_concurrency")
+    }
+
+    /// How long a task in a process of its own may take after it was asked to stop.
+    pub(crate) fn kill_after(&self) -> Duration {
+        self.all.seconds("core", "killed_task_cleanup_time").unwrap_or_default()
+    }
+
+    /// Where a worker serves its logs.
+    pub(crate) fn log_server(&self, address: Option<String>) -> LogServerOptions {
+        let host = self.all.text("logging", "worker_log_server_host").to_owned();
+        LogServerOptions { host, port: self.all.number("logging", "worker_log_server_port"), address }
     }
 
     pub(crate) fn slots(&self) -> usize {

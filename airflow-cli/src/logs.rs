@@ -1,9 +1,11 @@
 //! `tasks logs`: the log of a task instance, on whatever machine it runs.
 
+use std::sync::Arc;
 use std::time::Duration;
 
 use airflow_core::attempt::LogReader;
 use airflow_core::id::TaskId;
+use airflow_core::store::SharedStore;
 use clap::Args;
 
 use crate::cx::Cx;
@@ -32,8 +34,8 @@ pub(crate) async fn show(cx: &mut Cx<'_>, args: &LogsArgs) -> Result<(), CliErro
     let template = cx.builder().runner_config().log_template.clone();
     let task = TaskId::from(args.ti.task_id.as_str());
     let run_id = run.run_id.clone();
-    let mut reader =
-        LogReader::new(store, run, task.clone(), args.ti.map()).or_files(folder.clone(), template);
+    let reader = LogReader::new(Arc::clone(&store), run, task.clone(), args.ti.map());
+    let mut reader = or_workers(reader.or_files(folder.clone(), template), store).await?;
     if let Some(number) = args.try_number {
         reader = reader.of_try(number);
     }
@@ -41,6 +43,9 @@ pub(crate) async fn show(cx: &mut Cx<'_>, args: &LogsArgs) -> Result<(), CliErro
     let number = loop {
         let part = reader.next().await?;
         cx.host.raw(&part.text)?;
+        for problem in &part.problems {
+            cx.host.note(&format!("warning: a part of the log may be missing: {problem}"));
+        }
         shown |= !part.text.is_empty();
         if part.is_over || (!args.follow && part.text.is_empty()) {
             break part.try_number;
@@ -61,4 +66,17 @@ pub(crate) async fn show(cx: &mut Cx<'_>, args: &LogsArgs) -> Result<(), CliErro
         "there is no log of try {number} of task `{task}` in the database or in {folder}; other machines keep their \
          own files, and send logs to the database unless `logging.ship_task_logs` says otherwise"
     )))
+}
+
+/// Lets a reader ask the workers that serve their files.
+#[cfg(feature = "worker-logs")]
+async fn or_workers(reader: LogReader, store: SharedStore) -> Result<LogReader, CliError> {
+    let workers = airflow_executors::remote::WorkerLogFiles::new(store, &[]).await;
+    Ok(reader.or_workers(Arc::new(workers.map_err(|error| failed(error.to_string()))?)))
+}
+
+#[cfg(not(feature = "worker-logs"))]
+#[expect(clippy::unused_async, reason = "the same signature as with the feature")]
+async fn or_workers(reader: LogReader, _: SharedStore) -> Result<LogReader, CliError> {
+    Ok(reader)
 }

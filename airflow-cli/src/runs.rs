@@ -122,7 +122,7 @@ pub(crate) async fn trigger(cx: &mut Cx<'_>, args: TriggerArgs) -> Result<(), Cl
         warn_if_nothing_works(cx, airflow.store()).await?;
         run = watch(cx, &airflow, run).await?;
     }
-    runs_table(std::slice::from_ref(&run)).print(cx.host, args.output)?;
+    runs_table(airflow.store(), std::slice::from_ref(&run)).await?.print(cx.host, args.output)?;
     if run.state == RunState::Failed { Err(CliError::Shown) } else { Ok(()) }
 }
 

@@ -4,6 +4,7 @@ use std::time::Duration;
 
 use airflow_core::dag::Isolation;
 use airflow_core::store::SharedStore;
+use airflow_executors::ProcessCommand;
 use airflow_executors::remote::{Autoscale, Worker, WorkerOptions, WorkerStatus, find, workers};
 use clap::{Args, Subcommand};
 
@@ -38,6 +39,12 @@ pub(crate) struct WorkerArgs {
     /// How long running tasks may go on after the first request to stop, such as `30s`
     #[arg(long, value_parser = airflow_core::time::parse_duration)]
     grace: Option<Duration>,
+    /// Serve the task logs of this worker at `logging.worker_log_server_port`, for what is not in the database
+    #[arg(long, env = "AIRFLOW_WORKER_LOG_SERVER")]
+    log_server: bool,
+    /// By which others reach that server, if it is not the name of the machine; implies --log-server
+    #[arg(long, value_name = "HOST[:PORT]", env = "AIRFLOW_WORKER_LOG_ADDRESS")]
+    log_address: Option<String>,
     /// A file for the process id, removed at the end
     #[arg(long, value_name = "FILE")]
     pid: Option<std::path::PathBuf>,
@@ -71,14 +78,18 @@ pub(crate) enum WorkersCommand {
 pub(crate) async fn worker(cx: &mut Cx<'_>, args: WorkerArgs) -> Result<(), CliError> {
     set_umask(args.umask);
     let transport = broker::open(cx)?;
+    warn_of_root(cx);
     let airflow = cx.airflow().await?;
     airflow.sync_dags().await?;
+    let serves_logs = args.log_server || args.log_address.is_some();
     let options = WorkerOptions {
         name: args.name,
         queues: args.queues,
         slots: args.concurrency.unwrap_or_else(|| cx.settings.worker_slots()),
         autoscale: args.autoscale,
         isolation: args.isolation,
+        process_command: ProcessCommand::default().kill_after(cx.settings.kill_after()),
+        log_server: serves_logs.then(|| cx.settings.log_server(args.log_address)),
         ..WorkerOptions::default()
     };
     let pid = args.pid.map(PidFile::write).transpose()?;
@@ -94,6 +105,9 @@ pub(crate) async fn worker(cx: &mut Cx<'_>, args: WorkerArgs) -> Result<(), CliE
         worker.name(),
         info.slots
     ));
+    if let Some(address) = &info.log_server {
+        cx.host.note(&format!("task logs are served at {address}"));
+    }
     tokio::select! {
         () = requests.next() => {}
         () = worker.asked_to_stop() => cx.host.note("somebody has shut this worker down"),
@@ -111,6 +125,19 @@ pub(crate) async fn worker(cx: &mut Cx<'_>, args: WorkerArgs) -> Result<(), CliE
     }
     drop(pid);
     Ok(())
+}
+
+/// Whoever may write dags or the database can have a worker run anything: it should not be allowed everything.
+fn warn_of_root(cx: &mut Cx<'_>) {
+    #[cfg(unix)]
+    if rustix::process::geteuid().is_root() {
+        cx.host.note(
+            "warning: this worker runs as root, so all its tasks may do anything on this machine; start it as a user of \
+             its own",
+        );
+    }
+    #[cfg(not(unix))]
+    let _ = cx;
 }
 
 fn umask(text: &str) -> Result<u32, String> {
@@ -186,6 +213,7 @@ async fn list(store: &SharedStore) -> Result<Table, CliError> {
         "broker",
         "host",
         "pid",
+        "log_server",
         "last_seen",
     ]);
     for one in workers(store).await? {
@@ -204,9 +232,10 @@ async fn list(store: &SharedStore) -> Result<Table, CliError> {
                 info.broker_error.unwrap_or(info.broker),
                 info.host,
                 info.pid,
+                info.log_server,
                 at
             ]),
-            None => table.push(row![name, state, "", "", "", "", "", "of another version", "", "", at]),
+            None => table.push(row![name, state, "", "", "", "", "", "of another version", "", "", "", at]),
         }
     }
     Ok(table)

@@ -56,6 +56,13 @@ impl Callback {
     }
 }
 
+/// The same function, not one that does the same.
+impl PartialEq for Callback {
+    fn eq(&self, other: &Self) -> bool {
+        Arc::ptr_eq(&self.call, &other.call)
+    }
+}
+
 impl fmt::Debug for Callback {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         f.debug_tuple("Callback").field(&self.name).finish()
@@ -85,7 +92,7 @@ where
 }
 
 /// The callbacks of one task or run, each list in the order of its definition.
-#[derive(Debug, Clone, Default)]
+#[derive(Debug, Clone, Default, PartialEq)]
 pub struct Callbacks {
     /// Before the body of an attempt.
     pub on_execute: Vec<Callback>,

@@ -15,6 +15,11 @@ impl Hash {
         self.0.update(text.as_bytes());
     }
 
+    /// Adds a number: how many of something follow, or which one it is.
+    pub(crate) fn count(&mut self, count: usize) {
+        self.0.update(u64::try_from(count).unwrap_or(u64::MAX).to_le_bytes());
+    }
+
     /// The first `digits` hexadecimal digits, at most 64.
     pub(crate) fn hex(self, digits: usize) -> String {
         let mut hex = String::with_capacity(64);

@@ -6,7 +6,7 @@ use std::collections::{BTreeMap, HashMap};
 use std::fmt;
 use std::sync::Arc;
 
-use crate::asset::Asset;
+use crate::asset::{Asset, NamedWatcher, WatcherKey};
 use crate::compile::{CompiledDag, DefinitionErrors};
 use crate::dag::{DagDef, Place, Problem, ProblemKind};
 use crate::id::DagId;
@@ -42,10 +42,11 @@ impl fmt::Display for RegistryErrors {
 
 impl std::error::Error for RegistryErrors {}
 
-/// The dags of a process.
+/// The dags of a process, and the watchers of the assets that they name.
 #[derive(Debug, Clone, Default)]
 pub struct Registry {
     dags: BTreeMap<DagId, Arc<CompiledDag>>,
+    watchers: Arc<BTreeMap<WatcherKey, (Asset, NamedWatcher)>>,
 }
 
 impl Registry {
@@ -89,7 +90,12 @@ impl Registry {
             }
         }
         errors.dags.extend(two_assets(dags.values()));
-        if errors.dags.is_empty() && errors.duplicates.is_empty() { Ok(Self { dags }) } else { Err(errors) }
+        let watchers = Arc::new(watchers(dags.values(), &mut errors.dags));
+        if errors.dags.is_empty() && errors.duplicates.is_empty() {
+            Ok(Self { dags, watchers })
+        } else {
+            Err(errors)
+        }
     }
 
     /// The version of a dag that this process carries.
@@ -100,6 +106,11 @@ impl Registry {
     /// All dags, by id.
     pub fn iter(&self) -> impl Iterator<Item = &Arc<CompiledDag>> {
         self.dags.values()
+    }
+
+    /// The watchers of the assets that its dags name.
+    pub(crate) fn watchers(&self) -> &BTreeMap<WatcherKey, (Asset, NamedWatcher)> {
+        &self.watchers
     }
 
     /// How many there are.
@@ -142,16 +153,51 @@ fn two_assets<'d>(dags: impl Iterator<Item = &'d Arc<CompiledDag>>) -> Vec<Defin
     found
 }
 
+/// The watchers of all assets, each once. Of those that several dags name the first counts: they are made by the same
+/// code.
+fn watchers<'d>(
+    dags: impl Iterator<Item = &'d Arc<CompiledDag>>,
+    found: &mut Vec<DefinitionErrors>,
+) -> BTreeMap<WatcherKey, (Asset, NamedWatcher)> {
+    let mut all: BTreeMap<WatcherKey, (Asset, NamedWatcher, Place)> = BTreeMap::new();
+    for dag in dags {
+        let mut problems = Vec::new();
+        for (asset, place) in dag.assets().filter_map(|(one, place)| Some((one.asset()?, place))) {
+            for watcher in asset.watchers() {
+                let key = WatcherKey { asset: asset.key(), name: watcher.name().to_owned() };
+                let first = all.entry(key).or_insert_with(|| (asset.clone(), watcher.clone(), place));
+                if first.1.kind() != watcher.kind() {
+                    let kind = ProblemKind::TwoWatchers {
+                        name: watcher.name().to_owned(),
+                        asset: asset.name().to_owned(),
+                        kind: watcher.kind(),
+                        other: first.1.kind(),
+                        first: first.2,
+                    };
+                    problems.push(Problem { kind, place });
+                }
+            }
+        }
+        problems.dedup();
+        if !problems.is_empty() {
+            found.push(DefinitionErrors { dag_id: dag.id.to_string(), place: dag.place, problems });
+        }
+    }
+    all.into_iter().map(|(key, (asset, watcher, _))| (key, (asset, watcher))).collect()
+}
+
 fn missing_resources(
     def: &DagDef,
     resources: &Resources,
     excused: &dyn Fn(&str, &dyn AnyOperator) -> bool,
 ) -> Vec<Problem> {
     let mut missing = Vec::new();
-    for task in def.definition.tasks.iter().filter(|task| !excused(&task.id, &*task.operator)) {
+    for task in def.definition.tasks.iter().filter(|task| !excused(task.id.as_str(), &*task.operator)) {
         for need in task.description.resources.iter().filter(|need| !resources.has(**need)) {
-            let kind =
-                ProblemKind::MissingResource { task: task.id.clone(), resource: need.type_name().to_owned() };
+            let kind = ProblemKind::MissingResource {
+                task: task.id.to_string(),
+                resource: need.type_name().to_owned(),
+            };
             missing.push(Problem { kind, place: task.place });
         }
     }

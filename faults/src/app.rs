@@ -5,6 +5,8 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use airflow_core::app::Airflow;
+use airflow_core::attempt::LogShipping;
+use airflow_core::attempt::log::TaskLogLayer;
 use airflow_core::scheduler::OnLeaseLoss;
 use airflow_core::store::{MysqlStore, PostgresStore, SharedStore, SqliteStore};
 use airflow_executors::LocalExecutor;
@@ -12,10 +14,14 @@ use airflow_executors::remote::rabbitmq::{QueueKind, RabbitmqOptions, RabbitmqTr
 use airflow_executors::remote::redis::{RedisOptions, RedisTransport};
 use airflow_executors::remote::{RemoteExecutor, Transport, Worker, WorkerOptions};
 use tokio::signal::unix::{SignalKind, signal};
+use tracing_subscriber::filter::{LevelFilter, Targets};
+use tracing_subscriber::layer::{Layer as _, SubscriberExt as _};
+use tracing_subscriber::util::SubscriberInitExt as _;
 
 use crate::ledger::Ledger;
+use crate::logs;
 use crate::messages::Repeats;
-use crate::workload::{self, BROAD, POOL, Plan};
+use crate::workload::{self, BROAD, OLD, POOL, Plan};
 
 /// What a process needs to know.
 #[derive(Debug, Clone)]
@@ -30,6 +36,8 @@ pub(crate) struct Setup {
     pub slots: usize,
     /// Points of the schedule; 0 for none.
     pub points: i64,
+    /// Which version of the load it carries.
+    pub version: u64,
     /// Address of the broker; without one, schedulers run the attempts themselves.
     pub broker: Option<String>,
 }
@@ -49,6 +57,15 @@ pub(crate) const MAX_LENGTH: &str = "AIRFLOW_FAULTS_MAX_LENGTH";
 
 /// The variable that makes a scheduler send copies of all messages; see [`Repeats`].
 pub(crate) const COPIES: &str = "AIRFLOW_FAULTS_COPIES";
+
+/// The variable that names the version of the load that a process carries.
+pub(crate) const VERSION: &str = "AIRFLOW_FAULTS_VERSION";
+
+/// The variable that names the folder of the logs of attempts, which are kept in the database as well.
+pub(crate) const LOGS: &str = "AIRFLOW_FAULTS_LOGS";
+
+/// How many bytes of what a task says are kept then.
+pub(crate) const LOG_QUOTA: u64 = 4 << 20;
 
 /// The variable that names the milliseconds between two beats.
 pub(crate) const BEAT: &str = "AIRFLOW_FAULTS_BEAT";
@@ -82,6 +99,7 @@ impl Setup {
             slots: usize::try_from(slots).ok()?,
             points: i64::try_from(points).ok()?,
             broker: std::env::var(BROKER).ok(),
+            version: std::env::var(VERSION).ok().and_then(|version| version.parse().ok()).unwrap_or(OLD),
         })
     }
 
@@ -101,12 +119,17 @@ impl Setup {
                 // As the roles of the command line do.
                 config.on_lease_loss = Some(OnLeaseLoss::Exit);
             })
-            .dag(workload::load(self.plan))
+            .dag(workload::load(self.plan, self.version))
+            .dag(logs::loud())
+            .dag(logs::ticks())
             .dag(workload::long(self.plan))
             .dag(workload::wide(self.plan))
             .dag(workload::unruly());
         if self.points > 0 {
             builder = builder.dag(workload::points(self.plan, self.points));
+        }
+        if let Some(folder) = std::env::var_os(LOGS) {
+            builder = builder.log_folder(folder).log_quota(LOG_QUOTA).log_shipping(LogShipping::Always);
         }
         match &self.broker {
             _ if slots == 0 => {}
@@ -152,9 +175,17 @@ pub(crate) fn transport(broker: &str) -> Result<Arc<dyn Transport>, Box<dyn std:
     })
 }
 
+/// What this process says goes to standard error, and what tasks say to their logs.
+fn say_what_happens() {
+    let own = Targets::new().with_default(LevelFilter::INFO).with_target(logs::TARGET, LevelFilter::OFF);
+    let to_stderr = tracing_subscriber::fmt::layer().with_writer(std::io::stderr).with_ansi(false);
+    let all = tracing_subscriber::registry().with(to_stderr.with_filter(own));
+    all.with(TaskLogLayer.with_filter(LevelFilter::INFO)).init();
+}
+
 /// Works until it is told to stop.
 pub(crate) async fn run(setup: &Setup) -> Result<(), Box<dyn std::error::Error>> {
-    tracing_subscriber::fmt().with_writer(std::io::stderr).with_ansi(false).init();
+    say_what_happens();
     if std::env::var_os(ONLY_MIGRATE).is_some() {
         open(&setup.store).await?.migrate().await?;
         return Ok(());

@@ -1,5 +1,6 @@
 //! Our own processes, and what is done to them.
 
+use std::collections::BTreeSet;
 use std::time::Duration;
 
 use rustix::process::{Pid, Signal, kill_process};
@@ -19,6 +20,8 @@ pub(crate) struct Fleet {
     started: usize,
     /// Variables of the environment of each process that is started, by its place.
     pub environment: Vec<Vec<(String, String)>>,
+    /// The places that were ended for good.
+    gone: BTreeSet<usize>,
     /// What was done to them so far.
     pub strikes: Strikes,
     /// How many ended by themselves.
@@ -44,6 +47,7 @@ impl Fleet {
             children: Vec::new(),
             started: 0,
             environment,
+            gone: BTreeSet::new(),
             strikes: Strikes::default(),
             ended: 0,
         };
@@ -162,11 +166,13 @@ impl Fleet {
         self.strikes.kills.push((raw, boot_nanos()));
         kill_process(pid, Signal::KILL)?;
         self.children[index].wait().await?;
+        self.gone.insert(index);
         Ok(())
     }
 
     /// Starts one where one was ended.
     pub(crate) fn again(&mut self, index: usize) -> Result<(), Error> {
+        self.gone.remove(&index);
         self.children[index] = self.spawn(index)?;
         Ok(())
     }
@@ -192,7 +198,7 @@ impl Fleet {
         let mut ended = 0;
         for index in 0..self.children.len() {
             let pid = self.children[index].id();
-            if self.children[index].try_wait()?.is_some() {
+            if !self.gone.contains(&index) && self.children[index].try_wait()?.is_some() {
                 ended += 1;
                 self.ended += 1;
                 self.strikes.kills.extend(pid.map(|pid| (pid, boot_nanos())));

@@ -14,6 +14,7 @@ mod database;
 mod fleet;
 mod frozen;
 mod ledger;
+mod logs;
 mod messages;
 mod oracle;
 mod points;
@@ -23,6 +24,7 @@ mod storm;
 mod tests;
 mod unruly;
 mod upgrade;
+mod versions;
 mod workload;
 
 use std::process::ExitCode;

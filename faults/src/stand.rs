@@ -16,7 +16,7 @@ use crate::app::{Setup, WORKER};
 use crate::fleet::Fleet;
 use crate::ledger::{self, Bodies};
 use crate::oracle::{self, Strikes};
-use crate::workload::{LOAD, POINTS, Plan};
+use crate::workload::{LOAD, OLD, POINTS, Plan};
 
 pub(crate) type Error = Box<dyn std::error::Error>;
 
@@ -158,6 +158,7 @@ impl Stand {
             plan: Plan { seed: options.seed },
             slots: SLOTS,
             points,
+            version: OLD,
             broker: broker.as_ref().map(|broker| lock(broker).url()),
         };
         let asks = setup.build(0).await?;

@@ -9,7 +9,10 @@ use serde_json::{Value, json};
 use crate::fleet::Fleet;
 use crate::stand::{Error, Options, Random, Stand, Verdict};
 use crate::workload::LOAD;
-use crate::{brokers, clients, clocks, database, frozen, messages, points, severed, storm, unruly, upgrade};
+use crate::{
+    brokers, clients, clocks, database, frozen, logs, messages, points, severed, storm, unruly, upgrade,
+    versions,
+};
 
 /// What a test gives: its line, and whether all is well.
 type Outcome<'o> = LocalBoxFuture<'o, Result<(Value, bool), Error>>;
@@ -80,9 +83,11 @@ pub(crate) const TESTS: &[Test] = &[
     test!("F19", SERVERS, Remote, severed::worker),
     test!("F21", SERVERS, Remote, brokers::long_tasks),
     test!("F22", ALL, Anywhere, rolled),
+    test!("F23", ALL, Anywhere, versions::side_by_side),
     test!("F24", ALL, Here, upgrade::migrations),
     test!("F25", SERVERS, Remote, brokers::no_room),
     test!("F26", ALL, Anywhere, clients::users),
+    test!("F27", ALL, Anywhere, logs::volume),
     test!("F31", SERVERS, Anywhere, storm::locks),
 ];
 

@@ -14,6 +14,7 @@ use airflow_core::state::{RunState, TaskState};
 use airflow_core::trigger_rule::TriggerRule;
 
 use crate::ledger::{Ledger, Running};
+use crate::logs::{LOUD, TICKS};
 
 /// The dag of the load.
 pub(crate) const LOAD: &str = "load";
@@ -63,6 +64,10 @@ const CHAIN: usize = 10;
 const FAN: usize = 25;
 const MAPPED: i64 = 8;
 
+/// The versions of the load.
+pub(crate) const OLD: u64 = 1;
+pub(crate) const NEW: u64 = 2;
+
 /// What the seed decides.
 #[derive(Debug, Clone, Copy)]
 pub(crate) struct Plan {
@@ -80,6 +85,8 @@ impl Plan {
     fn stumbles(self, run: &str, task: &str, map: i32) -> bool {
         task != "doomed"
             && !UNRULY_TASKS.contains(&task)
+            && task != LOUD
+            && task != TICKS
             && !task.starts_with("long_")
             && self.draw("stumble", run, task, map).is_multiple_of(50)
     }
@@ -89,7 +96,8 @@ impl Plan {
         self.draw("doom", run, "", 0).is_multiple_of(2)
     }
 
-    fn time(self, run: &str, task: &str, map: i32) -> Duration {
+    /// How long a body takes.
+    pub(crate) fn time(self, run: &str, task: &str, map: i32) -> Duration {
         if task.starts_with("long_") {
             let seconds = std::env::var(LASTING).ok().and_then(|seconds| seconds.parse().ok());
             return Duration::from_secs(seconds.unwrap_or(LASTING_S));
@@ -144,14 +152,16 @@ impl Operator for Items {
 }
 
 /// The dag of the load: a chain, a fan through a narrow pool, a diamond, a mapping, and a task that may fail for good.
-pub(crate) fn load(plan: Plan) -> DagDef {
+///
+/// Versions differ in how long a retry waits, and in nothing else that anybody looks at.
+pub(crate) fn load(plan: Plan, version: u64) -> DagDef {
     let work = move || Work { plan, inputs: Vec::new() };
     DagDef::new(LOAD)
         .on_success(async |_: CallbackContext| {})
         .on_failure(async |_: CallbackContext| {})
         .max_active_runs(1_000)
         .max_active_tasks(1_000)
-        .default_args(TaskOptions::new().retries(2).retry_delay(Duration::from_millis(50)))
+        .default_args(TaskOptions::new().retries(2).retry_delay(Duration::from_millis(50 + version)))
         .define(|d| {
             let add = |id: String| d.add(work().id(id)).node();
             let chain: Vec<Node<'_>> = (0..CHAIN).map(|i| add(format!("chain_{i}"))).collect();
@@ -255,6 +265,7 @@ pub(crate) fn expected(plan: Plan, dag: &str, run: &str) -> (RunState, BTreeMap<
     if dag != LOAD {
         match dag {
             WIDE => (0..WIDE_TASKS).for_each(|i| add(format!("wide_{i}"), -1, TaskState::Success)),
+            LOUD | TICKS => add(dag.to_owned(), -1, TaskState::Success),
             LONG => (0..LONG_TASKS).for_each(|i| add(format!("long_{i}"), -1, TaskState::Success)),
             _ => add("point".into(), -1, TaskState::Success),
         }

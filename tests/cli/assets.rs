@@ -103,6 +103,40 @@ async fn events_that_wait_can_be_taken_away() {
     assert_eq!(app.json(&["dags", "missed-deadlines"]).await, json!([]));
 }
 
+/// Goal: a user sees which watchers there are and whether they run. Method: what is listed before a scheduler runs, and
+/// while the dag is paused.
+#[tokio::test]
+async fn watchers_are_listed() {
+    let dir = tempfile::tempdir().unwrap();
+    let home = dir.path().to_str().expect("UTF-8");
+    let run = async |args: &[&str]| {
+        let (mut host, out, err) = Host::captured(&[("AIRFLOW_HOME", home)], "");
+        let make = async |builder: AirflowBuilder| {
+            let file = Asset::new("file:///in/a").named("a").watcher("file", FileWatcher::new("/in/a"));
+            let dag = DagDef::new("d").schedule(file).define(|d| {
+                d.add(Empty::new().id("a"));
+            });
+            Ok::<_, Infallible>(builder.dag(dag))
+        };
+        let format: &[&str] = if args[0] == "assets" { &["-o", "json"] } else { &[] };
+        let code = run_with([&["app"], args, format].concat(), make, &mut host).await;
+        assert_eq!(code, 0, "{args:?}: {}", err.take());
+        serde_json::from_str::<Value>(&out.take()).unwrap_or_default()
+    };
+    run(&["db", "migrate"]).await;
+    let listed = run(&["assets", "watchers"]).await;
+    let row = |state: &str| {
+        json!({
+            "asset": "a", "watcher": "file", "state": state, "events": 0, "last_event": null, "cursor": null,
+            "failures": 0, "failed_at": null, "error": null, "process": null,
+        })
+    };
+    assert_eq!(listed, json!([row("waiting")]));
+    run(&["dags", "pause", "d"]).await;
+    assert_eq!(run(&["assets", "watchers"]).await, json!([row("paused")]));
+    assert_eq!(run(&["assets", "watchers", "--failing"]).await, json!([]));
+}
+
 /// Goal: two names for one place are found when the program is built, in whichever dags they are.
 #[test]
 fn an_asset_has_one_name_and_one_place() {

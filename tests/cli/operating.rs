@@ -1,5 +1,9 @@
 //! What somebody needs who keeps a database and its processes going.
 
+use std::convert::Infallible;
+
+use airflow::cli::{Host, run_with};
+use airflow::prelude::*;
 use airflow::store::{NewIncarnation, Store as _};
 use serde_json::{Value, json};
 use sqlx::Connection as _;
@@ -51,6 +55,7 @@ async fn what_is_old_is_archived_and_deleted() {
         ("dag_run", 2),
         ("dag_version", 0),
         ("asset_event", 0),
+        ("asset_watcher", 0),
         ("log", 5),
         ("job", 1),
     ];
@@ -212,4 +217,41 @@ async fn messages_that_were_set_aside_are_listed_and_deleted() {
     assert!(code == 1 && err.contains("1 of 2 messages are not there"), "{err}");
     assert_eq!(app.ok(&["dead-letters", "delete", "--all", "-y"]).await, "forgot 1 messages\n");
     assert_eq!(app.json(&["dead-letters", "list", "-o", "json"]).await, json!([]));
+}
+
+/// One command of a program whose only dag has changed since its last version.
+async fn changed(app: &App, retries: u32, args: &[&str]) -> String {
+    let make = async |builder: AirflowBuilder| {
+        let dag = DagDef::new("grows").define(|d| {
+            d.add(Empty::new().id("a").retries(retries));
+        });
+        Ok::<_, Infallible>(builder.dag(dag))
+    };
+    let (mut host, out, err) = Host::captured(&app.env(), "");
+    let code = run_with([&["app"], args].concat(), make, &mut host).await;
+    assert_eq!(code, 0, "{args:?}: {}", err.take());
+    out.take()
+}
+
+/// Goal: people see which version of a dag a run has, also when the dag has moved on.
+#[tokio::test]
+async fn lists_of_runs_show_the_version_of_each() {
+    let app = App::migrated().await;
+    for (retries, run) in [(0, "first"), (1, "second"), (0, "third")] {
+        let made = changed(&app, retries, &["dags", "trigger", "grows", "-r", run, "-o", "json"]).await;
+        let made: Value = serde_json::from_str(&made).unwrap();
+        assert_eq!(made[0]["version"], json!(retries + 1), "{made}");
+    }
+    let list = changed(&app, 1, &["dags", "list-runs", "grows", "-o", "json"]).await;
+    let list: Value = serde_json::from_str(&list).unwrap();
+    let mut versions: Vec<_> = list
+        .as_array()
+        .unwrap()
+        .iter()
+        .map(|row| (row["run_id"].as_str().unwrap(), row["version"].clone()))
+        .collect();
+    versions.sort_unstable_by_key(|(run, _)| *run);
+    assert_eq!(versions, [("first", json!(1)), ("second", json!(2)), ("third", json!(1))]);
+    let table = changed(&app, 1, &["dags", "list-runs", "grows"]).await;
+    assert!(table.lines().next().is_some_and(|head| head.contains("| version |")), "{table}");
 }

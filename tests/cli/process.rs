@@ -35,8 +35,46 @@ fn who(d: &Dag) {
     d.add(process_id::call());
 }
 
+/// The queue of the tasks that workers of a test run: brokers are shared.
+pub(crate) const QUEUE: &str = "AIRFLOW_TEST_QUEUE";
+
+/// How many lines [`talks`] says: several pieces of a log in the database.
+pub(crate) const LINES: usize = 2_500;
+
+#[task]
+async fn talks() -> Result<()> {
+    for n in 0..LINES {
+        tracing::info!("line {n:04} of what is said at length, so that it does not fit into one piece");
+    }
+    Ok(())
+}
+
+/// Does not stop when it is asked to, and writes down where it runs.
+#[task]
+async fn deaf() -> Result<()> {
+    let home = std::env::var("AIRFLOW_HOME").unwrap_or_default();
+    std::fs::write(std::path::Path::new(&home).join("deaf.pid"), std::process::id().to_string())?;
+    tokio::task::block_in_place(|| {
+        loop {
+            std::thread::sleep(std::time::Duration::from_secs(3600));
+        }
+    })
+}
+
+#[dag]
+fn far(d: &Dag) {
+    let queue = std::env::var(QUEUE).unwrap_or_else(|_| "default".to_owned());
+    d.add(talks::call().queue(queue));
+}
+
+#[dag]
+fn stubborn(d: &Dag) {
+    let queue = std::env::var(QUEUE).unwrap_or_else(|_| "default".to_owned());
+    d.add(deaf::call().queue(queue));
+}
+
 async fn make_with_slow(builder: AirflowBuilder) -> Result<AirflowBuilder, std::convert::Infallible> {
-    Ok(make(builder).await?.dag(slow()).dag(who()))
+    Ok(make(builder).await?.dag(slow()).dag(who()).dag(far()).dag(stubborn()))
 }
 
 /// Not a test by itself: the program, if the environment asks for it.
@@ -151,4 +189,54 @@ fn a_second_request_to_stop_gives_running_tasks_back() {
     assert_eq!(child.wait().expect("it ends").code(), Some(0));
     assert!(lines.any(|line| line.starts_with("stopping now: ")));
     assert_eq!(state(), "scheduled");
+}
+
+/// Whether a process is there.
+#[cfg(unix)]
+fn is_there(pid: &str) -> bool {
+    Command::new("kill").args(["-0", pid]).stderr(Stdio::null()).status().expect("kill runs").success()
+}
+
+/// What a task of the dag `stubborn` has written down.
+#[cfg(unix)]
+pub(crate) fn pid_of_deaf(app: &App) -> String {
+    let begun = std::time::Instant::now();
+    loop {
+        match std::fs::read_to_string(app.file("deaf.pid")) {
+            Ok(pid) if !pid.is_empty() => return pid,
+            _ => assert!(begun.elapsed() < std::time::Duration::from_secs(60), "the task begins"),
+        }
+        std::thread::sleep(std::time::Duration::from_millis(20));
+    }
+}
+
+/// Goal: `core.killed_task_cleanup_time` says how long a task may go on that does not stop. Method: a process that does not,
+/// and a time far below the minute that it would have else.
+#[cfg(unix)]
+#[test]
+fn a_task_that_does_not_stop_is_killed_after_the_time_of_the_settings() {
+    let app = App::new();
+    let args = ["standalone", "--isolation", "process"];
+    let mut child =
+        command(&app, &args).env("AIRFLOW__CORE__KILLED_TASK_CLEANUP_TIME", "1").spawn().expect("it starts");
+    let lines = BufReader::new(child.stderr.take().expect("it is piped")).lines();
+    let mut lines = lines.map_while(Result::ok);
+    assert!(lines.any(|line| line.contains("stop with Ctrl-C")));
+    std::thread::spawn(move || lines.for_each(drop));
+    assert!(command(&app, &["dags", "trigger", "stubborn", "-l", RUN]).status().expect("it runs").success());
+    let pid = pid_of_deaf(&app);
+    assert_ne!(pid, child.id().to_string());
+    let asked = std::time::Instant::now();
+    let mark = command(&app, &["dags", "mark", "stubborn", RUN, "failed"]).output().expect("it runs");
+    assert!(mark.status.success(), "{}", String::from_utf8_lossy(&mark.stderr));
+    while is_there(&pid) {
+        assert!(
+            asked.elapsed() < std::time::Duration::from_secs(40),
+            "it is killed after a second, not a minute"
+        );
+        std::thread::sleep(std::time::Duration::from_millis(20));
+    }
+    assert!(asked.elapsed() >= std::time::Duration::from_secs(1), "it has its second");
+    terminate(&child);
+    assert_eq!(child.wait().expect("it ends").code(), Some(0));
 }

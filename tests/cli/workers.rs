@@ -1,18 +1,31 @@
 //! A worker as a process of its own, and the commands that look at it and tell it what to do.
 
 use std::io::{BufRead as _, BufReader};
-use std::process::{Child, Output};
+use std::process::{Child, Command, Output};
+use std::sync::{Arc, Mutex};
 
 use airflow::remote::testing::BrokerServer;
 
 use super::app::App;
-use super::process::{command, terminate};
+use super::app::RUN;
+use super::process::{LINES, QUEUE, command, pid_of_deaf, terminate};
 
 /// A deployment with a broker, whose queues have names that nobody else uses.
 struct Ground {
     app: App,
     broker: &'static str,
     queue: String,
+    database: Option<String>,
+}
+
+/// What a process has said since it was ready.
+#[derive(Clone, Default)]
+struct Said(Arc<Mutex<Vec<String>>>);
+
+impl Said {
+    fn has(&self, text: &str) -> bool {
+        self.0.lock().expect("nobody panics with it").iter().any(|line| line.contains(text))
+    }
 }
 
 impl Ground {
@@ -22,13 +35,21 @@ impl Ground {
             return None;
         };
         let queue = format!("cli-{}", uuid::Uuid::now_v7().simple());
-        let ground = Self { app: App::new(), broker, queue };
+        let ground = Self { app: App::new(), broker, queue, database: None };
         ground.say(&["db", "migrate"]);
         Some(ground)
     }
 
+    fn command(&self, args: &[&str]) -> Command {
+        let mut command = command(&self.app, args);
+        command.env("AIRFLOW__CELERY__BROKER_URL", self.broker).env(QUEUE, &self.queue);
+        command.env("AIRFLOW__CORE__EXECUTOR", "CeleryExecutor");
+        command.envs(self.database.as_ref().map(|url| ("AIRFLOW__DATABASE__SQL_ALCHEMY_CONN", url)));
+        command
+    }
+
     fn run(&self, args: &[&str]) -> Output {
-        command(&self.app, args).env("AIRFLOW__CELERY__BROKER_URL", self.broker).output().expect("it runs")
+        self.command(args).output().expect("it runs")
     }
 
     /// What a command that succeeds writes.
@@ -49,18 +70,129 @@ impl Ground {
 
     /// Starts a worker, and returns when it is ready.
     fn worker(&self, args: &[&str]) -> Child {
+        self.worker_with(args, &[]).0
+    }
+
+    /// The same with variables, and what it says.
+    fn worker_with(&self, args: &[&str], variables: &[(&str, &str)]) -> (Child, Said) {
         let args = [&["worker", "-q", &self.queue], args].concat();
-        let mut child = command(&self.app, &args)
-            .env("AIRFLOW__CELERY__BROKER_URL", self.broker)
-            .spawn()
-            .expect("it starts");
+        let mut child = self.command(&args).envs(variables.iter().copied()).spawn().expect("it starts");
         let lines = BufReader::new(child.stderr.take().expect("it is piped")).lines();
-        let mut lines = lines.map_while(Result::ok);
+        let said = Said::default();
+        let heard = said.clone();
+        let mut lines = lines.map_while(Result::ok).inspect(move |line| {
+            heard.0.lock().expect("nobody panics with it").push(line.clone());
+        });
         assert!(lines.any(|line| line.contains("stop with Ctrl-C")), "the worker is ready");
         // It must not have to wait for a reader.
         std::thread::spawn(move || lines.for_each(drop));
-        child
+        (child, said)
     }
+}
+
+/// Goal: who starts a worker as root hears of it, and nobody else does.
+#[test]
+fn a_worker_that_runs_as_root_says_so() {
+    let Some(ground) = Ground::new() else { return };
+    let (mut worker, said) = ground.worker_with(&[], &[]);
+    let user = Command::new("id").arg("-u").output().expect("id runs");
+    let is_root = String::from_utf8_lossy(&user.stdout).trim() == "0";
+    assert_eq!(said.has("warning: this worker runs as root"), is_root);
+    terminate(&worker);
+    assert_eq!(worker.wait().expect("it ends").code(), Some(0), "it is a warning only");
+}
+
+/// Goal: a worker that has lost its lease and whose tasks do not stop ends itself, so that nothing runs twice, and with the code
+/// that has it started again. Method: declare it dead while a task runs that hears nothing.
+#[cfg(feature = "postgres")]
+#[tokio::test(flavor = "multi_thread")]
+async fn a_worker_that_cannot_stop_its_tasks_ends_with_code_75() {
+    use airflow::store::{PostgresStore, Store as _};
+    use airflow::testing::servers::{Server, TestDatabase};
+    let Some(mut ground) = Ground::new() else { return };
+    let Some(database) = TestDatabase::on(Server::Postgres).await else { return };
+    ground.database = Some(database.url());
+    ground.say(&["db", "migrate"]);
+    ground.say(&["dags", "trigger", "stubborn", "-l", RUN]);
+    let quick = [
+        ("AIRFLOW__SCHEDULER__JOB_HEARTBEAT_SEC", "1"),
+        ("AIRFLOW__SCHEDULER__SCHEDULER_HEALTH_CHECK_THRESHOLD", "4"),
+    ];
+    let (mut worker, said) = ground.worker_with(&["-H", "w1"], &quick);
+    let mut scheduler =
+        ground.command(&["scheduler"]).stderr(std::process::Stdio::null()).spawn().expect("it starts");
+    assert_eq!(pid_of_deaf(&ground.app), worker.id().to_string(), "the task runs in the worker");
+    let store = PostgresStore::connect(&database.url()).await.expect("a store");
+    let row = store.workers().await.expect("rows").remove(0);
+    store.end_incarnation(row.process).await.expect("it is written");
+    assert_eq!(worker.wait().expect("it ends").code(), Some(75));
+    assert!(said.has("attempts still run at the end of this process's lease"));
+    terminate(&scheduler);
+    assert_eq!(scheduler.wait().expect("it ends").code(), Some(0));
+}
+
+/// What a server of logs answers to a request of a stranger: the first line.
+#[cfg(feature = "worker-logs")]
+fn ask(address: &str, request: &str) -> String {
+    use std::io::{Read as _, Write as _};
+    let mut stream = std::net::TcpStream::connect(address).expect("it listens");
+    stream.write_all(request.as_bytes()).expect("it is sent");
+    let mut answer = String::new();
+    stream.read_to_string(&mut answer).expect("it is text");
+    answer.lines().next().unwrap_or_default().to_owned()
+}
+
+/// Goal: a log is read whole, wherever its parts are: in the database, or on a worker that serves its files. Method: take pieces
+/// out of the database, from the middle and the end, then all of them; compare with the file of the worker.
+#[cfg(feature = "worker-logs")]
+#[tokio::test(flavor = "multi_thread")]
+async fn what_the_database_lacks_of_a_log_comes_from_its_worker() {
+    use sqlx::Connection as _;
+    let Some(ground) = Ground::new() else { return };
+    let folder = ground.app.file("logs-of-w1");
+    let serves = [
+        ("AIRFLOW__LOGGING__BASE_LOG_FOLDER", folder.to_str().expect("a path that is text")),
+        ("AIRFLOW__LOGGING__WORKER_LOG_SERVER_HOST", "127.0.0.1"),
+        ("AIRFLOW__LOGGING__WORKER_LOG_SERVER_PORT", "0"),
+        ("AIRFLOW_WORKER_LOG_SERVER", "true"),
+    ];
+    let (mut worker, said) = ground.worker_with(&["-H", "w1"], &serves);
+    ground.say(&["dags", "trigger", "far", "-l", RUN, "-r", "r1"]);
+    let scheduler = ground.run(&["scheduler", "--until-idle"]);
+    assert!(scheduler.status.success(), "{}", String::from_utf8_lossy(&scheduler.stderr));
+    let path = "dag_id=far/run_id=r1/task_id=talks/attempt=1.log";
+    let file = std::fs::read_to_string(folder.join(path)).expect("the worker has the file");
+    assert!(file.lines().count() > LINES);
+    let read = || ground.say(&["tasks", "logs", "far", "talks", RUN]);
+    assert!(read() == file, "all of it is in the database");
+
+    let place = sqlx::sqlite::SqliteConnectOptions::new().filename(ground.app.file("airflow.db"));
+    let mut database = sqlx::SqliteConnection::connect_with(&place).await.expect("it opens");
+    let pieces: i64 =
+        sqlx::query_scalar("SELECT count(*) FROM af_log_chunk").fetch_one(&mut database).await.unwrap();
+    assert!(pieces > 3, "{pieces} pieces");
+    for (chunks, is_left) in [("chunk IN (1, (SELECT max(chunk) FROM af_log_chunk))", true), ("true", false)]
+    {
+        let sql = format!("DELETE FROM af_log_chunk WHERE {chunks}");
+        let gone = sqlx::query(sqlx::AssertSqlSafe(sql)).execute(&mut database).await.unwrap();
+        assert!(gone.rows_affected() > 0 && (gone.rows_affected() < 3) == is_left);
+        assert!(read() == file, "the worker has the rest");
+    }
+    assert!(!ground.app.file("logs").exists(), "no file is here");
+
+    let list = ground.say(&["workers", "list", "-o", "json"]);
+    let list: serde_json::Value = serde_json::from_str(&list).expect("JSON");
+    let address = list[0]["log_server"].as_str().expect("it says where");
+    let head = format!("GET /log/{path} HTTP/1.1\r\nHost: w1\r\nRange: bytes=0-\r\n");
+    assert_eq!(ask(address, &format!("{head}\r\n")), "HTTP/1.1 403 Forbidden");
+    let forged = format!("{head}Authorization: Airflow 0104{}\r\n\r\n", "ab".repeat(200));
+    assert_eq!(ask(address, &forged), "HTTP/1.1 403 Forbidden");
+    assert!(said.has("no ticket is shown") && said.has("signed with the unknown key"), "reasons are told");
+
+    terminate(&worker);
+    assert_eq!(worker.wait().expect("it ends").code(), Some(0));
+    let (code, error) = ground.fail(&["tasks", "logs", "far", "talks", RUN]);
+    assert!(code == Some(1) && error.contains("there is no log of try 1"), "{error}");
 }
 
 /// Goal: the life of a worker, with what people do to it. Method: start it, change it, look at it, shut it down.

@@ -147,7 +147,7 @@ impl Sim {
         let record = DagRecord {
             dag_id: dag.id.clone(),
             fingerprint: dag.fingerprint.clone(),
-            structure: serde_json::Value::Null,
+            structure: serde_json::Value::Null.into(),
             schedule: dag.timetable.summary(),
             description: None,
             owners: String::new(),

@@ -193,7 +193,8 @@ impl Oracle {
                 format!("{ti:?} goes from {from} at epoch {}, but is {state} at epoch {epoch}", change.epoch);
             self.broken("I2", text);
         }
-        if state.is_finished() && !unit.by_user {
+        // As in Airflow, the word of a branch counts even if it comes after what its downstream task has done.
+        if state.is_finished() && !unit.by_user && event != TaskEvent::BranchSkipped {
             self.broken("I13", format!("{ti:?} was {state} and became {to} by itself"));
         }
         match event {
@@ -204,7 +205,10 @@ impl Oracle {
             TaskEvent::Retried => self.seen("a retry"),
             TaskEvent::Deferred => self.seen("a task is deferred"),
             TaskEvent::Rescheduled => self.seen("a sensor is run again later"),
-            TaskEvent::Ready if from == TaskState::Deferred => self.seen("a wait is over"),
+            // To what comes after it, or to the end of the task.
+            TaskEvent::Ready | TaskEvent::Succeeded if from == TaskState::Deferred => {
+                self.seen("a wait is over");
+            }
             _ => {}
         }
         let delta = i64::from(to.is_executing()) - i64::from(state.is_executing());

@@ -12,7 +12,9 @@ use crate::decide::timetable::{manual_run, run_id};
 use crate::id::{DagId, suggestion};
 use crate::scheduler::Wake;
 use crate::state::RunType;
-use crate::store::{AssetRow, CreatedRun, NewRun, QueueFilter, QueuedEvent, RunRow, StoreError, StoreResult};
+use crate::store::{
+    AssetRow, CreatedRun, NewRun, QueueFilter, QueuedEvent, RunRow, StoreError, StoreResult, WatcherRow,
+};
 
 use super::runs::TriggerError;
 use super::{Airflow, OpError};
@@ -192,6 +194,35 @@ impl Airflow {
             scheduler.wake(Wake::Refresh);
         }
         Ok(number)
+    }
+
+    /// The watchers of assets: who runs them, how far they have come, what went wrong.
+    ///
+    /// ```
+    /// use airflow_core::app::Airflow;
+    /// use airflow_core::asset::Asset;
+    /// use airflow_core::builtin::FileWatcher;
+    /// use airflow_core::dag::{DagDef, TaskExt};
+    /// use airflow_core::operator::Empty;
+    /// use airflow_core::store::MemoryStore;
+    ///
+    /// # #[tokio::main(flavor = "current_thread")]
+    /// # async fn main() -> Result<(), Box<dyn std::error::Error>> {
+    /// let orders = Asset::new("file:///in/orders.csv").watcher("file", FileWatcher::new("/in/orders.csv"));
+    /// let report = DagDef::new("report").schedule(orders).define(|d| {
+    ///     d.add(Empty::new().id("report"));
+    /// });
+    /// let airflow = Airflow::builder().store(MemoryStore::new()).dag(report).build().await?;
+    /// let watchers = airflow.watchers().await?;
+    /// assert_eq!((watchers[0].key.name.as_str(), watchers[0].events), ("file", 0));
+    /// # Ok(()) }
+    /// ```
+    ///
+    /// # Errors
+    ///
+    /// If the store fails.
+    pub async fn watchers(&self) -> StoreResult<Vec<WatcherRow>> {
+        self.store().watchers().await
     }
 
     /// The dags of this process that make an asset, by id.

@@ -3,7 +3,7 @@
 use std::path::PathBuf;
 use std::sync::Arc;
 
-use crate::attempt::{LogShipping, RunnerConfig};
+use crate::attempt::{LogShipping, RunnerConfig, WorkerLogs};
 use crate::compile::DefinitionErrors;
 use crate::dag::{DEFAULT_POOL, DagDef, DagDefaults, Problem, ProblemKind};
 use crate::discovery::discovered;
@@ -70,6 +70,7 @@ pub struct AirflowBuilder {
     pub(super) wrong_settings: Option<String>,
     environment: Option<EnvironmentSecrets>,
     pub(super) masker: Masker,
+    worker_logs: Option<Arc<dyn WorkerLogs>>,
 }
 
 #[derive(Default)]
@@ -267,6 +268,13 @@ impl AirflowBuilder {
         self
     }
 
+    /// Where [`Airflow::task_log`] finds the log files of workers, for what the store does not have of a log.
+    #[must_use]
+    pub fn worker_logs(mut self, workers: Arc<dyn WorkerLogs>) -> Self {
+        self.worker_logs = Some(workers);
+        self
+    }
+
     /// The largest value that a task may return or push, in bytes of JSON.
     #[must_use]
     pub fn xcom_limit(mut self, bytes: usize) -> Self {
@@ -322,8 +330,9 @@ impl AirflowBuilder {
             None => false,
         };
         let mut dags = self.dags.clone();
+        let defaults = Arc::new(self.defaults.clone());
         for dag in &mut dags {
-            dag.options.inherited = self.defaults.clone();
+            dag.options.inherited = Arc::clone(&defaults);
         }
         Registry::compile_but(&dags, &self.resources, &excused)
     }
@@ -353,6 +362,8 @@ impl AirflowBuilder {
             match Box::pin(process.run(application)).await {}
         }
         let registry = self.compile()?;
+        // What they were made of is not needed any more.
+        self.dags.clear();
         if self.scheduler.lease < self.scheduler.beat * 3 {
             return Err(BuildError::Config(format!(
                 "a lease of {:?} is shorter than three beats of {:?}: one late beat would look like a death",
@@ -399,6 +410,7 @@ impl AirflowBuilder {
             scheduler: self.scheduler,
             runner: self.runner,
             secrets: Secrets::new(self.backends, environment, vault, self.masker),
+            worker_logs: self.worker_logs,
             running: std::sync::Mutex::new(None),
         })))
     }

@@ -13,7 +13,7 @@ use tokio::io::AsyncWriteExt as _;
 
 use crate::asset::AssetEvent;
 use crate::id::DagId;
-use crate::store::{Old, OldRow, OldTable, RunRow, Store, StoreError, XComFilter, XComRow};
+use crate::store::{Old, OldRow, OldTable, RunRow, Store, StoreError, WatcherRow, XComFilter, XComRow};
 
 /// How many runs are deleted in one transaction: each may have thousands of rows, and others wait.
 const RUNS: u32 = 50;
@@ -220,6 +220,7 @@ async fn line(store: &dyn Store, row: &OldRow) -> Result<Value, StoreError> {
             line
         }
         OldRow::AssetEvent(event) => asset_event(event),
+        OldRow::Watcher(row) => watcher(row),
         OldRow::Audit(_, entry) => json!(entry),
         OldRow::Process(id) => json!({ "id": id }),
     })
@@ -237,6 +238,16 @@ fn asset_event(event: &AssetEvent) -> Value {
         "source_run_id": source.map(|source| &source.run_id),
         "source_task_id": source.map(|source| &source.task_id),
         "source_map_index": source.map(|source| source.map_index.0),
+    })
+}
+
+fn watcher(row: &WatcherRow) -> Value {
+    json!({
+        "asset": row.asset,
+        "name": row.key.name,
+        "cursor": row.cursor,
+        "events": row.events,
+        "last_event": row.last_event,
     })
 }
 

@@ -42,7 +42,7 @@ pub enum Severity {
 pub struct Finding {
     /// How bad it is.
     pub severity: Severity,
-    /// Which check found it: `schema`, `durability`, `clock` or the word of a [`Rule`].
+    /// Which check found it: `schema`, `durability`, `clock`, `watchers_work` or the word of a [`Rule`].
     pub check: &'static str,
     /// Where, for people.
     pub place: String,
@@ -155,7 +155,20 @@ pub async fn doctor(store: &dyn Store, clock: &dyn Clock) -> StoreResult<Checkup
     look_at_clocks(store, (before, clock.now()), count.now, &mut checkup);
     look_at_slots(&count, &mut checkup);
     look_at_limits(store, &count, &mut checkup).await?;
+    look_at_watchers(store, &mut checkup).await?;
     Ok(checkup)
+}
+
+/// Looks for watchers of assets that fail.
+async fn look_at_watchers(store: &dyn Store, checkup: &mut Checkup) -> StoreResult<()> {
+    const CURE: &str = "correct what it says; the watcher is called again by itself";
+    for row in store.watchers().await?.iter().filter(|row| row.is_wanted && row.failures > 0) {
+        let place = format!("watcher `{}` of asset `{}`", row.key.name, row.asset);
+        let error = row.error.as_deref().unwrap_or_default();
+        let found = format!("it has failed {} times in a row: {error}", row.failures);
+        checkup.say(Severity::Warning, "watchers_work", &place, found, CURE);
+    }
+    Ok(())
 }
 
 /// Looks at the version of the tables and at what keeps commits; says whether the tables can be looked at.

@@ -6,7 +6,7 @@ use chrono::{DateTime, Utc};
 use serde::Serialize;
 
 use crate::scheduler::seems_alive;
-use crate::store::StoreResult;
+use crate::store::{StoreResult, WatcherRow};
 
 use super::waiting::stranded;
 use super::{Airflow, Stranded};
@@ -17,6 +17,9 @@ const ANSWER: Duration = Duration::from_secs(5);
 /// How long the loop of a scheduler may be without a full turn before it counts as unhealthy (Airflow's
 /// `scheduler_health_check_threshold`).
 const THRESHOLD: Duration = Duration::from_secs(30);
+
+/// What the store says: of the scheduler that was heard of last, of what waits, of watchers that fail.
+type Asked = (Option<(DateTime<Utc>, bool)>, Vec<Stranded>, Vec<FailingWatcher>);
 
 /// Whether a part works.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize)]
@@ -79,6 +82,33 @@ pub struct Health {
     /// What waits for processes that are not there: queues without a worker, versions that nobody has. The rest works.
     #[serde(skip_serializing_if = "Vec::is_empty")]
     pub stranded: Vec<Stranded>,
+    /// Watchers of assets that have failed and have not worked since. They are called again; the rest works.
+    #[serde(skip_serializing_if = "Vec::is_empty")]
+    pub failing_watchers: Vec<FailingWatcher>,
+}
+
+/// A watcher of an asset that has failed and has not worked since.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize)]
+pub struct FailingWatcher {
+    /// The name of the asset.
+    pub asset: String,
+    /// The name of the watcher.
+    pub name: String,
+    /// How often in a row.
+    pub failures: u32,
+    /// When it failed last.
+    pub failed_at: Option<DateTime<Utc>>,
+    /// What went wrong then.
+    pub error: String,
+}
+
+impl FailingWatcher {
+    /// What fails, if it is to run.
+    fn of(row: WatcherRow) -> Option<Self> {
+        let WatcherRow { asset, key, failures, failed_at, error, .. } = row;
+        let fails = failures > 0 && row.is_wanted;
+        fails.then(|| Self { asset, name: key.name, failures, failed_at, error: error.unwrap_or_default() })
+    }
 }
 
 /// What runs the waits of deferred task instances.
@@ -142,7 +172,7 @@ impl Airflow {
                 error: own.last_error,
             },
             None => {
-                let latest = asked.as_ref().ok().and_then(|(latest, _)| *latest);
+                let latest = asked.as_ref().ok().and_then(|(latest, ..)| *latest);
                 SchedulerHealth {
                     status: HealthStatus::of(latest.is_some_and(|(_, alive)| alive)),
                     latest_scheduler_heartbeat: latest.map(|(at, _)| at),
@@ -156,12 +186,14 @@ impl Airflow {
         let latest = scheduler.latest_scheduler_heartbeat;
         let triggerer =
             TriggererHealth { status: latest.map(|_| scheduler.status), latest_triggerer_heartbeat: latest };
-        let stranded = asked.map(|(_, stranded)| stranded).unwrap_or_default();
-        Health { metadatabase, scheduler, triggerer, dag_processor: DagProcessorHealth::default(), stranded }
+        let (_, stranded, failing_watchers) = asked.unwrap_or_default();
+        let dag_processor = DagProcessorHealth::default();
+        Health { metadatabase, scheduler, triggerer, dag_processor, stranded, failing_watchers }
     }
 
-    async fn asked(&self) -> StoreResult<(Option<(DateTime<Utc>, bool)>, Vec<Stranded>)> {
-        Ok((self.others().await?, stranded(&**self.store(), self.now()).await?))
+    async fn asked(&self) -> StoreResult<Asked> {
+        let watchers = self.store().watchers().await?.into_iter().filter_map(FailingWatcher::of).collect();
+        Ok((self.others().await?, stranded(&**self.store(), self.now()).await?, watchers))
     }
 
     /// When the scheduler that was heard of last renewed its lease, and whether it counts as alive.

@@ -23,8 +23,12 @@ impl Airflow {
         let run = self.run(dag_id, run_id).await?;
         let reader = LogReader::new(Arc::clone(self.store()), run, task_id.clone(), map_index);
         let config = self.runner_config();
-        Ok(match &config.log_folder {
+        let reader = match &config.log_folder {
             Some(folder) => reader.or_files(folder.clone(), config.log_template.clone()),
+            None => reader,
+        };
+        Ok(match &self.0.worker_logs {
+            Some(workers) => reader.or_workers(Arc::clone(workers)),
             None => reader,
         })
     }

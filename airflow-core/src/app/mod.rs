@@ -27,13 +27,13 @@ use tokio::sync::watch;
 use tokio::task::JoinHandle;
 
 use crate::asset::AssetCondition;
-use crate::attempt::{Runner, RunnerConfig};
+use crate::attempt::{Runner, RunnerConfig, WorkerLogs};
 use crate::compile::CompiledDag;
 use crate::decide::timetable::next_run;
 use crate::executor::{Executor, ExecutorServices};
 use crate::operator::Resources;
 use crate::registry::Registry;
-use crate::scheduler::{Executors, Scheduler, SchedulerConfig, SchedulerHandle};
+use crate::scheduler::{Executors, Scheduler, SchedulerConfig, SchedulerHandle, WatchServices};
 use crate::secrets::Secrets;
 use crate::store::{AssetRole, DagAsset, DagRecord, DagRow, SharedStore, StoreError, StoreResult};
 use crate::time::Clock;
@@ -46,7 +46,8 @@ pub use builder::{AirflowBuilder, BuildError};
 pub use clean::{CleanError, CleanOptions, CleanedTable, clean};
 pub use doctor::{Checkup, Finding, Severity, doctor};
 pub use health::{
-    DagProcessorHealth, DatabaseHealth, Health, HealthStatus, SchedulerHealth, TriggererHealth,
+    DagProcessorHealth, DatabaseHealth, FailingWatcher, Health, HealthStatus, SchedulerHealth,
+    TriggererHealth,
 };
 pub use ops::{ClearOptions, Cleared, Mark, OpError, Selection, suggestion};
 pub use runs::{BackfillOptions, BackfillOutcome, Reprocess, Trigger, TriggerError};
@@ -66,6 +67,7 @@ struct Parts {
     scheduler: SchedulerConfig,
     runner: RunnerConfig,
     secrets: Secrets,
+    worker_logs: Option<Arc<dyn WorkerLogs>>,
     running: std::sync::Mutex<Option<SchedulerHandle>>,
 }
 
@@ -206,7 +208,14 @@ impl Airflow {
         );
         let runner = Arc::new(self.runner());
         let waiter = LocalWaiter::new(runner.clone(), reports.clone(), parts.scheduler.max_waits);
-        let scheduler = scheduler.with_waiter(Arc::new(waiter));
+        let mut scheduler = scheduler.with_waiter(Arc::new(waiter));
+        if parts.scheduler.run_watchers {
+            scheduler = scheduler.with_watchers(WatchServices {
+                resources: parts.resources.clone(),
+                services: runner.services(),
+                masker: parts.secrets.masker().clone(),
+            });
+        }
         let reports_wait = scheduler.reports_wait();
         for executor in parts.executors.iter() {
             let (runner, reports, reports_wait) =
@@ -289,7 +298,7 @@ pub(crate) async fn sync_dags(
     let record = |dag: &Arc<CompiledDag>| DagRecord {
         dag_id: dag.id.clone(),
         fingerprint: dag.fingerprint.clone(),
-        structure: dag.structure(),
+        structure: Arc::clone(dag).into(),
         schedule: dag.timetable.summary(),
         description: dag.settings.description.clone(),
         owners: dag.settings.owners.clone(),
@@ -310,5 +319,14 @@ fn assets_of(dag: &CompiledDag) -> Vec<DagAsset> {
         outlets.chain(task.settings.inlets.iter().map(|one| (one, AssetRole::Inlet, Some(&task.id))))
     });
     let named = timed.chain(of_tasks);
-    named.map(|(asset, role, task)| DagAsset { asset: asset.clone(), role, task_id: task.cloned() }).collect()
+    let named =
+        named.map(|(asset, role, task)| DagAsset { asset: asset.clone(), role, task_id: task.cloned() });
+    let watched = dag.assets().filter_map(|(asset, _)| asset.asset()).flat_map(|asset| {
+        asset.watchers().iter().map(|watcher| DagAsset {
+            asset: asset.into(),
+            role: AssetRole::Watcher,
+            task_id: Some(watcher.name().into()),
+        })
+    });
+    named.chain(watched).collect()
 }

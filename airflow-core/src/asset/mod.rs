@@ -24,7 +24,9 @@
 
 mod condition;
 mod event;
+mod feed;
 mod uri;
+mod watch;
 
 use std::fmt;
 
@@ -36,7 +38,11 @@ use crate::hash::Hash;
 pub use condition::AssetCondition;
 pub(crate) use event::interval_of;
 pub use event::{AssetEvent, AssetEventFilter, AssetEventId, EventSource, OutletEvent};
+pub use feed::{AssetFeed, FeedFull, MAX_FEED, Pushed};
 pub use uri::AssetError;
+pub use watch::{
+    AssetWatcher, MAX_WATCHED_BYTES, MAX_WATCHER_CHARS, NamedWatcher, Seen, WatchContext, WatcherKey,
+};
 
 /// The group of assets that name none.
 pub const DEFAULT_GROUP: &str = "asset";
@@ -87,6 +93,7 @@ pub struct Asset {
     uri: String,
     group: String,
     extra: Value,
+    watchers: Vec<NamedWatcher>,
     wrong: Option<AssetError>,
 }
 
@@ -99,7 +106,8 @@ impl Asset {
             Ok(uri) => (uri, None),
             Err(error) => (given, Some(error)),
         };
-        Self { name: None, uri, group: DEFAULT_GROUP.to_owned(), extra: Value::Null, wrong }
+        let (group, watchers) = (DEFAULT_GROUP.to_owned(), Vec::new());
+        Self { name: None, uri, group, extra: Value::Null, watchers, wrong }
     }
 
     /// A name for people and for look-ups, instead of the URI.
@@ -133,6 +141,27 @@ impl Asset {
         self
     }
 
+    /// Something outside that says when it is new, by a name that no other watcher of this asset has. It is enough that
+    /// one dag names the asset with its watchers; two that name the same watcher mean one. See [`AssetWatcher`].
+    ///
+    /// ```
+    /// use airflow_core::asset::Asset;
+    /// use airflow_core::builtin::FileWatcher;
+    ///
+    /// let orders = Asset::new("file:///in/orders.csv").watcher("file", FileWatcher::new("/in/orders.csv"));
+    /// assert_eq!(orders.watchers()[0].name(), "file");
+    /// ```
+    #[must_use]
+    pub fn watcher(mut self, name: impl Into<String>, watcher: impl AssetWatcher) -> Self {
+        let name = name.into();
+        let named = |other: &NamedWatcher| other.name() == name;
+        if let Err(error) = uri::checked_watcher(&name, self.watchers.iter().any(named)) {
+            self.wrong.get_or_insert(error);
+        }
+        self.watchers.push(NamedWatcher::new(name, watcher));
+        self
+    }
+
     /// All of `conditions`: the same as `a & b & c`.
     pub fn all<C: Into<AssetCondition>>(conditions: impl IntoIterator<Item = C>) -> AssetCondition {
         AssetCondition::All(conditions.into_iter().map(Into::into).collect())
@@ -161,6 +190,11 @@ impl Asset {
     /// The facts about it; null if there are none.
     pub fn facts(&self) -> &Value {
         &self.extra
+    }
+
+    /// What watches for it outside.
+    pub fn watchers(&self) -> &[NamedWatcher] {
+        &self.watchers
     }
 
     /// What tells it from all others.

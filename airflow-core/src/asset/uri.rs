@@ -2,7 +2,7 @@
 
 use percent_encoding::{AsciiSet, NON_ALPHANUMERIC, percent_decode_str, utf8_percent_encode};
 
-use super::MAX_ASSET_CHARS;
+use super::{MAX_ASSET_CHARS, MAX_WATCHER_CHARS};
 
 /// Why an asset cannot be used.
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
@@ -35,6 +35,14 @@ pub enum AssetError {
     /// Facts that are no JSON object.
     #[error("the extra of an asset is a JSON object, not `{0}`")]
     NoObject(String),
+    /// A watcher whose name is that of another one of the asset, or too long.
+    #[error("the watcher `{name}`: {why}; give it another name")]
+    Watcher {
+        /// Its name.
+        name: String,
+        /// What is wrong with it.
+        why: &'static str,
+    },
     /// A condition without assets.
     #[error("`{0}` of no assets never holds; name at least one")]
     NoAssets(&'static str),
@@ -55,6 +63,17 @@ pub(super) fn checked_word(what: &'static str, text: &str) -> Result<(), AssetEr
         return Err(AssetError::TooLong { what, head: text[..40].to_owned(), chars: text.len() });
     }
     Ok(())
+}
+
+/// The name of a watcher as it may be; `taken` says whether another one of the asset has it.
+pub(super) fn checked_watcher(name: &str, taken: bool) -> Result<(), AssetError> {
+    checked_word("watcher", name)?;
+    let wrong = |why| Err(AssetError::Watcher { name: name.to_owned(), why });
+    match name.len() {
+        _ if taken => wrong("the asset has one of this name already"),
+        too_long if too_long > MAX_WATCHER_CHARS => wrong("a name has at most 250 characters"),
+        _ => Ok(()),
+    }
 }
 
 /// The URI as all ways of writing it are kept, by the rules of Airflow.

@@ -21,6 +21,7 @@ use tracing_subscriber::registry::LookupSpan;
 use crate::id::{DagId, MapIndex, RunId, TaskId};
 use crate::mask::Masker;
 use crate::plan::{Attempt, Outcome};
+use crate::store::LogChunk;
 use crate::time::Clock;
 
 use super::log_path::safe;
@@ -106,11 +107,15 @@ impl AttemptLog {
         Self(Arc::new(Shared { path, outlet, clock, masker, quota, written }))
     }
 
-    /// Ends the log: returns when the store has it, if it goes there, or does not take it.
-    pub(super) async fn close(&self) {
-        if let Some(outlet) = &self.0.outlet {
-            outlet.close().await;
+    /// Ends the log, if it goes to the store: gives its last piece, which goes there with the end of the attempt, once
+    /// the store has the pieces before, or does not take them. Of an attempt that was stopped nobody waits for that.
+    pub(super) async fn close(&self, outcome: &Outcome) -> Option<LogChunk> {
+        let outlet = self.0.outlet.as_ref()?;
+        let last = outlet.close();
+        if !matches!(outcome, Outcome::Cancelled) {
+            outlet.sent().await;
         }
+        last
     }
 
     /// The file.

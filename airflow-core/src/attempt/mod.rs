@@ -5,8 +5,10 @@
 
 mod inputs;
 pub mod log;
+mod log_merge;
 mod log_path;
 mod log_reader;
+mod log_source;
 mod names;
 #[cfg(unix)]
 pub mod process;
@@ -33,7 +35,7 @@ use crate::fernet::Fernet;
 use crate::mask::Masker;
 use crate::operator::{
     AnyOperator, BoxError, Cancel, ContextParts, MadeRun, Resources, Returned, RunRequest, TaskContext,
-    TaskError, TemplateField,
+    TaskError, TaskServices, TemplateField,
 };
 use crate::plan::{Attempt, Outcome, Report};
 use crate::registry::Registry;
@@ -47,6 +49,7 @@ use services::StoreServices;
 use ship::Shipper;
 
 pub use log_reader::{LogPart, LogReader};
+pub use log_source::{LogFile, WorkerLogs};
 
 /// How long `on_kill` may take: whatever holds it up longer must not hold up the executor's slot.
 const ON_KILL_LIMIT: Duration = Duration::from_secs(10);
@@ -129,7 +132,7 @@ pub struct Runner {
 /// Makes runs for tasks that ask for them.
 #[async_trait]
 pub trait RunMaker: std::fmt::Debug + Send + Sync + 'static {
-    /// As [`TaskServices::make_run`](crate::operator::TaskServices::make_run).
+    /// As [`TaskServices::make_run`].
     ///
     /// # Errors
     ///
@@ -149,6 +152,11 @@ pub trait Override: std::fmt::Debug + Send + Sync + 'static {
 }
 
 impl Runner {
+    /// What a task, or a watcher of an asset, can ask the outside world for.
+    pub(crate) fn services(&self) -> Arc<dyn TaskServices> {
+        Arc::new(StoreServices::new(self))
+    }
+
     /// Runs attempts of `registry`, reading values from `store`. Variables and connections come from the environment
     /// and the store, without a key; see [`with_secrets`](Self::with_secrets).
     pub fn new(
@@ -233,7 +241,7 @@ impl Runner {
             params,
             inputs,
             resources: self.resources.clone(),
-            services: Arc::new(StoreServices::new(self)),
+            services: self.services(),
             renderer: Box::new(move || templates.renderer()),
             has_templates: task.has_templates,
             pushes_result: task.settings.do_xcom_push,
@@ -398,7 +406,7 @@ impl AttemptRunner for Runner {
         let rendered = shown(self.masker(), rendered);
         let outcome = masked(self.masker(), outcome);
         log.footer(&attempt, &outcome);
-        log.close().await;
+        let last = log.close(&outcome).await;
         let pushed =
             if matches!(outcome, Outcome::Failed { .. } | Outcome::Cancelled) { Vec::new() } else { pushed };
         Report {
@@ -409,6 +417,7 @@ impl AttemptRunner for Runner {
             pushed,
             asset_events,
             rendered,
+            log: last,
             at: self.clock.now(),
         }
     }

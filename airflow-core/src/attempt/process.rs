@@ -69,9 +69,9 @@ pub fn report_in(said: &[u8], attempt: &Attempt) -> Option<Report> {
     let text = rest.get(..u32::from_be_bytes(*length) as usize)?;
     let (at, body) = std::str::from_utf8(text).ok()?.split_once('\n')?;
     let at: DateTime<Utc> = at.parse().ok()?;
-    let Said { outcome, pushed, asset_events, rendered } = from_body(body);
+    let Said { outcome, pushed, asset_events, rendered, log } = from_body(body);
     let (run, key, attempt_id) = (attempt.run.pk, attempt.key(), attempt.ti.attempt_id);
-    Some(Report { run, key, attempt_id, outcome, pushed, asset_events, rendered, at })
+    Some(Report { run, key, attempt_id, outcome, pushed, asset_events, rendered, log, at })
 }
 
 /// This process, started to run an attempt.

@@ -1,7 +1,8 @@
 //! Sends the logs of attempts to the store in pieces, beside the attempts: neither waits for the other.
 //!
 //! One task for all attempts of a [`Runner`](super::Runner) writes what has come once a second, and what is of an attempt
-//! that has ended at once. It lives while there is something to send.
+//! that has ended at once, but for its last piece: that is written with the end of the attempt. The task lives while there
+//! is something to send.
 
 use std::fmt;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
@@ -27,8 +28,9 @@ const BATCH: usize = 512 * 1024;
 const WAITING: usize = 1024 * 1024;
 const ALL_WAITING: usize = 64 * 1024 * 1024;
 
-/// How long the end of an attempt waits for the store to have its log.
-const LAST_WORDS: Duration = Duration::from_secs(2);
+/// How long the end of an attempt waits for the store to have its log: shorter than the time that a process whose lease
+/// ends leaves its attempts to stop, so that a store that does not answer is no reason to end the process.
+const LAST_WORDS: Duration = Duration::from_secs(1);
 
 /// How long it waits after the store failed: at first, and at most.
 const PAUSE_FIRST: Duration = Duration::from_millis(100);
@@ -135,15 +137,21 @@ impl Outlet {
         }
     }
 
-    /// Ends the log and waits until the store has it; not for long.
-    pub(super) async fn close(&self) {
-        let depot = Arc::clone(&self.shipper.0);
+    /// Ends the log and gives its last piece.
+    pub(super) fn close(&self) -> Option<LogChunk> {
+        let last = self.take_last();
         self.end();
+        last
+    }
+
+    /// Returns when the store has what comes before the last piece; waits not long for that.
+    pub(super) async fn sent(&self) {
+        let depot = &self.shipper.0;
         let all_sent = async {
             loop {
                 let mut sent = std::pin::pin!(depot.sent.notified());
                 sent.as_mut().enable();
-                if depot.lock().logs.iter().all(|parcel| parcel.number != self.number) {
+                if depot.has_sent(self.number) {
                     return;
                 }
                 sent.await;
@@ -153,9 +161,24 @@ impl Outlet {
             biased;
             () = all_sent => {}
             () = depot.clock.sleep(LAST_WORDS) => {
-                tracing::warn!("the store has not taken the end of the log of an attempt yet; it is tried again");
+                tracing::warn!("the store has not taken the log of an attempt yet; it is tried again");
             }
         }
+    }
+
+    /// The last lines, as many as are one piece. Nothing comes after them.
+    fn take_last(&self) -> Option<LogChunk> {
+        let at = self.shipper.0.clock.now();
+        let mut state = self.shipper.0.lock();
+        let parcel = state.logs.iter_mut().find(|parcel| parcel.number == self.number)?;
+        let before = parcel.waiting.len();
+        parcel.tell_what_was_cut();
+        let (attempt_id, text) = (parcel.attempt, parcel.take_tail());
+        // What is left is not in more pieces than it has bytes.
+        let left = parcel.waiting.len();
+        let chunk = parcel.next + i64::try_from(left).unwrap_or(i64::MAX);
+        state.waiting = state.waiting - before + left;
+        (!text.is_empty()).then_some(LogChunk { attempt_id, chunk, at, text })
     }
 
     fn end(&self) {
@@ -178,13 +201,39 @@ impl Drop for Outlet {
     }
 }
 
+/// Why something is missing.
+const WHY: &str = "are missing here: the database did not take them in time\n";
+
+/// The line that stands for lines that are missing.
+pub(super) fn gap(lines: u64, bytes: u64) -> String {
+    format!("... {lines} lines with {bytes} bytes {WHY}")
+}
+
+/// Whether a line is such a one.
+pub(super) fn is_gap(line: &str) -> bool {
+    line.starts_with("... ") && line.ends_with(WHY)
+}
+
 impl Parcel {
     fn tell_what_was_cut(&mut self) {
         let (lines, bytes) = std::mem::take(&mut self.cut);
         if lines > 0 {
-            let why = "the database did not take them in time";
-            self.waiting += &format!("... {lines} lines with {bytes} bytes are missing here: {why}\n");
+            self.waiting += &gap(lines, bytes);
         }
+    }
+
+    /// The last whole lines of at most [`PIECE`] bytes.
+    fn take_tail(&mut self) -> String {
+        let least = self.waiting.len().saturating_sub(PIECE);
+        let line_end = |from: &[u8]| from.iter().position(|byte| *byte == b'\n');
+        let from = match least.checked_sub(1) {
+            None => 0,
+            Some(before) => {
+                let rest = &self.waiting.as_bytes()[before..];
+                line_end(rest).map_or(self.waiting.len(), |at| before + at + 1)
+            }
+        };
+        self.waiting.split_off(from)
     }
 
     /// Whole lines of at most [`PIECE`] bytes, or one that is longer.
@@ -260,6 +309,14 @@ impl Depot {
         }
     }
 
+    /// Whether nothing of a log waits or is on its way.
+    fn has_sent(&self, number: u64) -> bool {
+        let mut state = self.lock();
+        let is_sent = |log: &Parcel| log.waiting.is_empty() && log.on_the_way == 0;
+        state.logs.retain(|log| log.number != number || !is_sent(log));
+        state.logs.iter().all(|log| log.number != number)
+    }
+
     fn arrived(&self, numbers: &[u64]) {
         let mut state = self.lock();
         for parcel in &mut state.logs {
@@ -297,6 +354,12 @@ mod tests {
             .chain(["x".repeat(3 * PIECE) + "\n"])
             .collect();
         let mut log = parcel(lines.concat());
+        assert_eq!(log.take_tail(), "", "the last line is too long to be one piece");
+        let mut short = parcel(lines[..3_000].concat());
+        let tail = short.take_tail();
+        assert!(tail.len() <= PIECE && tail.len() + 200 > PIECE, "{}", tail.len());
+        assert_eq!(short.waiting + &tail, lines[..3_000].concat());
+        assert_eq!(parcel("all\n".into()).take_tail(), "all\n");
         let mut pieces = Vec::new();
         while !log.waiting.is_empty() {
             pieces.push(log.take_piece());

@@ -167,13 +167,13 @@ impl WaitRunner for Runner {
         };
         let outcome = masked(self.masker(), outcome);
         log.footer(&attempt, &outcome);
-        log.close().await;
+        let last = log.close(&outcome).await;
         let (pushed, asset_events, rendered) = cx.map(|cx| cx.take_notes()).unwrap_or_default();
         let rendered = shown(self.masker(), rendered);
         let ends = matches!(outcome, Outcome::Success(_) | Outcome::Skipped(_));
         let (key, attempt_id) = (attempt.key(), attempt.ti.attempt_id);
         let pushed = if ends { pushed } else { Vec::new() };
         let (run, at) = (attempt.run.pk, self.clock.now());
-        Report { run, key, attempt_id, outcome, pushed, asset_events, rendered, at }
+        Report { run, key, attempt_id, outcome, pushed, asset_events, rendered, log: last, at }
     }
 }

@@ -1,15 +1,17 @@
-//! Sensors and operators that every dag may use: time, files, other dags.
+//! Sensors, operators and watchers that every dag may use: time, files, other dags.
 //!
 //! They are written against the same traits as those of users; what they ask of the outside world goes through
 //! [`TaskContext`](crate::operator::TaskContext).
 
 mod external;
 mod file;
+mod file_watcher;
 mod times;
 mod trigger_run;
 
 pub use external::ExternalTaskSensor;
 pub use file::FileSensor;
+pub use file_watcher::{FileEvent, FileState, FileWatcher};
 pub use times::{DateTimeSensor, DayOfWeekSensor, TimeDeltaSensor, TimeSensor, WaitSensor};
 pub use trigger_run::{RunEnds, TriggerDagRun};
 

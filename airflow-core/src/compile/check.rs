@@ -1,5 +1,6 @@
 //! The checks: options of the dag, options of each task, rules between tasks, mappings.
 
+use std::collections::HashMap;
 use std::sync::Arc;
 
 use chrono::{DateTime, Utc};
@@ -152,16 +153,16 @@ pub(super) fn merge_params(params: Option<&ParamsSpec>, conf: Option<&Value>) ->
 
 fn dag_settings(def: &DagDef, timezone: Tz, restriction: TimeRestriction) -> DagSettings {
     let o = &def.options;
-    let mut owners: Vec<String> = Vec::new();
+    let owner = o.owner.as_deref().unwrap_or("airflow");
+    let mut owners: Vec<&str> = Vec::new();
     for task in &def.definition.tasks {
-        let owner =
-            task.options.owner.clone().or_else(|| o.owner.clone()).unwrap_or_else(|| "airflow".into());
+        let owner = task.options.owner.as_deref().unwrap_or(owner);
         if !owners.contains(&owner) {
             owners.push(owner);
         }
     }
     if owners.is_empty() {
-        owners.push(o.owner.clone().unwrap_or_else(|| "airflow".into()));
+        owners.push(owner);
     }
     DagSettings {
         timezone,
@@ -187,44 +188,62 @@ fn dag_settings(def: &DagDef, timezone: Tz, restriction: TimeRestriction) -> Dag
     }
 }
 
+/// Everything that the options of a task after all defaults come from, as far as tasks differ in it: its own options,
+/// its group, whether it is a sensor, whether it is a teardown.
+type Kind = (*const TaskOptions, Option<usize>, bool, bool);
+
 /// The options of each task after all defaults.
-pub(super) fn tasks(def: &DagDef, problems: &mut Vec<Problem>) -> Vec<TaskSettings> {
+pub(super) fn tasks(def: &DagDef, problems: &mut Vec<Problem>) -> Vec<Arc<TaskSettings>> {
     let mut from_dag = def.options.default_args.clone();
     from_dag.owner = from_dag.owner.or_else(|| def.options.owner.clone());
     let macros: Vec<&str> = def.options.user_defined_macros.iter().map(|(name, _)| name.as_str()).collect();
+    let mut known: HashMap<Kind, Arc<TaskSettings>> = HashMap::new();
     let mut all = Vec::with_capacity(def.definition.tasks.len());
     for task in &def.definition.tasks {
-        let mut options = task.options.clone();
+        let templates = task.description.templates.iter().flat_map(|field| &field.sources);
+        for template in templates.chain(&task.description.input_templates) {
+            if let Err(error) = crate::template::check(template, &macros, &[]) {
+                let kind = ProblemKind::BadTemplate { task: task.id.to_string(), error: error.to_string() };
+                problems.push(Problem { kind, place: task.place });
+            }
+        }
+        let is_sensor = task.operator.is_sensor();
+        let is_teardown = matches!(task.role, Role::Teardown { .. });
+        let kind: Kind = (Arc::as_ptr(&task.options), task.group, is_sensor, is_teardown);
+        if let Some(settings) = known.get(&kind) {
+            all.push(Arc::clone(settings));
+            continue;
+        }
+        let before = problems.len();
+        let mut options = TaskOptions::clone(&task.options);
         let mut group = task.group;
         while let Some(index) = group {
             let group_def = &def.definition.groups[index];
             options = options.or(&group_def.options.defaults);
             group = group_def.parent;
         }
-        let is_sensor = task.operator.is_sensor();
         let mut options = options.or(&from_dag).or(&inherited(&def.options.inherited, is_sensor));
         // A teardown waits for its setups, whatever rule was asked for.
-        if matches!(task.role, Role::Teardown { .. }) {
+        if is_teardown {
             options.trigger_rule = Some(TriggerRule::AllDoneSetupSuccess);
         }
         for (option, why) in wrong_options(&options) {
             let kind = ProblemKind::BadOption { option, of: format!("task `{}`", task.id), why: why.into() };
             problems.push(Problem { kind, place: task.place });
         }
-        let templates = task.description.templates.iter().flat_map(|field| &field.sources);
-        for template in templates.chain(&task.description.input_templates) {
-            if let Err(error) = crate::template::check(template, &macros, &[]) {
-                let kind = ProblemKind::BadTemplate { task: task.id.clone(), error: error.to_string() };
-                problems.push(Problem { kind, place: task.place });
-            }
-        }
         for asset in options.outlets.iter().chain(&options.inlets).flatten() {
             if let Err(error) = asset.check() {
-                let kind = ProblemKind::BadAsset { task: task.id.clone(), error };
+                let kind = ProblemKind::BadAsset { task: task.id.to_string(), error };
                 problems.push(Problem { kind, place: task.place });
             }
         }
-        all.push(if is_sensor { TaskSettings::of_sensor(options) } else { TaskSettings::from(options) });
+        let settings = if is_sensor { TaskSettings::of_sensor(options) } else { TaskSettings::from(options) };
+        let settings = Arc::new(settings);
+        // What is wrong is said of each task.
+        if problems.len() == before {
+            known.insert(kind, Arc::clone(&settings));
+        }
+        all.push(settings);
     }
     all
 }

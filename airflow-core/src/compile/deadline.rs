@@ -1,5 +1,7 @@
 //! The deadlines of a dag: those of its runs, and the `sla` of its tasks.
 
+use std::sync::Arc;
+
 use chrono_tz::Tz;
 
 use crate::dag::{DagDef, DeadlineReference, Problem, ProblemKind, TaskSettings, When};
@@ -15,7 +17,7 @@ const MAX_DEADLINE_CHARS: usize = 200;
 /// What the tasks should keep, as deadlines; what is wrong with them.
 pub(super) fn of_tasks(
     def: &DagDef,
-    tasks: &[TaskSettings],
+    tasks: &[Arc<TaskSettings>],
     problems: &mut Vec<Problem>,
 ) -> Vec<CompiledDeadline> {
     let mut all = Vec::new();
@@ -30,7 +32,7 @@ pub(super) fn of_tasks(
         }
         all.push(CompiledDeadline {
             name: format!("{SLA}{}", task.id),
-            task: Some(task.id.as_str().into()),
+            task: Some(task.id.clone()),
             start: DeadlineStart::IntervalEnd,
             after: sla,
             callbacks: def.options.on_sla_miss.clone(),

@@ -63,7 +63,7 @@ pub(super) fn lay_out(def: &DagDef, problems: &mut Vec<Problem>) -> Option<Layou
             let closing = path.len() - 2;
             let last = list.iter().find(|(from, to, ..)| *from == path[closing] && *to == path[closing + 1]);
             let place = last.map_or(def.place, |(.., place)| *place);
-            let path = path.iter().map(|task| definition.tasks[task.index()].id.clone()).collect();
+            let path = path.iter().map(|task| definition.tasks[task.index()].id.to_string()).collect();
             problems.push(Problem { kind: ProblemKind::Cycle { path }, place });
             None
         }
@@ -228,20 +228,16 @@ pub(super) fn scopes(def: &DagDef) -> Vec<CompiledScope> {
         let (id, owner_id, is_group) = match owner {
             ScopeOwner::Task(task) => {
                 let task = &definition.tasks[task.index()];
-                (task.scope, &task.id, false)
+                (task.scope, task.id.clone(), false)
             }
             ScopeOwner::Group(group) => {
                 let group = &definition.groups[*group];
-                (group.scope, &group.id, true)
+                (group.scope, TaskId::new(&group.id), true)
             }
         };
         let id = id.expect("a scope belongs to the task or group that opened it");
-        scopes[id.0 as usize] = Some(CompiledScope {
-            owner: TaskId::new(owner_id),
-            is_group,
-            tasks: Box::default(),
-            expand: expand.clone(),
-        });
+        scopes[id.0 as usize] =
+            Some(CompiledScope { owner: owner_id, is_group, tasks: Box::default(), expand: expand.clone() });
     }
     let mut members: Vec<Vec<TaskIdx>> = vec![Vec::new(); scopes.len()];
     for task in 0..definition.tasks.len() {

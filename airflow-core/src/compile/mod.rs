@@ -158,8 +158,8 @@ pub struct CompiledTask {
     pub id: TaskId,
     /// What it does.
     pub operator: Arc<dyn AnyOperator>,
-    /// Its options.
-    pub settings: TaskSettings,
+    /// Its options, shared by tasks with the same.
+    pub settings: Arc<TaskSettings>,
     /// The group it is in.
     pub group: Option<usize>,
     /// The tasks directly before it.
@@ -423,7 +423,7 @@ fn assemble(
     def: &DagDef,
     settings: DagSettings,
     timetable: Arc<dyn Timetable>,
-    task_settings: Vec<TaskSettings>,
+    task_settings: Vec<Arc<TaskSettings>>,
     graph: graph::Layout,
     problems: &mut Vec<Problem>,
 ) -> CompiledDag {
@@ -440,7 +440,7 @@ fn assemble(
     let mut tasks = Vec::with_capacity(task_settings.len());
     for (index, (task, settings)) in def.definition.tasks.iter().zip(task_settings).enumerate() {
         tasks.push(CompiledTask {
-            id: TaskId::new(&task.id),
+            id: task.id.clone(),
             operator: Arc::clone(&task.operator),
             settings,
             group: task.group,

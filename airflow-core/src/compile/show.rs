@@ -3,14 +3,16 @@
 use std::fmt::Write as _;
 
 use petgraph::visit::EdgeRef as _;
-use serde_json::{Value, json};
+use serde::ser::SerializeMap as _;
+use serde::{Serialize, Serializer};
 
 use crate::asset::{AssetCondition, AssetRef};
 use crate::dag::Role;
 use crate::id::{TaskId, TaskIdx};
 use crate::state::TaskState;
+use crate::trigger_rule::TriggerRule;
 
-use super::CompiledDag;
+use super::{CompiledDag, CompiledTask};
 
 /// How a dag is drawn.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -133,55 +135,110 @@ impl CompiledDag {
     }
 
     /// Tasks, groups, edges and options as JSON: what is stored for each version.
-    pub fn structure(&self) -> Value {
-        let ids =
-            |tasks: &[TaskIdx]| tasks.iter().map(|task| self.task(*task).id.as_str()).collect::<Vec<_>>();
-        let names = |assets: &[AssetRef]| assets.iter().map(|one| one.name().to_owned()).collect::<Vec<_>>();
-        let tasks: Vec<Value> = self
-            .tasks
-            .iter()
-            .map(|task| {
-                let s = &task.settings;
-                json!({
-                    "id": task.id,
-                    "operator": task.operator.name(),
-                    "downstream": ids(&task.downstream),
-                    "group": task.group.map(|group| self.groups[group].id.as_str()),
-                    "mapped": task.scope.map(|scope| self.scope(scope).owner.as_str()),
-                    "role": match task.role { Role::Work => "work", Role::Setup => "setup", Role::Teardown { .. } => "teardown" },
-                    "trigger_rule": s.trigger_rule,
-                    "retries": s.retry.retries,
-                    "pool": s.pool,
-                    "pool_slots": s.pool_slots,
-                    "queue": s.queue,
-                    "owner": s.owner,
-                    "doc": s.doc,
-                    "output": task.operator.output_type(),
-                    "outlets": names(&s.outlets),
-                    "inlets": names(&s.inlets),
-                })
-            })
-            .collect();
-        let groups: Vec<Value> = self
-            .groups
-            .iter()
-            .map(|group| json!({ "id": group.id, "tooltip": group.tooltip, "mapped": group.is_mapped }))
-            .collect();
-        json!({
-            "dag_id": self.id,
-            "schedule": self.timetable.summary(),
-            "timezone": self.settings.timezone.name(),
-            "asset_expression": self.timetable.asset_condition().map(AssetCondition::expression),
-            "catchup": self.settings.restriction.catchup,
-            "max_active_runs": self.settings.max_active_runs,
-            "max_active_tasks": self.settings.max_active_tasks,
-            "fail_fast": self.settings.fail_fast,
-            "tags": self.settings.tags,
-            "doc": self.settings.doc,
-            "params": self.settings.params.as_ref().map(|params| &params.schema),
-            "groups": groups,
-            "tasks": tasks,
-        })
+    ///
+    /// # Panics
+    ///
+    /// Never: nothing in it can fail to be written.
+    pub fn structure(&self) -> String {
+        serde_json::to_string(&Structure(self))
+            .expect("a structure has text keys and numbers that JSON knows")
+    }
+}
+
+/// A dag as it is written down; see [`CompiledDag::structure`].
+struct Structure<'a>(&'a CompiledDag);
+
+impl Serialize for Structure<'_> {
+    fn serialize<S: Serializer>(&self, serializer: S) -> Result<S::Ok, S::Error> {
+        let dag = self.0;
+        let s = &dag.settings;
+        let groups = dag.groups.iter().map(|group| StoredGroup {
+            id: &group.id,
+            tooltip: group.tooltip.as_deref(),
+            mapped: group.is_mapped,
+        });
+        let mut map = serializer.serialize_map(None)?;
+        map.serialize_entry("dag_id", &dag.id)?;
+        map.serialize_entry("schedule", &dag.timetable.summary())?;
+        map.serialize_entry("timezone", s.timezone.name())?;
+        map.serialize_entry(
+            "asset_expression",
+            &dag.timetable.asset_condition().map(AssetCondition::expression),
+        )?;
+        map.serialize_entry("catchup", &s.restriction.catchup)?;
+        map.serialize_entry("max_active_runs", &s.max_active_runs)?;
+        map.serialize_entry("max_active_tasks", &s.max_active_tasks)?;
+        map.serialize_entry("fail_fast", &s.fail_fast)?;
+        map.serialize_entry("tags", &s.tags)?;
+        map.serialize_entry("doc", &s.doc)?;
+        map.serialize_entry("params", &s.params.as_ref().map(|params| &params.schema))?;
+        map.serialize_entry("groups", &Each(|| groups.clone()))?;
+        map.serialize_entry("tasks", &Each(|| dag.tasks.iter().map(|task| StoredTask::of(dag, task))))?;
+        map.end()
+    }
+}
+
+/// Writes what an iterator yields as a list, without collecting it.
+struct Each<F>(F);
+
+impl<F: Fn() -> I, I: Iterator<Item: Serialize>> Serialize for Each<F> {
+    fn serialize<S: Serializer>(&self, serializer: S) -> Result<S::Ok, S::Error> {
+        serializer.collect_seq((self.0)())
+    }
+}
+
+#[derive(Serialize)]
+struct StoredGroup<'a> {
+    id: &'a str,
+    tooltip: Option<&'a str>,
+    mapped: bool,
+}
+
+#[derive(Serialize)]
+struct StoredTask<'a> {
+    id: &'a TaskId,
+    operator: &'a str,
+    downstream: Vec<&'a TaskId>,
+    group: Option<&'a str>,
+    mapped: Option<&'a str>,
+    role: &'static str,
+    trigger_rule: TriggerRule,
+    retries: u32,
+    pool: &'a str,
+    pool_slots: u32,
+    queue: &'a str,
+    owner: &'a str,
+    doc: Option<&'a str>,
+    output: &'a str,
+    outlets: Vec<&'a str>,
+    inlets: Vec<&'a str>,
+}
+
+impl<'a> StoredTask<'a> {
+    fn of(dag: &'a CompiledDag, task: &'a CompiledTask) -> Self {
+        let s = &*task.settings;
+        Self {
+            id: &task.id,
+            operator: task.operator.name(),
+            downstream: task.downstream.iter().map(|down| &dag.task(*down).id).collect(),
+            group: task.group.map(|group| dag.groups[group].id.as_str()),
+            mapped: task.scope.map(|scope| dag.scope(scope).owner.as_str()),
+            role: match task.role {
+                Role::Work => "work",
+                Role::Setup => "setup",
+                Role::Teardown { .. } => "teardown",
+            },
+            trigger_rule: s.trigger_rule,
+            retries: s.retry.retries,
+            pool: &s.pool,
+            pool_slots: s.pool_slots,
+            queue: &s.queue,
+            owner: &s.owner,
+            doc: s.doc.as_deref(),
+            output: task.operator.output_type(),
+            outlets: s.outlets.iter().map(AssetRef::name).collect(),
+            inlets: s.inlets.iter().map(AssetRef::name).collect(),
+        }
     }
 }
 

@@ -66,6 +66,7 @@ pub const OPTIONS: &[Known] = &[
     known("core", "executor", "LocalExecutor", Kind::Text, "what runs tasks: LocalExecutor, SequentialExecutor, CeleryExecutor for workers; several with a comma"),
     known("core", "fernet_key", "", Kind::Keys, "keys that encrypt passwords, extras and variables, separated by commas; the first encrypts"),
     known("core", "hide_sensitive_var_conn_fields", "True", Kind::Boolean, "whether values with sensitive names are hidden"),
+    known("core", "killed_task_cleanup_time", "60", Kind::Seconds(0), "seconds between the request to stop and the end of a task in a process of its own"),
     known("core", "max_active_runs_per_dag", "16", Kind::Number(1), "active runs of a dag that says nothing"),
     known("core", "max_active_tasks_per_dag", "16", Kind::Number(1), "active tasks of a dag that says nothing"),
     known("core", "max_map_length", "1024", Kind::Number(1), "instances a mapping may have"),
@@ -78,6 +79,8 @@ pub const OPTIONS: &[Known] = &[
     known("logging", "min_length_masked_secret", "5", Kind::Number(1), "the shortest secret that is hidden in logs"),
     known("logging", "ship_task_logs", "auto", Kind::Text, "whether task logs are kept in the database: always, never, or auto: with workers or a database on a server"),
     known("logging", "task_log_quota", "16777216", Kind::Number(0), "bytes of what a task says that are kept of one attempt"),
+    known("logging", "worker_log_server_host", "", Kind::Text, "the address at which a worker serves its logs, if it does; all of its machine if empty"),
+    known("logging", "worker_log_server_port", "8793", Kind::Number(0), "the port at which a worker serves its logs, if it does"),
     known("operators", "default_deferrable", "False", Kind::Boolean, "whether sensors that say nothing wait deferred, without a slot"),
     known("scheduler", "adopt_runs", "True", Kind::Boolean, "whether runs of versions that no scheduler has any more go on with the version that is there"),
     known("scheduler", "job_heartbeat_sec", "5", Kind::Seconds(1), "seconds between signs of life of a process"),
@@ -111,7 +114,7 @@ const WITHOUT_EFFECT: &[(&str, &str)] = &[
         dagbag_import_timeout dags_folder database_access_isolation dataset_manager_class dataset_manager_kwargs \
         default_impersonation default_task_weight_rule donot_pickle enable_xcom_pickling execution_api_server_url \
         execute_tasks_new_python_interpreter hostname_callable internal_api_url internal_api_secret_key \
-        killed_task_cleanup_time lazy_discover_providers lazy_load_plugins load_examples max_consecutive_failed_dag_runs_per_dag \
+        lazy_discover_providers lazy_load_plugins load_examples max_consecutive_failed_dag_runs_per_dag \
         max_num_rendered_ti_fields_per_task max_task_retry_delay max_templated_field_length might_contain_dag_callable \
         min_serialized_dag_fetch_interval min_serialized_dag_update_interval mp_start_method multi_team plugins_folder \
         security simple_auth_manager_all_admins simple_auth_manager_users simple_auth_manager_passwords_file \
@@ -136,8 +139,7 @@ const WITHOUT_EFFECT: &[(&str, &str)] = &[
         file_task_handler_new_folder_permissions google_key_path interleave_timestamp_parser json_logs \
         log_format log_formatter_class log_processor_filename_template logging_config_class namespace_levels \
         remote_base_log_folder remote_log_conn_id remote_logging remote_task_handler_kwargs secret_mask_adapter \
-        simple_log_format task_log_prefix_template task_log_reader trigger_log_server_port worker_log_server_host \
-        worker_log_server_port",
+        simple_log_format task_log_prefix_template task_log_reader trigger_log_server_port",
     ),
     (
         "operators",

@@ -8,7 +8,7 @@ use std::sync::atomic::{AtomicU64, Ordering};
 
 use serde_json::Value;
 
-use crate::id::TaskIdx;
+use crate::id::{TaskId, TaskIdx};
 use crate::operator::{AnyOperator, Branch, Description, Elem, Expand, InputRef, Operator, ScopeId, erase};
 
 use super::edges::{Endpoint, NodeSet};
@@ -20,6 +20,9 @@ use super::spec::{IntoSpec, Role, Spec};
 
 /// Numbers the definitions of a process, so that a handle knows its own.
 static NEXT_TOKEN: AtomicU64 = AtomicU64::new(1);
+
+/// With how many sets of options those of a further task are compared.
+const MAX_KINDS: usize = 8;
 
 /// How a task decides which of its downstream tasks run.
 #[derive(Debug, Clone, PartialEq)]
@@ -38,10 +41,11 @@ pub enum Branching {
 /// One task as defined.
 #[derive(Clone)]
 pub(crate) struct TaskDef {
-    pub(crate) id: String,
+    pub(crate) id: TaskId,
     pub(crate) operator: Arc<dyn AnyOperator>,
     pub(crate) description: Description,
-    pub(crate) options: TaskOptions,
+    /// Shared by tasks with the same options.
+    pub(crate) options: Arc<TaskOptions>,
     pub(crate) group: Option<usize>,
     pub(crate) scope: Option<ScopeId>,
     pub(crate) branching: Option<Branching>,
@@ -84,9 +88,10 @@ pub(crate) struct Definition {
     pub(crate) edges: Vec<EdgeDef>,
     pub(crate) scopes: Vec<(ScopeOwner, Expand)>,
     pub(crate) problems: Vec<Problem>,
-    ids: HashMap<String, Place>,
+    ids: HashMap<TaskId, Place>,
     next_suffix: HashMap<String, u32>,
     open: Vec<usize>,
+    kinds: Vec<Arc<TaskOptions>>,
 }
 
 /// The options of a group of tasks.
@@ -170,15 +175,18 @@ impl Dag {
         Self { id: id.to_owned(), token, definition: RefCell::default(), next_scope: Cell::new(0) }
     }
 
+    /// What was added, without what only the adding needed.
     pub(crate) fn finish(self) -> Definition {
-        self.definition.into_inner()
+        let definition = self.definition.into_inner();
+        let (ids, next_suffix, kinds) = Default::default();
+        Definition { ids, next_suffix, kinds, ..definition }
     }
 
     pub(crate) fn token(&self) -> u64 {
         self.token
     }
 
-    pub(crate) fn task_id(&self, task: TaskIdx) -> String {
+    pub(crate) fn task_id(&self, task: TaskIdx) -> TaskId {
         self.definition.borrow().tasks[task.index()].id.clone()
     }
 
@@ -404,7 +412,7 @@ impl Dag {
         let mut definition = self.definition.borrow_mut();
         let def = &mut definition.tasks[task.index()];
         if def.branching.is_some() {
-            let kind = ProblemKind::BadBranch { task: def.id.clone(), why: "it branches twice".into() };
+            let kind = ProblemKind::BadBranch { task: def.id.to_string(), why: "it branches twice".into() };
             definition.problems.push(Problem { kind, place });
         } else {
             def.branching = Some(branching);
@@ -473,6 +481,7 @@ impl Dag {
         let foreign = description.builders.iter().any(|token| *token != self.token);
         description.builders.iter().for_each(|token| self.check_token(*token, place));
         let mut definition = self.definition.borrow_mut();
+        let options = definition.shared(options);
         let task = TaskIdx::from(definition.tasks.len());
         let id = match &spec.id {
             Some(_) => definition.full_id(&local),
@@ -481,7 +490,7 @@ impl Dag {
         if let Err(error) = crate::id::check_id(&id) {
             definition.problems.push(Problem { kind: ProblemKind::BadId { what: "task", error }, place });
         }
-        definition.claim(&id, place);
+        let id = definition.claim(&id, place);
         let group = definition.open.last().copied();
         for input in description.inputs.iter().filter(|_| !foreign) {
             if let InputRef::Output(from) | InputRef::Collected(from) = input {
@@ -539,23 +548,39 @@ impl Definition {
     /// The first free one of `name`, `name__1`, `name__2`, …
     fn free_id(&mut self, local: &str) -> String {
         let base = self.full_id(local);
-        if !self.ids.contains_key(&base) {
+        if !self.ids.contains_key(base.as_str()) {
             return base;
         }
         let mut suffix = self.next_suffix.get(&base).copied().unwrap_or(1);
-        while self.ids.contains_key(&format!("{base}__{suffix}")) {
+        while self.ids.contains_key(format!("{base}__{suffix}").as_str()) {
             suffix += 1;
         }
         self.next_suffix.insert(base.clone(), suffix + 1);
         format!("{base}__{suffix}")
     }
 
-    fn claim(&mut self, id: &str, place: Place) {
-        if let Some(first) = self.ids.get(id) {
-            let kind = ProblemKind::DuplicateId { id: id.to_owned(), first: *first };
+    /// Notes that an id is taken.
+    fn claim(&mut self, id: &str, place: Place) -> TaskId {
+        let id = TaskId::new(id);
+        if let Some(first) = self.ids.get(&id) {
+            let kind = ProblemKind::DuplicateId { id: id.to_string(), first: *first };
             self.problems.push(Problem { kind, place });
         } else {
-            self.ids.insert(id.to_owned(), place);
+            self.ids.insert(id.clone(), place);
         }
+        id
+    }
+
+    /// The options, shared with a task added lately that has the same.
+    fn shared(&mut self, options: TaskOptions) -> Arc<TaskOptions> {
+        if let Some(known) = self.kinds.iter().find(|known| ***known == options) {
+            return Arc::clone(known);
+        }
+        let options = Arc::new(options);
+        if self.kinds.len() == MAX_KINDS {
+            self.kinds.remove(0);
+        }
+        self.kinds.push(Arc::clone(&options));
+        options
     }
 }

@@ -1,6 +1,7 @@
 //! A defined dag: its options and what was added to it.
 
 use std::fmt;
+use std::sync::Arc;
 use std::time::Duration;
 
 use chrono::{DateTime, NaiveDate, Utc};
@@ -108,7 +109,7 @@ pub struct DagOptions {
     /// Names that templates may use beside the built-in ones, with their values.
     pub user_defined_macros: Vec<(String, Value)>,
     /// What holds where the dag says nothing.
-    pub inherited: DagDefaults,
+    pub inherited: Arc<DagDefaults>,
 }
 
 /// What dags of an application have in common, weaker than what they say themselves.
@@ -161,7 +162,8 @@ pub struct DagDef {
     pub(crate) id: String,
     pub(crate) place: Place,
     pub(crate) options: DagOptions,
-    pub(crate) definition: Definition,
+    /// Shared by copies of the dag.
+    pub(crate) definition: Arc<Definition>,
 }
 
 impl fmt::Debug for DagDef {
@@ -181,7 +183,7 @@ impl DagDef {
             id: id.into(),
             place: Place::caller(),
             options: DagOptions::default(),
-            definition: Definition::default(),
+            definition: Arc::default(),
         }
     }
 
@@ -205,7 +207,7 @@ impl DagDef {
     pub fn define<R>(mut self, define: impl FnOnce(&Dag) -> R) -> Self {
         let dag = Dag::new(&self.id);
         drop(define(&dag));
-        self.definition = dag.finish();
+        self.definition = Arc::new(dag.finish());
         self
     }
 

@@ -73,7 +73,7 @@ impl<'d, T> Handle<'d, T> {
 
     /// The id of the task, groups included.
     pub fn id(self) -> String {
-        self.dag.task_id(self.task)
+        self.dag.task_id(self.task).to_string()
     }
 
     /// Orders `next` after this task, as `self >> next` does.
@@ -104,7 +104,7 @@ impl<'d, T> Mapped<'d, T> {
 
     /// The id of the task, groups included.
     pub fn id(self) -> String {
-        self.dag.task_id(self.task)
+        self.dag.task_id(self.task).to_string()
     }
 
     /// Orders `next` after all instances, as `self >> next` does.
@@ -118,7 +118,7 @@ impl<'d, T> Mapped<'d, T> {
 impl Node<'_> {
     /// The id of the task, groups included.
     pub fn id(self) -> String {
-        self.dag.task_id(self.task)
+        self.dag.task_id(self.task).to_string()
     }
 }
 

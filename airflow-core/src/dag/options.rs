@@ -49,7 +49,7 @@ macro_rules! task_options {
         /// assert!(error.to_string().starts_with("unknown field `retires`, expected one of `retries`"));
         /// # Ok::<(), serde_json::Error>(())
         /// ```
-        #[derive(Debug, Clone, Default, Deserialize)]
+        #[derive(Debug, Clone, Default, PartialEq, Deserialize)]
         #[serde(default, deny_unknown_fields)]
         pub struct TaskOptions {
             $($(#[$doc])* pub $field: Option<$ty>,)+

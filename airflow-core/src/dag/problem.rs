@@ -107,6 +107,23 @@ pub enum ProblemKind {
         /// What is wrong with it.
         error: AssetError,
     },
+    /// A watcher of an asset is of another type elsewhere.
+    #[error(
+        "the watcher `{name}` of the asset `{asset}` is a `{kind}`, but a `{other}` elsewhere ({first}); give one of them \
+         another name"
+    )]
+    TwoWatchers {
+        /// The name.
+        name: String,
+        /// The asset.
+        asset: String,
+        /// The type here.
+        kind: &'static str,
+        /// The type elsewhere.
+        other: &'static str,
+        /// Where that is.
+        first: Place,
+    },
     /// Two assets share a name or a URI, but not both.
     #[error(
         "the asset `{name}` at `{uri}` is also called `{other_name}` at `{other_uri}` ({first}); give an asset one name \

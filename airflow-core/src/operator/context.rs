@@ -442,7 +442,8 @@ impl TaskContext {
     }
 }
 
-fn missing_resource<T>() -> TaskError {
+/// That the application has no such resource, and the cure.
+pub(crate) fn missing_resource<T>() -> TaskError {
     TaskError::fail(format_args!(
         "no resource of type `{}` is registered; add `.resource(..)` to the builder",
         std::any::type_name::<T>()

@@ -68,12 +68,7 @@ impl TaskContext {
     /// If there is no such connection, or it cannot be read.
     pub async fn connection(&self, conn_id: &str) -> Result<Connection> {
         let found = self.services().connection(conn_id).await.map_err(TaskError::Error)?;
-        found.ok_or_else(|| {
-            let name = Connection::env_name(conn_id);
-            failure(format!(
-                "there is no connection `{conn_id}`; create it with `connections add {conn_id} ..`, or set {name}"
-            ))
-        })
+        found.ok_or_else(|| no_connection(conn_id))
     }
 
     /// Reads a connection as a kind of your own. See [`ConnectionKind`].
@@ -98,6 +93,14 @@ impl TaskContext {
     pub async fn set_variable(&self, key: &str, value: &str) -> Result<()> {
         self.services().set_variable(key, value).await.map_err(TaskError::Error)
     }
+}
+
+/// That there is no such connection, and the cure.
+pub(crate) fn no_connection(conn_id: &str) -> TaskError {
+    let name = Connection::env_name(conn_id);
+    failure(format!(
+        "there is no connection `{conn_id}`; create it with `connections add {conn_id} ..`, or set {name}"
+    ))
 }
 
 /// An error that a later try may not see any more.

@@ -20,11 +20,13 @@ mod wait;
 
 pub use assets::{AliasNote, OutletNote};
 pub use branch::Branch;
+pub(crate) use context::missing_resource;
 pub use context::{Cancel, ContextParts, RunInfo, TaskContext, TiInfo};
 pub use error::{BoxError, ResultExt, TaskError, TaskReturn};
 pub use input::{
     Elem, Expand, ExpandSource, In, InputError, InputRef, Inputs, IntoIn, ScopeId, TemplateText, template,
 };
+pub(crate) use lookups::no_connection;
 pub use params::Params;
 pub use resources::{ResourceNeed, Resources};
 pub use sensor::{

@@ -12,6 +12,7 @@ use crate::compile::CompiledTask;
 use crate::dag::Isolation;
 use crate::id::{AttemptId, RunPk, TaskIdx, TiKey};
 use crate::operator::{Deferral, RunInfo, TaskError, TiInfo, Wait};
+use crate::store::LogChunk;
 use crate::xcom::XComValue;
 
 /// An attempt to be made. The database knows of it already.
@@ -118,7 +119,8 @@ impl Report {
     /// An attempt that is given back: it costs no retry.
     pub fn handed_back(run: RunPk, key: TiKey, attempt_id: AttemptId, at: DateTime<Utc>) -> Self {
         let (pushed, asset_events) = (Vec::new(), Vec::new());
-        Self { run, key, attempt_id, outcome: Outcome::HandedBack, pushed, asset_events, rendered: None, at }
+        let (outcome, rendered, log) = (Outcome::HandedBack, None, None);
+        Self { run, key, attempt_id, outcome, pushed, asset_events, rendered, log, at }
     }
 }
 
@@ -139,6 +141,8 @@ pub struct Report {
     pub asset_events: Vec<OutletEvent>,
     /// Its template fields as rendered, by name; `None` if it has none.
     pub rendered: Option<Value>,
+    /// The end of its log, if that goes to the store and is not there yet: it is written with the end of the attempt.
+    pub log: Option<LogChunk>,
     /// When it ended.
     pub at: DateTime<Utc>,
 }

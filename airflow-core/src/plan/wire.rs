@@ -10,6 +10,7 @@ use serde_json::Value;
 use crate::asset::{Asset, OutletEvent};
 use crate::operator::Deferral;
 use crate::plan::{Outcome, Report};
+use crate::store::LogChunk;
 use crate::xcom::XComValue;
 
 /// What of a report is written down; the rest stands in columns.
@@ -22,6 +23,8 @@ struct Body {
     assets: Vec<NewAsset>,
     #[serde(default, skip_serializing_if = "Option::is_none")]
     rendered: Option<Value>,
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    log: Option<LogChunk>,
 }
 
 /// What an attempt said of an asset.
@@ -64,6 +67,8 @@ pub struct Said {
     pub asset_events: Vec<OutletEvent>,
     /// Its rendered fields.
     pub rendered: Option<Value>,
+    /// The end of its log, if it was not handed over by another way.
+    pub log: Option<LogChunk>,
 }
 
 /// An outcome. Values are JSON as text, so that they are stored as they were written.
@@ -125,7 +130,7 @@ pub fn to_body(report: &Report) -> Option<String> {
     };
     let pushed = report.pushed.iter().map(|(key, value)| (key.clone(), value.text().to_owned())).collect();
     let assets = report.asset_events.iter().map(NewAsset::from).collect();
-    let body = Body { outcome, pushed, assets, rendered: report.rendered.clone() };
+    let body = Body { outcome, pushed, assets, rendered: report.rendered.clone(), log: report.log.clone() };
     Some(serde_json::to_string(&body).expect("texts and JSON values are always JSON"))
 }
 
@@ -136,7 +141,7 @@ pub fn from_body(text: &str) -> Said {
         Err(error) => {
             let error = format!("the worker's report cannot be read: {error}; is it of another version?");
             let outcome = Outcome::Failed { error, retryable: true, after: None };
-            return Said { outcome, pushed: Vec::new(), asset_events: Vec::new(), rendered: None };
+            return Said { outcome, pushed: Vec::new(), asset_events: Vec::new(), rendered: None, log: None };
         }
     };
     let outcome = match body.outcome {
@@ -158,6 +163,7 @@ pub fn from_body(text: &str) -> Said {
         pushed: body.pushed.into_iter().map(value).collect(),
         asset_events: body.assets.into_iter().map(OutletEvent::from).collect(),
         rendered: body.rendered,
+        log: body.log,
     }
 }
 
@@ -182,6 +188,12 @@ mod tests {
                 extra: serde_json::json!({ "rows": 5 }),
             }],
             rendered,
+            log: Some(LogChunk {
+                attempt_id: AttemptId(Uuid::nil()),
+                chunk: 7,
+                at: DateTime::UNIX_EPOCH,
+                text: "the end\n".into(),
+            }),
             at: DateTime::UNIX_EPOCH,
         }
     }
@@ -223,8 +235,8 @@ mod tests {
         ) {
             let pushed = pushed.into_iter().map(|(key, text)| (key, XComValue::from_text(text))).collect();
             let said = report(outcome, pushed, rendered.map(Value::from));
-            let Said { outcome, pushed, asset_events, rendered } = from_body(&to_body(&said).unwrap());
-            let heard = Report { asset_events, ..report(outcome, pushed, rendered) };
+            let Said { outcome, pushed, asset_events, rendered, log } = from_body(&to_body(&said).unwrap());
+            let heard = Report { asset_events, log, ..report(outcome, pushed, rendered) };
             prop_assert_eq!(format!("{said:?}"), format!("{heard:?}"));
         }
 

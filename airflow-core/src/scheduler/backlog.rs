@@ -3,7 +3,9 @@
 //! They stand in lanes: all instances of a lane take from the same limits, so a full limit blocks whole lanes and
 //! nothing is looked at twice.
 
-use std::collections::{BTreeMap, BTreeSet};
+use std::collections::btree_map::Entry as MapEntry;
+use std::collections::hash_map::Entry;
+use std::collections::{BTreeMap, BTreeSet, HashMap};
 
 use chrono::{DateTime, Utc};
 
@@ -13,7 +15,7 @@ use crate::plan::RunView;
 use super::routes::Place;
 
 /// Smaller starts earlier: higher weight, then older run, then lower index.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
+#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash)]
 pub(super) struct Candidate {
     weight: std::cmp::Reverse<i32>,
     logical_date: DateTime<Utc>,
@@ -76,23 +78,39 @@ impl Lane {
 pub(super) struct Backlog {
     lanes: BTreeMap<Lane, BTreeSet<Candidate>>,
     /// Since when each of them waits.
-    since: BTreeMap<Candidate, DateTime<Utc>>,
+    since: HashMap<Candidate, DateTime<Utc>>,
+    /// How many wait since each of these moments.
+    moments: BTreeMap<DateTime<Utc>, usize>,
 }
 
 impl Backlog {
     pub(super) fn add(&mut self, view: &RunView, key: TiKey, place: Place, now: DateTime<Utc>) {
         let candidate = Candidate::new(view, key);
-        self.since.entry(candidate).or_insert(now);
+        if let Entry::Vacant(unknown) = self.since.entry(candidate) {
+            unknown.insert(now);
+            *self.moments.entry(now).or_default() += 1;
+        }
         self.lanes.entry(Lane::of(view, key, place)).or_default().insert(candidate);
     }
 
     /// Since when the one waits that waits for the longest time.
     pub(super) fn waits_since(&self) -> Option<DateTime<Utc>> {
-        self.since.values().min().copied()
+        self.moments.keys().next().copied()
+    }
+
+    /// It does not wait any more.
+    fn waits_no_more(&mut self, candidate: Candidate) {
+        let Some(since) = self.since.remove(&candidate) else { return };
+        if let MapEntry::Occupied(mut count) = self.moments.entry(since) {
+            *count.get_mut() -= 1;
+            if *count.get() == 0 {
+                count.remove();
+            }
+        }
     }
 
     pub(super) fn remove(&mut self, lane: &Lane, candidate: Candidate) {
-        self.since.remove(&candidate);
+        self.waits_no_more(candidate);
         if let Some(candidates) = self.lanes.get_mut(lane) {
             candidates.remove(&candidate);
             if candidates.is_empty() {
@@ -108,11 +126,12 @@ impl Backlog {
 
     /// Takes out everything of a run: it ended or is loaded again.
     pub(super) fn forget_run(&mut self, run: RunPk) {
-        self.since.retain(|candidate, _| candidate.run != run);
+        let mut gone = Vec::new();
         self.lanes.retain(|_, candidates| {
-            candidates.retain(|candidate| candidate.run != run);
+            gone.extend(candidates.extract_if(.., |candidate| candidate.run == run));
             !candidates.is_empty()
         });
+        gone.into_iter().for_each(|candidate| self.waits_no_more(candidate));
     }
 
     pub(super) fn is_empty(&self) -> bool {

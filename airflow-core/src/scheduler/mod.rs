@@ -16,6 +16,7 @@ mod progress;
 mod routes;
 mod run;
 mod telling;
+mod watchers;
 
 use std::collections::HashSet;
 use std::sync::Arc;
@@ -44,12 +45,14 @@ use self::lease::Lease;
 use self::process::Watch;
 use self::progress::Notes;
 use self::telling::Telling;
+use self::watchers::Watchers;
 
 pub use lease::OnLeaseLoss;
 pub use member::Member;
 pub use process::{IncarnationSpec, host_name, is_gone, seems_alive};
 pub use progress::Progress;
 pub use routes::Executors;
+pub use watchers::WatchServices;
 
 /// How many finished runs a listener may be behind before it misses some.
 const ENDED_BUFFER: usize = 1024;
@@ -86,6 +89,8 @@ pub struct SchedulerConfig {
     pub use_schedules: bool,
     /// Whether dags that say nothing about it begin paused.
     pub paused_at_creation: bool,
+    /// Whether this process runs watchers of assets. Default true.
+    pub run_watchers: bool,
     /// How many waits of deferred task instances this process runs at most.
     pub max_waits: usize,
     /// After how many lost attempts of one try a task is given up: it may be what kills its processes.
@@ -116,6 +121,7 @@ impl Default for SchedulerConfig {
             max_map_length: DEFAULT_MAX_MAP_LENGTH,
             use_schedules: true,
             paused_at_creation: false,
+            run_watchers: true,
             max_waits: DEFAULT_MAX_WAITS,
             max_lost_attempts: MAX_LOST_ATTEMPTS,
             adopt_runs: true,
@@ -131,6 +137,8 @@ pub enum Wake {
     Run(Box<RunRow>),
     /// Something changed: look at everything.
     Refresh,
+    /// A watcher of this process has written an event of an asset.
+    Assets,
     /// Somebody in this process is about to commit a change: look for it often for a while.
     Soon,
 }
@@ -201,6 +209,7 @@ pub struct Scheduler {
     /// What the store's change token was; `None` if everything must be read again.
     seen: Option<u64>,
     telling: Telling,
+    watchers: Watchers,
 }
 
 impl Scheduler {
@@ -245,6 +254,7 @@ impl Scheduler {
             workers_reported: true,
             seen: None,
             telling: Telling::default(),
+            watchers: Watchers::default(),
         };
         (scheduler, report_to)
     }
@@ -286,6 +296,18 @@ impl Scheduler {
             tracing::warn!(%error, "cannot delete reports that were taken in; trying again later");
         }
         self.core.reports_deleted(ids, result.is_ok());
+    }
+
+    /// Keeps what attempts said at their end that nobody waits for any more. If the store does not take it, their logs
+    /// lack that much.
+    async fn keep_stray_logs(&mut self) {
+        let logs = self.core.take_stray_logs();
+        if logs.is_empty() {
+            return;
+        }
+        if let Err(error) = self.store.add_log_chunks(logs).await {
+            tracing::warn!(%error, "the ends of the logs of attempts that do not count are not kept");
+        }
     }
 
     /// Begins and stops waits.
@@ -345,6 +367,7 @@ impl Scheduler {
                 }
             }
             self.tend_waits();
+            self.keep_stray_logs().await;
             if !fetched && !wrote && self.reports.is_empty() && self.wakes.is_empty() {
                 return Ok(());
             }
@@ -364,11 +387,16 @@ impl Scheduler {
         }
         let now = self.clock.now();
         while let Ok(wake) = self.wakes.try_recv() {
-            match wake {
-                Wake::Run(row) => self.core.know_new_run(*row, now),
-                Wake::Refresh => self.look_again(),
-                Wake::Soon => self.look_soon(),
-            }
+            self.woken(wake, now);
+        }
+    }
+
+    fn woken(&mut self, wake: Wake, now: DateTime<Utc>) {
+        match wake {
+            Wake::Run(row) => self.core.know_new_run(*row, now),
+            Wake::Refresh => self.look_again(),
+            Wake::Assets => self.core.forget_asset_queue(),
+            Wake::Soon => self.look_soon(),
         }
     }
 

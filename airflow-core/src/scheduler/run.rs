@@ -17,7 +17,7 @@ use crate::store::{Incarnation, RunFilter, StoreResult};
 use super::core::Core;
 use super::lease::OnLeaseLoss;
 use super::process::Death;
-use super::{MOST_DONE_REPORTS, Scheduler, Wake, core_config};
+use super::{MOST_DONE_REPORTS, Scheduler, core_config};
 
 /// How long the loop waits after the store failed: at first, and at most.
 const RETRY_FIRST: Duration = Duration::from_millis(100);
@@ -127,6 +127,7 @@ impl Scheduler {
         self.read_limits().await?;
         self.read_asset_queue().await?;
         self.read_next_deadline().await?;
+        self.tend_watchers().await?;
         self.seen = Some(token);
         Ok(())
     }
@@ -135,11 +136,9 @@ impl Scheduler {
     ///
     /// # Errors
     ///
-    /// If the store fails while it starts; later failures are retried.
+    /// If its tables are of another version or cannot be read when it starts; what may pass is tried again.
     pub async fn run(mut self, mut stop: watch::Receiver<Option<Duration>>) -> StoreResult<()> {
-        let begun = self.clock.elapsed();
-        self.prepare().await?;
-        self.lease.begin(self.process.id, begun);
+        self.begin(&mut stop).await?;
         self.warn_of_missing_pools();
         let (progress, most) = (self.progress.clone(), self.lease.length() * STUCK_LEASES);
         let is_stuck = move || progress.progress().loop_age.is_some_and(|age| age > most);
@@ -154,12 +153,28 @@ impl Scheduler {
             };
             if lost {
                 self.stop_attempts().await;
-                self.rejoin(&mut stop).await;
+                self.rejoin(&mut stop, true).await;
             }
         }
         let grace = stop.borrow().unwrap_or_default();
         self.shut_down(grace).await;
         beat.abort();
+        Ok(())
+    }
+
+    /// Makes itself known and reads what is going on, however often it takes.
+    async fn begin(&mut self, stop: &mut watch::Receiver<Option<Duration>>) -> StoreResult<()> {
+        let begun = self.clock.elapsed();
+        match self.prepare().await {
+            Ok(()) => self.lease.begin(self.process.id, begun),
+            Err(error) if error.is_lasting() => return Err(error),
+            Err(error) => {
+                tracing::error!(%error, "the store failed at the start; trying again");
+                self.progress.failed(&error);
+                // What was done of it may be a process that is known and carries nothing: it begins anew.
+                self.rejoin(stop, false).await;
+            }
+        }
         Ok(())
     }
 
@@ -231,11 +246,8 @@ impl Scheduler {
                 pass_point!("report.taken");
                 self.core.report(report);
             },
-            wake = self.wakes.recv() => match wake {
-                Some(Wake::Run(row)) => self.core.know_new_run(*row, clock.now()),
-                Some(Wake::Refresh) => self.look_again(),
-                Some(Wake::Soon) => self.look_soon(),
-                None => {}
+            wake = self.wakes.recv() => if let Some(wake) = wake {
+                self.woken(wake, clock.now());
             },
             () = self.reports_wait.notified() => self.workers_reported = true,
             () = self.telling.next(), if self.telling.is_busy() => {}
@@ -261,6 +273,7 @@ impl Scheduler {
         // A process dies without writing anything, so its death is looked for whether or not there is news.
         if self.next_reap <= now {
             self.reap().await?;
+            self.tend_watchers().await?;
             self.next_reap = now + self.config.beat;
         }
         if self.next_sweep <= now {
@@ -272,6 +285,7 @@ impl Scheduler {
 
     /// The lease is lost or about to end: stops what runs, and waits for it as long as nobody can have taken over.
     async fn stop_attempts(&mut self) {
+        self.watchers.stop();
         // The step that was dropped may have been in the middle of a commit.
         self.core.commit_unknown();
         self.look_again();
@@ -306,11 +320,11 @@ impl Scheduler {
         }
     }
 
-    /// Goes on if nobody declared this process dead, else begins a new life. Tries until the store answers.
-    async fn rejoin(&mut self, stop: &mut watch::Receiver<Option<Duration>>) {
+    /// Goes on, if it `may` and nobody declared this process dead, else begins a new life. Tries until the store answers.
+    async fn rejoin(&mut self, stop: &mut watch::Receiver<Option<Duration>>, may: bool) {
         let mut pause = RETRY_FIRST;
         while stop.borrow_and_update().is_none() {
-            match self.try_rejoin().await {
+            match self.try_rejoin(may).await {
                 Ok(()) => return,
                 Err(error) => {
                     tracing::warn!(%error, "cannot come back yet; trying again");
@@ -326,10 +340,10 @@ impl Scheduler {
         }
     }
 
-    async fn try_rejoin(&mut self) -> StoreResult<()> {
+    async fn try_rejoin(&mut self, may: bool) -> StoreResult<()> {
         let begun = self.clock.elapsed();
         // An attempt that did not stop keeps the old life from going on: its result would come too late.
-        let whole = self.core.running_attempts() == 0;
+        let whole = may && self.core.running_attempts() == 0;
         if whole && self.store.beat(self.process.id).await? {
             tracing::info!("the lease goes on");
             self.lease.begin(self.process.id, begun);
@@ -358,6 +372,7 @@ impl Scheduler {
 
     async fn shut_down(&mut self, grace: Duration) {
         pass_point!("shutdown.begin");
+        self.watchers.stop();
         if let Some(waiter) = &self.waiter {
             waiter.stop();
             self.core.set_wait_capacity(0);

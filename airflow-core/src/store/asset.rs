@@ -17,6 +17,8 @@ words! {
         Outlet = "outlet",
         /// A task reads it.
         Inlet = "inlet",
+        /// It names a watcher of it.
+        Watcher = "watcher",
     }
 }
 
@@ -27,7 +29,7 @@ pub struct DagAsset {
     pub asset: AssetRef,
     /// What the dag has to do with it.
     pub role: AssetRole,
-    /// The task; `None` in a schedule.
+    /// The task; `None` in a schedule; the name of the watcher if it is one.
     pub task_id: Option<TaskId>,
 }
 
@@ -52,6 +54,8 @@ pub struct AssetRow {
     pub producers: Vec<(DagId, TaskId)>,
     /// Tasks that read it, by dag and id.
     pub readers: Vec<(DagId, TaskId)>,
+    /// The names of its watchers, in order.
+    pub watchers: Vec<String>,
     /// How many events it has; of an alias none are counted.
     pub events: u64,
     /// When the newest was.

@@ -9,6 +9,7 @@ use chrono::{DateTime, Utc};
 use futures_util::future::BoxFuture;
 use serde_json::Value;
 
+use crate::asset::WatcherKey;
 use crate::id::{AttemptId, DagId, IncarnationId, MapIndex, RunPk, TaskId};
 use crate::time::Clock;
 
@@ -19,7 +20,8 @@ use super::{
     NewIncarnation, NewRun, NoticeKey, NoticeRow, Old, OldKey, OldRow, PastQuery, PoolRow, PoolSpec,
     QueueFilter, QueuedAsset, QueuedAttempts, QueuedEvent, Rows, RunFilter, RunRow, RunSnapshot,
     SchemaStatus, Settlement, SharedStore, SlotCount, SlotKey, Store, StoreError, StoreResult, StoredReport,
-    TiRow, TokenSwap, Unit, UnitResult, VariableRow, WorkerRow, XComFilter, XComRow, XComWrite,
+    TiRow, TokenSwap, Unit, UnitResult, VariableRow, WatchedEvent, WatcherRow, WorkerRow, XComFilter,
+    XComRow, XComWrite,
 };
 
 /// What is done around each call of a store.
@@ -166,6 +168,10 @@ passed_on! {
     fn asset_queue() -> Vec<QueuedAsset>;
     fn queued_events(filter: &QueueFilter) -> Vec<QueuedEvent>;
     fn unqueue_events(filter: &QueueFilter) -> u64;
+    fn watchers() -> Vec<WatcherRow>;
+    fn claim_watchers(keys: Vec<WatcherKey>, process: IncarnationId) -> Vec<WatcherRow>;
+    fn add_watched(process: IncarnationId, watched: WatchedEvent) -> bool;
+    fn note_watcher(process: IncarnationId, key: WatcherKey, error: Option<String>, at: DateTime<Utc>) -> bool;
     fn deadlines(dags: &[DagId], until: Option<DateTime<Utc>>, limit: u32) -> Vec<DeadlineRow>;
     fn missed_deadlines(dag: Option<&DagId>, limit: u32) -> Vec<DeadlineRow>;
     fn settle_deadline(seen: &DeadlineKey, settlement: Settlement) -> bool;

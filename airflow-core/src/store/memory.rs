@@ -13,6 +13,7 @@ use async_trait::async_trait;
 use chrono::{DateTime, Utc};
 use serde_json::Value;
 
+use crate::asset::WatcherKey;
 use crate::id::{AttemptId, DagId, IncarnationId, MapIndex, RunPk, TaskId};
 use crate::time::{Clock, SystemClock};
 
@@ -23,7 +24,8 @@ use super::{
     NewIncarnation, NewRun, NoticeKey, NoticeRow, Old, OldKey, OldRow, PastQuery, PoolRow, PoolSpec,
     QueueFilter, QueuedAsset, QueuedAttempts, QueuedEvent, Rows, RunFilter, RunRow, RunSnapshot,
     SchemaStatus, Settlement, SlotCount, SlotKey, Store, StoreError, StoreResult, StoredReport, TiRow,
-    TokenSwap, Unit, UnitResult, VariableRow, WorkerRow, XComFilter, XComRow, XComWrite,
+    TokenSwap, Unit, UnitResult, VariableRow, WatchedEvent, WatcherRow, WorkerRow, XComFilter, XComRow,
+    XComWrite,
 };
 use state::State;
 
@@ -329,7 +331,10 @@ impl Store for MemoryStore {
         for record in &dags {
             state.sync_dag(record, now);
         }
-        dags.iter().for_each(|record| state.assets.unqueue(&record.dag_id));
+        for record in &dags {
+            state.assets.unqueue(&record.dag_id);
+            state.meet_watchers(&record.dag_id, now);
+        }
         Ok(dags.iter().filter_map(|record| state.dag(&record.dag_id)).collect())
     }
 
@@ -385,6 +390,32 @@ impl Store for MemoryStore {
 
     async fn unqueue_events(&self, filter: &QueueFilter) -> StoreResult<u64> {
         Ok(self.write().assets.unqueue_events(filter))
+    }
+
+    async fn watchers(&self) -> StoreResult<Vec<WatcherRow>> {
+        Ok(self.read().watchers())
+    }
+
+    async fn claim_watchers(
+        &self,
+        keys: Vec<WatcherKey>,
+        process: IncarnationId,
+    ) -> StoreResult<Vec<WatcherRow>> {
+        Ok(self.write().claim_watchers(&keys, process))
+    }
+
+    async fn add_watched(&self, process: IncarnationId, watched: WatchedEvent) -> StoreResult<bool> {
+        Ok(self.write().add_watched(process, &watched))
+    }
+
+    async fn note_watcher(
+        &self,
+        process: IncarnationId,
+        key: WatcherKey,
+        error: Option<String>,
+        at: DateTime<Utc>,
+    ) -> StoreResult<bool> {
+        Ok(self.write().note_watcher(process, &key, error.as_deref(), at))
     }
 
     async fn deadlines(

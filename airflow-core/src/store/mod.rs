@@ -30,8 +30,10 @@ mod server;
 mod sql;
 #[cfg(feature = "sqlite")]
 mod sqlite;
+mod structure;
 mod task_log;
 mod unit;
+mod watcher;
 
 use std::fmt;
 use std::sync::Arc;
@@ -41,6 +43,7 @@ use async_trait::async_trait;
 use chrono::{DateTime, Utc};
 use serde_json::Value;
 
+use crate::asset::WatcherKey;
 use crate::id::{AttemptId, DagId, IncarnationId, MapIndex, RunPk, TaskId};
 
 pub use anomaly::{Anomaly, DagLimits, Examined, Holders, Rows, Rule, SlotCount};
@@ -72,8 +75,10 @@ pub use server::{PoolSettings, ServerStore, UnknownCommits};
 pub use sqlite::sqlite_migrations;
 #[cfg(feature = "sqlite")]
 pub use sqlite::{SqliteOptions, SqliteStore, Synchronous};
+pub use structure::DagStructure;
 pub use task_log::{DeadLetter, LogChunk, LogFilter, LogPlace};
 pub use unit::*;
+pub use watcher::{WatchedEvent, WatcherRow};
 
 /// Why a store could not do what it was asked for.
 #[derive(Debug, thiserror::Error)]
@@ -146,6 +151,20 @@ pub enum StoreError {
     /// The database said something else.
     #[error("the database failed: {0}")]
     Database(#[source] Box<dyn std::error::Error + Send + Sync>),
+}
+
+impl StoreError {
+    /// Whether the same call will fail again until somebody has changed the database or the program.
+    pub(crate) fn is_lasting(&self) -> bool {
+        match self {
+            Self::Newer { .. }
+            | Self::NotMigrated { .. }
+            | Self::OldSqlite { .. }
+            | Self::OldServer { .. } => true,
+            Self::NotFound(_) | Self::Refused(_) | Self::Corrupt(_) => true,
+            Self::Unreachable { .. } | Self::NoAnswer { .. } | Self::Database(_) => false,
+        }
+    }
 }
 
 /// The result of a store's work.
@@ -369,6 +388,32 @@ pub trait Store: Send + Sync + fmt::Debug + 'static {
     /// The events that wait for dags to run, one by one, also those of the time when a dag was paused; by dag, asset, time
     /// and id.
     async fn queued_events(&self, filter: &QueueFilter) -> StoreResult<Vec<QueuedEvent>>;
+
+    /// All watchers of assets, by asset and name. They are known since a dag that names them was made known
+    /// ([`sync_dags`](Self::sync_dags)), and go with the last dag that does.
+    async fn watchers(&self) -> StoreResult<Vec<WatcherRow>>;
+
+    /// Gives watchers to a process that has not ended: those that are to run ([`WatcherRow::is_wanted`]) and that no process
+    /// has that has not ended. Returns the rows of those of `keys` that are to run and are its own now, by asset and name.
+    async fn claim_watchers(
+        &self,
+        keys: Vec<WatcherKey>,
+        process: IncarnationId,
+    ) -> StoreResult<Vec<WatcherRow>>;
+
+    /// Writes an event of a watcher, as [`add_asset_events`](Self::add_asset_events) does, and how far the watcher has come,
+    /// in one transaction: only if the watcher is `process`'s, which has not ended, and no other event of it was written
+    /// since. Says whether it was.
+    async fn add_watched(&self, process: IncarnationId, watched: WatchedEvent) -> StoreResult<bool>;
+
+    /// Notes that a watcher of `process` has failed, or with `None` that it works again; says whether it is `process`'s.
+    async fn note_watcher(
+        &self,
+        process: IncarnationId,
+        key: WatcherKey,
+        error: Option<String>,
+        at: DateTime<Utc>,
+    ) -> StoreResult<bool>;
 
     /// Lets events wait no longer: they make no run, and are part of none. Returns how many.
     async fn unqueue_events(&self, filter: &QueueFilter) -> StoreResult<u64>;

@@ -14,7 +14,7 @@ use crate::state::{RunState, RunType, TaskEvent, TaskState};
 use crate::timetable::DataInterval;
 use crate::xcom::XComValue;
 
-use super::{AssetTrigger, DagAsset, Held, NewDeadline};
+use super::{AssetTrigger, DagAsset, DagStructure, Held, NewDeadline};
 
 /// What a migration did.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -78,7 +78,7 @@ pub struct DagRecord {
     /// Identifies this version of it.
     pub fingerprint: String,
     /// Its tasks, edges and options, for people and for runs whose code is gone.
-    pub structure: Value,
+    pub structure: DagStructure,
     /// The schedule in one word.
     pub schedule: String,
     /// One line.

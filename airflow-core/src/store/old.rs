@@ -2,11 +2,11 @@
 
 use chrono::{DateTime, Utc};
 
-use crate::asset::{AssetEvent, AssetEventId};
+use crate::asset::{AssetEvent, AssetEventId, WatcherKey};
 use crate::id::{AttemptId, DagId, IncarnationId, MapIndex, RunId, RunPk, TaskId};
 use crate::state::task::words;
 
-use super::{AuditEntry, DagVersion, LogChunk, RunRow, XComRow};
+use super::{AuditEntry, DagVersion, LogChunk, RunRow, WatcherRow, XComRow};
 
 words! {
     /// Rows that grow old, by the names that Airflow has for them.
@@ -21,6 +21,8 @@ words! {
         Versions = "dag_version",
         /// Events of assets that wait for no run and whose runs are gone.
         AssetEvents = "asset_event",
+        /// Watchers of assets that no dag names any more, with their cursors.
+        Watchers = "asset_watcher",
         /// The audit log.
         Audit = "log",
         /// Processes that have ended; their names stay in the events.
@@ -35,7 +37,7 @@ pub struct Old {
     pub table: OldTable,
     /// What ended, or was written, before this moment.
     pub before: DateTime<Utc>,
-    /// Only of these dags; of all if empty. Processes are of no dag: with a list none is old.
+    /// Only of these dags; of all if empty. Processes and watchers are of no dag: with a list none is old.
     pub dags: Vec<DagId>,
     /// Not of these dags.
     pub not_dags: Vec<DagId>,
@@ -54,6 +56,8 @@ pub enum OldRow {
     Version(DagId, Box<DagVersion>),
     /// An event of an asset.
     AssetEvent(Box<AssetEvent>),
+    /// A watcher of an asset.
+    Watcher(Box<WatcherRow>),
     /// An entry of the audit log, with its number.
     Audit(i64, Box<AuditEntry>),
     /// A process.
@@ -73,6 +77,8 @@ pub enum OldKey {
     Version(DagId, u32),
     /// An event of an asset.
     AssetEvent(AssetEventId),
+    /// A watcher of an asset.
+    Watcher(WatcherKey),
     /// An entry of the audit log.
     Audit(i64),
     /// A process.
@@ -90,6 +96,7 @@ impl OldRow {
             Self::Run(row) => OldKey::Run(row.pk),
             Self::Version(dag, version) => OldKey::Version(dag.clone(), version.number),
             Self::AssetEvent(event) => OldKey::AssetEvent(event.id.clone()),
+            Self::Watcher(row) => OldKey::Watcher(row.key.clone()),
             Self::Audit(id, _) => OldKey::Audit(*id),
             Self::Process(id) => OldKey::Process(*id),
         }

@@ -5,7 +5,7 @@ use serde_json::Value;
 
 use crate::id::{AttemptId, DagId, IncarnationId, MapIndex, RunPk, TaskId};
 
-use super::{AttemptStart, AttemptState, RunRow, TiRow};
+use super::{AttemptStart, AttemptState, LogChunk, RunRow, TiRow};
 
 /// An attempt that was looked up by its id, with the instance and the run that it is of, all of one moment.
 #[derive(Debug, Clone, PartialEq)]
@@ -35,6 +35,8 @@ pub struct StoredReport {
     pub at: DateTime<Utc>,
     /// The outcome, the values and the rendered fields, as JSON.
     pub body: String,
+    /// The end of its log, which is kept with the other pieces of it and not with the report.
+    pub log: Option<LogChunk>,
 }
 
 /// What waits in a queue.

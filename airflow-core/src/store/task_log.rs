@@ -1,12 +1,12 @@
 //! Rows of the logs of attempts, and of messages that were set aside.
 
 use chrono::{DateTime, Utc};
-use serde::Serialize;
+use serde::{Deserialize, Serialize};
 
 use crate::id::{AttemptId, MapIndex, RunPk, TaskId};
 
 /// A piece of the log of an attempt.
-#[derive(Debug, Clone, PartialEq, Eq, Serialize)]
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 pub struct LogChunk {
     /// The attempt.
     pub attempt_id: AttemptId,

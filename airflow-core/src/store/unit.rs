@@ -10,7 +10,7 @@ use crate::state::{RunTransition, Transition};
 use crate::xcom::XComValue;
 
 use super::model::{AttemptEnd, AttemptStart, Expansion, RunRow, TiData};
-use super::{AssetEvent, Notice};
+use super::{AssetEvent, LogChunk, Notice};
 
 /// A change that is written as a whole or not at all. Of one run, and of each task instance at most one change.
 #[derive(Debug, Clone, PartialEq)]
@@ -47,6 +47,9 @@ pub struct Unit {
     pub notices: Vec<Notice>,
     /// Assets that are new by these changes.
     pub asset_events: Vec<AssetEvent>,
+    /// The ends of the logs of attempts that end, written as
+    /// [`add_log_chunks`](super::Store::add_log_chunks) does it.
+    pub logs: Vec<LogChunk>,
 }
 
 impl Unit {
@@ -68,6 +71,7 @@ impl Unit {
             slots: Vec::new(),
             notices: Vec::new(),
             asset_events: Vec::new(),
+            logs: Vec::new(),
         }
     }
 
@@ -83,6 +87,7 @@ impl Unit {
             && self.slots.is_empty()
             && self.notices.is_empty()
             && self.asset_events.is_empty()
+            && self.logs.is_empty()
             && !self.by_user
     }
 }

@@ -12,6 +12,7 @@ mod runs;
 mod task_logs;
 mod units;
 mod waits;
+mod watchers;
 
 use std::sync::Arc;
 
@@ -39,8 +40,8 @@ pub use assets::{
     queued_events_can_be_taken_away, runs_by_assets_take_what_waits_once,
 };
 pub use attempts::{
-    attempts_never_change_after_their_end, lost_attempts_are_found, queued_attempts_are_claimed_once,
-    values_are_replaced_cleared_and_deleted,
+    attempts_never_change_after_their_end, claims_of_one_run_are_judged_one_by_one, lost_attempts_are_found,
+    queued_attempts_are_claimed_once, values_are_replaced_cleared_and_deleted,
 };
 pub use notices::notices_wait_until_they_are_told;
 pub use remote::{
@@ -60,6 +61,10 @@ pub use units::{
     units_are_written_whole_or_not_at_all,
 };
 pub use waits::{deferred_slots_count_where_the_pool_says_so, waits_are_kept_as_given};
+pub use watchers::{
+    watchers_are_raced_for_by_many, watchers_go_with_their_dags, watchers_have_one_owner,
+    watchers_write_an_event_with_its_cursor,
+};
 
 /// Runs every check of the suite. Everything in the store is deleted, many times.
 ///
@@ -88,6 +93,7 @@ pub async fn run_all(store: SharedStore) -> StoreResult<()> {
         pools_limit_by_what_the_store_says,
         giving_back_never_fails,
         queued_attempts_are_claimed_once,
+        claims_of_one_run_are_judged_one_by_one,
         attempts_never_change_after_their_end,
         lost_attempts_are_found,
         attempts_are_found_by_id,
@@ -105,6 +111,10 @@ pub async fn run_all(store: SharedStore) -> StoreResult<()> {
         events_of_a_pause_make_no_run,
         deadlines_are_settled_once,
         queued_events_can_be_taken_away,
+        watchers_have_one_owner,
+        watchers_are_raced_for_by_many,
+        watchers_write_an_event_with_its_cursor,
+        watchers_go_with_their_dags,
         runs_are_created_once,
         runs_are_listed_in_order,
         the_run_before_is_the_latest_earlier_one,
@@ -142,7 +152,7 @@ fn record(dag: &str, fingerprint: &str) -> DagRecord {
     DagRecord {
         dag_id: dag.into(),
         fingerprint: fingerprint.into(),
-        structure: json!({ "tasks": ["a", "b"], "é": "\"\\\n" }),
+        structure: json!({ "tasks": ["a", "b"], "é": "\"\\\n" }).into(),
         schedule: "@daily".into(),
         description: None,
         owners: "me".into(),

@@ -301,6 +301,7 @@ fn not_begun(attempt: &Attempt, clock: &SimClock) -> Report {
         pushed: Vec::new(),
         asset_events: Vec::new(),
         rendered: None,
+        log: None,
         at: crate::time::Clock::now(clock),
     }
 }

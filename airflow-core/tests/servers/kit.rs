@@ -60,7 +60,7 @@ pub(crate) fn record(dag: &str) -> DagRecord {
     DagRecord {
         dag_id: dag.into(),
         fingerprint: "v".into(),
-        structure: serde_json::Value::Null,
+        structure: serde_json::Value::Null.into(),
         schedule: String::new(),
         description: None,
         owners: String::new(),

@@ -9,9 +9,9 @@ use airflow_core::operator::Wait;
 use airflow_core::state::{RunEvent, RunType, TaskEvent, TaskState};
 use airflow_core::store::{
     Advance, AssetEvent, AssetEventFilter, AssetRole, AssetTrigger, AttemptEnd, AttemptEndData, AttemptStart,
-    AttemptState, DagAsset, DagRecord, Expansion, Held, MemoryStore, NewDeadline, NewRun, NextRun, Notice,
-    PastQuery, PoolSpec, QueueFilter, RunChange, RunFilter, RunRow, RunSnapshot, Settlement, SharedStore,
-    SlotChange, SlotKey, TiChange, TiData, Unit, XComFilter, XComWrite,
+    AttemptState, DagAsset, DagRecord, Expansion, Held, MemoryStore, NewDeadline, NewIncarnation, NewRun,
+    NextRun, Notice, PastQuery, PoolSpec, QueueFilter, RunChange, RunFilter, RunRow, RunSnapshot, Settlement,
+    SharedStore, SlotChange, SlotKey, TiChange, TiData, Unit, WatchedEvent, XComFilter, XComWrite,
 };
 use airflow_core::timetable::DataInterval;
 use airflow_core::xcom::{SKIP_KEY, XComValue};
@@ -70,6 +70,17 @@ enum Op {
     AssetEvents(Vec<(u8, u8, bool)>),
     Settle(u8, u8),
     Unqueue(Option<u8>, Option<u8>, Option<i64>),
+    Watch(u8, WatchSeed),
+}
+
+/// Something that a process does with watchers.
+#[derive(Debug, Clone, Copy)]
+enum WatchSeed {
+    Claim,
+    /// An event after the newest, or after so many more.
+    Write(u8, u64),
+    Note(u8, bool),
+    End,
 }
 
 fn rarely(most: u32) -> impl Strategy<Value = u32> {
@@ -113,6 +124,15 @@ fn unit_seed() -> impl Strategy<Value = UnitSeed> {
     })
 }
 
+fn watch_seed() -> impl Strategy<Value = WatchSeed> {
+    prop_oneof![
+        5 => Just(WatchSeed::Claim),
+        8 => (any::<u8>(), prop_oneof![9 => Just(0_u64), 1 => Just(1)]).prop_map(|(which, more)| WatchSeed::Write(which, more)),
+        3 => (any::<u8>(), any::<bool>()).prop_map(|(which, fails)| WatchSeed::Note(which, fails)),
+        1 => Just(WatchSeed::End),
+    ]
+}
+
 fn op() -> impl Strategy<Value = Op> {
     let new_run = (0..2_u8, 0..5_u8, 0..4_u8, 0..4_u8, any::<bool>(), prop::option::of(0..5_i64))
         .prop_map(|(dag, name, kind, day, advances, next)| RunSeed { dag, name, kind, day, advances, next });
@@ -131,6 +151,7 @@ fn op() -> impl Strategy<Value = Op> {
         2 => (any::<u8>(), 0..3_u8).prop_map(|(deadline, how)| Op::Settle(deadline, how)),
         1 => (prop::option::of(0..2_u8), prop::option::of(0..2_u8), prop::option::of(97..101_i64))
             .prop_map(|(dag, asset, until)| Op::Unqueue(dag, asset, until)),
+        6 => (0..3_u8, watch_seed()).prop_map(|(process, seed)| Op::Watch(process, seed)),
         1 => (0..100_i64, any::<bool>()).prop_map(|(seconds, dry_run)| Op::Clean { seconds, dry_run }),
     ]
 }
@@ -152,7 +173,7 @@ fn record(dag: u8, version: u8, next_day: Option<i64>) -> DagRecord {
     DagRecord {
         dag_id: pick(&DAGS, dag).into(),
         fingerprint: format!("v{version}"),
-        structure: serde_json::json!({ "b": version, "a": null }),
+        structure: serde_json::json!({ "b": version, "a": null }).into(),
         schedule: "@daily".into(),
         description: (version == 1).then(|| "one".into()),
         owners: "me".into(),
@@ -388,6 +409,7 @@ async fn apply(store: &SharedStore, op: &Op, loaded: &[RunSnapshot]) -> String {
             };
             format!("{:?}", store.unqueue_events(&filter).await)
         }
+        Op::Watch(number, seed) => watch(store, process(*number), *seed).await,
         Op::Clean { seconds, dry_run } => {
             let mut options = CleanOptions::before(at(*seconds));
             options.dry_run = *dry_run;
@@ -395,6 +417,44 @@ async fn apply(store: &SharedStore, op: &Op, loaded: &[RunSnapshot]) -> String {
             options.batch = Some(1);
             format!("{:?}", clean(&**store, &options).await)
         }
+    }
+}
+
+fn process(number: u8) -> IncarnationId {
+    IncarnationId(Uuid::from_u128(100 + u128::from(number)))
+}
+
+async fn watch(store: &SharedStore, process: IncarnationId, seed: WatchSeed) -> String {
+    let rows = store.watchers().await.unwrap();
+    let row = |which: u8| rows.get(usize::from(which) % rows.len().max(1));
+    match seed {
+        WatchSeed::Claim => {
+            let new = NewIncarnation {
+                id: process,
+                kind: "scheduler".into(),
+                host: "h".into(),
+                pid: 1,
+                birth: "b".into(),
+                lease: std::time::Duration::from_secs(3600),
+            };
+            store.register(new).await.unwrap();
+            let keys = rows.iter().map(|row| row.key.clone()).collect();
+            format!("{:?}", store.claim_watchers(keys, process).await)
+        }
+        WatchSeed::Write(which, more) => {
+            let Some(row) = row(which) else { return "none".into() };
+            let after = row.events + more;
+            let event = asset_event((which, which % 2, false), None);
+            let cursor = serde_json::json!({ "n": after, "é": which });
+            let watched = WatchedEvent { key: row.key.clone(), after, cursor, event };
+            format!("{:?}", store.add_watched(process, watched).await)
+        }
+        WatchSeed::Note(which, fails) => {
+            let Some(row) = row(which) else { return "none".into() };
+            let error = fails.then(|| format!("e\0{which}"));
+            format!("{:?}", store.note_watcher(process, row.key.clone(), error, at(70)).await)
+        }
+        WatchSeed::End => format!("{:?}", store.end_incarnation(process).await),
     }
 }
 
@@ -437,6 +497,7 @@ async fn visible(store: &SharedStore) -> Vec<String> {
         format!("{:?}", store.orphans().await.unwrap()),
         format!("{:?}", store.notices().await.unwrap()),
         format!("{:?}", store.assets().await.unwrap()),
+        format!("{:?}", store.watchers().await.unwrap()),
         format!("{:?}", store.asset_queue().await.unwrap()),
         format!("{:?}", store.queued_events(&QueueFilter::default()).await.unwrap()),
         format!("{:?}", store.missed_deadlines(None, 9).await.unwrap()),

@@ -36,7 +36,7 @@ async fn run(store: &SqliteStore, run_id: &str) -> RunRow {
     let record = DagRecord {
         dag_id: "d".into(),
         fingerprint: "v".into(),
-        structure: serde_json::Value::Null,
+        structure: serde_json::Value::Null.into(),
         schedule: String::new(),
         description: None,
         owners: String::new(),
@@ -170,7 +170,7 @@ async fn migrators_wait_for_each_other_and_leave_the_tables_of_the_host() {
 /// Undoes the seventh migration and the ones after it.
 async fn undo_workers(conn: &mut SqliteConnection) {
     const UNDO: &str =
-        "DROP TABLE af_log_chunk; DROP TABLE af_dead_letter; DROP TABLE af_report; DROP TABLE af_worker;
+        "DROP TABLE af_watcher; DROP TABLE af_log_chunk; DROP TABLE af_dead_letter; DROP TABLE af_report; DROP TABLE af_worker;
          DROP TABLE af_carried; DROP TABLE af_setting; ALTER TABLE af_ti DROP COLUMN holds;";
     sqlx::raw_sql(UNDO).execute(conn).await.unwrap();
 }

@@ -29,7 +29,8 @@ const BATCH: usize = 256;
 
 /// How long it waits after the broker did not keep a message: at first, and at most.
 const PAUSE_FIRST: Duration = Duration::from_millis(100);
-const PAUSE_LAST: Duration = Duration::from_secs(5);
+/// It adds to the pause of the connection, so it is no longer: work is to go on soon after the broker is back.
+const PAUSE_LAST: Duration = Duration::from_secs(1);
 
 /// Has attempts run by workers, which hear of them through a broker.
 ///

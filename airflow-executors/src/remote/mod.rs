@@ -9,6 +9,7 @@ mod executor;
 #[cfg(any(feature = "redis", feature = "rabbitmq"))]
 mod inbox;
 mod keys;
+mod logs;
 mod monitor;
 mod notices;
 mod orders;
@@ -28,6 +29,9 @@ mod worker;
 
 pub use envelope::{Envelope, MAX_ENVELOPE, MAX_QUEUE};
 pub use executor::RemoteExecutor;
+#[cfg(feature = "worker-logs")]
+pub use logs::WorkerLogFiles;
+pub use logs::{LOG_PORT, LogServerOptions};
 pub use monitor::{OrderError, QueueStatus, WorkerMonitor, WorkerState, WorkerStatus, find, workers};
 pub use orders::{Autoscale, WorkerOrder};
 pub use signer::{KeyError, MAX_AGE, MAX_PAYLOAD, MIN_KEY, MessageError, Purpose, Signed, Signer, VERSION};

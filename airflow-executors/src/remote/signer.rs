@@ -46,6 +46,8 @@ pub enum Purpose {
     Control,
     /// Something that others may want to know at once.
     Notice,
+    /// Leave to read a log file of a worker.
+    Log,
 }
 
 impl Purpose {
@@ -54,6 +56,7 @@ impl Purpose {
             Self::Attempt => 1,
             Self::Control => 2,
             Self::Notice => 3,
+            Self::Log => 4,
         }
     }
 }
@@ -64,6 +67,7 @@ impl fmt::Display for Purpose {
             Self::Attempt => "attempt",
             Self::Control => "control message",
             Self::Notice => "notice",
+            Self::Log => "ticket for a log",
         })
     }
 }

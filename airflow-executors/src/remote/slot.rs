@@ -64,3 +64,33 @@ impl<C: Clone> Slot<C> {
         }
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use std::time::Duration;
+
+    use super::super::pace::LONGEST;
+    use super::*;
+
+    /// Goal: a server is found soon after it is back, however long it was away, and is not asked without a pause. Method: the
+    /// time of a runtime that waits for nothing.
+    #[tokio::test(start_paused = true)]
+    async fn what_comes_back_is_found_within_a_second() {
+        let slot = Slot::default();
+        for (number, away) in [300, 3_000, 8_000, 60_000, 3_600_000].into_iter().enumerate() {
+            let back = Instant::now() + Duration::from_millis(away);
+            let (mut tries, mut found) = (0_u64, None);
+            while found.is_none() {
+                tries += 1;
+                let is_back = async { if Instant::now() >= back { Ok(()) } else { Err("it is away") } };
+                found = slot.get(is_back).await.ok();
+            }
+            let late = Instant::now() - back;
+            assert!(late <= LONGEST, "away for {away} ms, found {late:?} later");
+            assert!(tries <= 6 + away / 500, "away for {away} ms, {tries} tries");
+            let (made, ()) = found.expect("it was found");
+            assert_eq!(made, number as u64 + 1);
+            slot.forget(made).await;
+        }
+    }
+}

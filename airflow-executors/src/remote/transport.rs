@@ -160,7 +160,7 @@ pub struct TransportHealth {
 ///
 /// - Nothing here is needed for a correct result: a message may be lost, doubled, late, or come from a stranger.
 /// - No call waits for ever: each has a deadline of its own, and gives an error then.
-/// - After any error the connection is made anew, with pauses that grow from 100 ms to 10 s, for as long as the
+/// - After any error the connection is made anew, with pauses that grow from 100 ms to 1 s, for as long as the
 ///   transport or the consumer exists. Nobody has to call anything for it.
 /// - Cheap to share: connections are made when they are first needed, and one that waits for deliveries is nobody
 ///   else's.

@@ -50,9 +50,9 @@ impl Core {
         }
     }
 
-    /// A run by assets was refused: somebody else has made it.
-    pub(super) fn forget_asset_queue(&mut self) {
-        self.fed.unknown = true;
+    /// What waits is to be read again: a run by assets was refused, or a watcher has written an event.
+    pub(in crate::scheduler) fn forget_asset_queue(&mut self) {
+        self.fed.unknown = self.has_consumers();
     }
 
     /// Notes what a unit of ours has queued.

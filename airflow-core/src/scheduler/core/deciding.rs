@@ -90,11 +90,15 @@ impl Core {
         let starts = plan.unit.run_change.is_some();
         for report in reports {
             match accept(&mut plan, &report, bounds) {
-                Accepted::Yes => taken.push(report),
+                Accepted::Yes => {
+                    plan.unit.logs.extend(report.log.clone());
+                    taken.push(report);
+                }
                 Accepted::Later => later.push(report),
                 Accepted::Stale => {
                     tracing::debug!(attempt = %report.attempt_id, "a report of an attempt that no longer counts");
                     stale.push(report.attempt_id);
+                    self.stray_logs.extend(report.log);
                 }
             }
         }

@@ -31,7 +31,7 @@ use crate::scheduler::backlog::Backlog;
 use crate::scheduler::limits::Limits;
 use crate::scheduler::routes::{Place, Routes};
 use crate::state::{RunEvent, RunType};
-use crate::store::{Advance, AttemptRow, DagRow, NewRun, PastQuery, RunRow, Unit};
+use crate::store::{Advance, AttemptRow, DagRow, LogChunk, NewRun, PastQuery, RunRow, Unit};
 
 /// How often a run's change may be refused in a row before the scheduler waits a moment: refusals mean that somebody
 /// else changes the run, and then one of us should be quiet.
@@ -193,6 +193,8 @@ pub(super) struct Core {
     /// Attempts that were handed to an executor and have not reported.
     out: Out,
     remote: Remote,
+    /// The ends of logs of attempts that do not count any more.
+    stray_logs: Vec<LogChunk>,
     /// Started in a commit of which it is not known whether it happened, or still will; looked for so many times more.
     unsure: BTreeMap<AttemptId, (RunPk, u32)>,
     waits: waits::Waits,
@@ -236,6 +238,7 @@ impl Core {
             limits_unknown: true,
             out,
             remote: Remote::default(),
+            stray_logs: Vec::new(),
             unsure: BTreeMap::new(),
             waits: waits::Waits::default(),
             rests_until: None,
@@ -276,6 +279,11 @@ impl Core {
     /// Attempts that run in this process.
     pub(super) fn attempts_here(&self) -> Vec<(AttemptId, Place)> {
         self.out.here().collect()
+    }
+
+    /// The ends of logs that no commit of a run writes.
+    pub(super) fn take_stray_logs(&mut self) -> Vec<LogChunk> {
+        std::mem::take(&mut self.stray_logs)
     }
 
     /// Attempts of an earlier life that still run.

@@ -111,6 +111,9 @@ impl Core {
                 self.stop_waits(pk);
             }
         }
+        // Another process has ended them. What this one still runs of them is stopped once they are read.
+        let runs_out = self.out.iter().map(|(_, sent)| sent.run);
+        self.load.extend(runs_out.filter(|pk| !listed.contains_key(pk)));
         for row in active {
             self.know_run(row, now);
         }
@@ -229,6 +232,7 @@ impl Core {
                 pushed: Vec::new(),
                 asset_events: Vec::new(),
                 rendered: None,
+                log: None,
                 at: view.run.queued_at.max(orphan.start.at),
             };
             self.inbox.entry(pk).or_default().push(report);

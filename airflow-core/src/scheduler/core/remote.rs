@@ -62,12 +62,13 @@ impl Core {
         now: DateTime<Utc>,
     ) -> Effects {
         let mut effects = Effects::default();
+        let found: HashMap<AttemptId, &FoundAttempt> =
+            found.iter().map(|row| (row.start.attempt_id, row)).collect();
         for id in asked {
             let times = self.remote.due.remove(id).unwrap_or(0);
             let Some(sent) = self.out.get(*id).copied() else { continue };
             let Some(live) = self.runs.get_mut(&sent.run) else { continue };
-            let row = found.iter().find(|row| row.start.attempt_id == *id);
-            match row.map(|row| (row.state, row)) {
+            match found.get(id).map(|row| (row.state, row)) {
                 Some((AttemptState::Queued, _)) => {
                     tracing::info!(attempt = %id, times, "nobody has claimed the attempt; it is sent again");
                     let attempt = attempt_of(&live.view, sent.key, *id, now);
@@ -147,7 +148,7 @@ impl Core {
             self.report_is_done(id);
             return;
         };
-        let Said { outcome, pushed, asset_events, rendered } = from_body(&stored.body);
+        let Said { outcome, pushed, asset_events, rendered, log } = from_body(&stored.body);
         let report = Report {
             run: stored.run,
             key: TiKey { task, map: stored.map_index },
@@ -156,6 +157,7 @@ impl Core {
             pushed,
             asset_events,
             rendered,
+            log,
             at: stored.at,
         };
         self.dirty.insert(stored.run);
@@ -173,6 +175,7 @@ impl Core {
     pub(super) fn drop_reports(&mut self, run: RunPk) {
         let inbox = self.inbox.remove(&run).unwrap_or_default();
         let waiting = self.remote.waiting.remove(&run).unwrap_or_default();
+        self.stray_logs.extend(inbox.iter().filter_map(|report| report.log.clone()));
         let ids = inbox.iter().map(|report| report.attempt_id);
         ids.chain(waiting.iter().map(|report| report.attempt_id)).for_each(|id| self.report_is_done(id));
     }

@@ -27,6 +27,7 @@ mod old;
 mod processes;
 mod remote;
 mod task_logs;
+mod watchers;
 
 /// When a deadline is over, and when it was found to be missed.
 type Due = (DateTime<Utc>, Option<DateTime<Utc>>);
@@ -141,7 +142,7 @@ impl State {
             versions.push(DagVersion {
                 number,
                 fingerprint: record.fingerprint.clone(),
-                structure: record.structure.clone(),
+                structure: serde_json::from_str(&record.structure.to_text()).unwrap_or_default(),
                 created_at: now,
             });
             number
@@ -206,6 +207,7 @@ impl State {
             self.delete_run(*run);
         }
         self.dags.remove(dag_id);
+        self.forget_watchers_of(dag_id);
         self.assets.forget_dag(dag_id);
         self.versions.remove(dag_id);
         self.slots.retain(|key, _| match key {

@@ -33,7 +33,7 @@ const MIGRATIONS: [&[&str]; NEEDED as usize] = [&V1];
 const END: &str = ") ENGINE = InnoDB CHARACTER SET utf8mb4 COLLATE utf8mb4_bin";
 
 /// Each without its end.
-const V1: [&str; 29] = [
+const V1: [&str; 30] = [
     "CREATE TABLE IF NOT EXISTS af_dag (
         dag_id VARCHAR(250) PRIMARY KEY, is_paused BOOLEAN NOT NULL, fingerprint VARCHAR(250) NOT NULL,
         version BIGINT NOT NULL, schedule LONGTEXT NOT NULL, description LONGTEXT, owners LONGTEXT NOT NULL,
@@ -136,6 +136,10 @@ const V1: [&str; 29] = [
         asset_key VARCHAR(40) NOT NULL, role VARCHAR(20) NOT NULL, dag_id VARCHAR(250) NOT NULL,
         task_id VARCHAR(250) NOT NULL, PRIMARY KEY (asset_key, role, dag_id, task_id),
         FOREIGN KEY (dag_id) REFERENCES af_dag (dag_id) ON DELETE CASCADE",
+    "CREATE TABLE IF NOT EXISTS af_watcher (
+        asset_key VARCHAR(40) NOT NULL, name VARCHAR(250) NOT NULL, incarnation BINARY(16), reached LONGTEXT,
+        events BIGINT NOT NULL, last_event DATETIME(6), failures BIGINT NOT NULL, error LONGTEXT, failed_at DATETIME(6),
+        updated_at DATETIME(6) NOT NULL, PRIMARY KEY (asset_key, name)",
     "CREATE TABLE IF NOT EXISTS af_asset_event (
         event_id VARCHAR(40) PRIMARY KEY, asset_key VARCHAR(40) NOT NULL, at DATETIME(6) NOT NULL,
         extra LONGTEXT NOT NULL, aliases LONGTEXT NOT NULL, from_dag VARCHAR(250) NOT NULL,

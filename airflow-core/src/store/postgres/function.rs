@@ -14,6 +14,17 @@ macro_rules! name {
     };
 }
 
+/// Settings by which rows are found through their keys. What is written comes as short lists, whose length the database
+/// does not know; on tables that have no statistics yet it would read all rows to join them with such a list, and the
+/// function would keep that plan while the tables grow.
+pub(super) const PLANNING: [(&str, &str); 5] = [
+    ("enable_seqscan", "off"),
+    ("enable_hashjoin", "off"),
+    ("enable_mergejoin", "off"),
+    ("enable_material", "off"),
+    ("jit", "off"),
+];
+
 /// What a stale unit is refused with.
 pub(super) const STALE: &str = "AF001";
 
@@ -22,7 +33,7 @@ pub(super) const FULL: &str = "AF002";
 
 /// The call: the mark, the marks to take away, and the lists in the order of [`List::ALL`].
 pub(super) const CALL: &str =
-    concat!("SELECT ", name!(), "(?1, ?2, ?3, ?4, ?5, ?6, ?7, ?8, ?9, ?10, ?11, ?12, ?13)");
+    concat!("SELECT ", name!(), "(?1, ?2, ?3, ?4, ?5, ?6, ?7, ?8, ?9, ?10, ?11, ?12, ?13, ?14)");
 
 /// Drops the function.
 pub(super) fn drop_sql() -> String {
@@ -42,6 +53,7 @@ const fn parameter(list: List) -> &'static str {
         List::Notices => "notices",
         List::AssetEvents => "asset_events",
         List::AssetRefs => "asset_refs",
+        List::Logs => "logs",
         List::Slots => "slots",
     }
 }
@@ -141,8 +153,10 @@ pub(super) fn create_sql(dialect: &Dialect) -> String {
         }
         add(&["END IF;"]);
     }
+    let planning = PLANNING.map(|(name, value)| format!(" SET {name} = {value}")).concat();
     format!(
-        "CREATE OR REPLACE FUNCTION {}(p_nonce uuid, p_spent text{parameters}) RETURNS void LANGUAGE plpgsql AS $af$\n\
+        "CREATE OR REPLACE FUNCTION {}(p_nonce uuid, p_spent text{parameters}) RETURNS void LANGUAGE plpgsql{planning} \
+         SET plan_cache_mode = force_generic_plan AS $af$\n\
          DECLARE\n{variables}    n bigint;\n    m bigint;\nBEGIN\n{body}END\n$af$",
         name!()
     )

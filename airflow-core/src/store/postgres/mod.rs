@@ -38,6 +38,7 @@ fn only_starts(unit: &Unit) -> bool {
         && unit.ended.is_empty()
         && unit.notices.is_empty()
         && unit.asset_events.is_empty()
+        && unit.logs.is_empty()
         && unit.slots.is_empty()
 }
 

@@ -5,12 +5,14 @@ use std::str::FromStr;
 use std::time::Duration;
 
 use sqlx::ConnectOptions as _;
-use sqlx::postgres::PgConnectOptions;
+use sqlx::postgres::{PgConnectOptions, PgSslMode};
 
 use crate::store::server::{Core, Link, Pool, PoolSettings, Postgres, ServerStore, fits, unreachable};
 use crate::store::sql::errors::STATEMENT_DEADLINE;
 use crate::store::sql::text::{Dialect, Kind};
 use crate::store::{StoreError, StoreResult};
+
+use super::function::PLANNING;
 
 /// The schema of our tables, unless another one is named.
 const SCHEMA: &str = "airflow";
@@ -99,16 +101,29 @@ fn place(connect: &PgConnectOptions, schema: &str) -> String {
     format!("postgres://{host}/{database}, schema {schema}")
 }
 
-/// Settings of a session: no statement hangs, no transaction stands still, times are UTC.
+/// To this machine nothing is encrypted unless the address asks for it. The driver sends what is longer than 16 KiB in
+/// several writes when it is encrypted, and leaves Nagle's algorithm on, so the last of them would wait 40 ms for the
+/// system's delayed acknowledgement.
+fn plain_on_this_machine(connect: PgConnectOptions) -> PgConnectOptions {
+    let is_here = ["localhost", "127.0.0.1", "::1", "[::1]"].contains(&connect.get_host());
+    match connect.get_ssl_mode() {
+        PgSslMode::Prefer if is_here => connect.ssl_mode(PgSslMode::Disable),
+        _ => connect,
+    }
+}
+
+/// Settings of a session: no statement hangs, no transaction stands still, and rows are found by their keys; see
+/// [`PLANNING`](super::function::PLANNING).
 fn settings(connect: PgConnectOptions) -> PgConnectOptions {
     let millis = |time: Duration| time.as_millis().to_string();
-    connect
+    plain_on_this_machine(connect)
         .application_name("airflow")
         .options([
             ("statement_timeout", millis(STATEMENT_DEADLINE)),
             ("lock_timeout", millis(STATEMENT_DEADLINE)),
             ("idle_in_transaction_session_timeout", millis(IDLE_IN_TRANSACTION)),
         ])
+        .options(PLANNING)
         .disable_statement_logging()
 }
 
@@ -169,5 +184,20 @@ impl PostgresStore {
     fn on(pool: sqlx::PgPool, schema: &str, place: String) -> Self {
         let dialect = Dialect::new(Kind::Postgres, format!("{}.", super::quoted(schema)));
         Self::start(Core::new(Pool::Postgres(pool), dialect, place).in_schema(schema))
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    /// Goal: only what is said counts elsewhere and where something is said; to this machine nothing is encrypted.
+    #[test]
+    fn nothing_is_encrypted_to_this_machine_unless_asked_for() {
+        let mode = |url: &str| format!("{:?}", plain_on_this_machine(url.parse().unwrap()).get_ssl_mode());
+        assert_eq!(mode("postgres://me@localhost/work"), "Disable");
+        assert_eq!(mode("postgres://me@[::1]/work"), "Disable");
+        assert_eq!(mode("postgres://me@127.0.0.1/work?sslmode=require"), "Require");
+        assert_eq!(mode("postgres://me@db.example.com/work"), "Prefer");
     }
 }

@@ -146,6 +146,11 @@ CREATE TABLE af_asset_ref (
     task_id VARCHAR(250) COLLATE "C" NOT NULL, PRIMARY KEY (asset_key, role, dag_id, task_id)
 );
 CREATE INDEX af_asset_ref_of_dag ON af_asset_ref (dag_id);
+CREATE TABLE af_watcher (
+    asset_key VARCHAR(250) COLLATE "C" NOT NULL, name VARCHAR(250) COLLATE "C" NOT NULL, incarnation UUID,
+    reached TEXT, events BIGINT NOT NULL, last_event TIMESTAMPTZ, failures BIGINT NOT NULL, error TEXT,
+    failed_at TIMESTAMPTZ, updated_at TIMESTAMPTZ NOT NULL, PRIMARY KEY (asset_key, name)
+) WITH (fillfactor = 50);
 CREATE TABLE af_asset_event (
     event_id VARCHAR(40) COLLATE "C" PRIMARY KEY, asset_key VARCHAR(250) COLLATE "C" NOT NULL,
     at TIMESTAMPTZ NOT NULL, extra TEXT NOT NULL, aliases TEXT NOT NULL, from_dag VARCHAR(250) COLLATE "C" NOT NULL,

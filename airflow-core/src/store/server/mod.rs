@@ -3,6 +3,7 @@
 //! Start with [`ServerStore`]; a transaction is a [`Tx`](core::Tx), and what keeps its outcome certain is in
 //! [`nonce`]. Commits go through one task ([`commit`]). What differs is in `store/postgres` and `store/mysql`.
 
+mod calls;
 mod commit;
 mod core;
 mod link;
@@ -19,6 +20,7 @@ use async_trait::async_trait;
 use chrono::{DateTime, Utc};
 use serde_json::Value;
 
+use crate::asset::WatcherKey;
 use crate::id::{AttemptId, DagId, IncarnationId, MapIndex, RunPk, TaskId};
 
 use super::host::{self, HostTx};
@@ -26,7 +28,7 @@ use super::rules;
 use super::sql::group::Writer;
 use super::sql::{
     admin, asset_queue, assets, credentials, dags, deadlines, examine, load, notices, old, processes, remote,
-    runs, task_logs, tasks,
+    runs, task_logs, tasks, watchers,
 };
 use super::{
     Advance, AssetEvent, AssetEventFilter, AssetRow, AttemptRow, AuditEntry, AuditFilter, Carrier,
@@ -35,8 +37,9 @@ use super::{
     NewIncarnation, NewRun, NoticeKey, NoticeRow, Old, OldKey, OldRow, PastQuery, PoolRow, PoolSpec,
     QueueFilter, QueuedAsset, QueuedAttempts, QueuedEvent, Rows, RunFilter, RunRow, RunSnapshot,
     SchemaStatus, Settlement, SlotCount, SlotKey, Store, StoreResult, StoredReport, TiRow, TokenSwap, Unit,
-    UnitResult, VariableRow, WorkerRow, XComFilter, XComRow, XComWrite,
+    UnitResult, VariableRow, WatchedEvent, WatcherRow, WorkerRow, XComFilter, XComRow, XComWrite,
 };
+use calls::{patiently, reading, writing};
 use commit::Committer;
 use nonce::sweep;
 
@@ -121,102 +124,6 @@ pub(super) fn without_secrets(url: &str) -> String {
     let place = rest.rsplit_once('@').map_or(rest, |(_, place)| place);
     let place = place.split('?').next().unwrap_or_default();
     format!("{scheme}://{place}")
-}
-
-/// Reads on a connection; tried again if the connection breaks.
-macro_rules! reading {
-    ($store:expr, |$conn:ident| $work:expr) => {{
-        schema::ready(&$store.core).await?;
-        let mut tries = Tries::new();
-        loop {
-            let result = match $store.core.lease().await {
-                Ok(mut lease) => {
-                    let result = {
-                        let mut held = lease.conn(&$store.core.dialect);
-                        let $conn = &mut held;
-                        $work.await
-                    };
-                    if result.is_ok() {
-                        drop(lease.clean());
-                    }
-                    result
-                }
-                Err(error) => Err(error),
-            };
-            match result {
-                Err(error) if class(&error) != Class::Other && tries.again(&error).await => {}
-                result => break result,
-            }
-        }
-    }};
-}
-
-/// Reads in a transaction that leaves nothing behind, with statements that may take long; tried again if the connection
-/// breaks.
-macro_rules! patiently {
-    ($store:expr, |$conn:ident| $work:expr) => {{
-        schema::ready(&$store.core).await?;
-        let mut tries = Tries::new();
-        loop {
-            let result = match $store.core.begin().await {
-                Ok(mut tx) => {
-                    let result = match tx.be_patient().await {
-                        Ok(()) => {
-                            let mut held = tx.conn();
-                            held.be_patient(STEP_DEADLINE);
-                            let $conn = &mut held;
-                            $work.await
-                        }
-                        Err(error) => Err(error),
-                    };
-                    tx.leave().await;
-                    result
-                }
-                Err(error) => Err(error),
-            };
-            match result {
-                Err(error) if class(&error) != Class::Other && tries.again(&error).await => {}
-                result => break result,
-            }
-        }
-    }};
-}
-
-/// Writes in a transaction; tried again if it was taken back.
-macro_rules! writing {
-    ($store:expr, |$conn:ident| $work:expr) => {
-        writing!($store, false, |$conn| $work)
-    };
-    ($store:expr, $is_long:literal, |$conn:ident| $work:expr) => {{
-        schema::ready(&$store.core).await?;
-        let mut tries = Tries::new();
-        loop {
-            let error = match $store.core.begin().await {
-                Ok(mut tx) => {
-                    let result = if $is_long { tx.be_patient().await } else { Ok(()) };
-                    let result = match result {
-                        Ok(()) => {
-                            let mut held = tx.conn();
-                            if $is_long {
-                                held.be_patient(STEP_DEADLINE);
-                            }
-                            let $conn = &mut held;
-                            $work.await
-                        }
-                        Err(error) => Err(error),
-                    };
-                    match tx.end(result).await {
-                        Done::Over(result, _) => break result,
-                        Done::Undone(error) => error,
-                    }
-                }
-                Err(error) => error,
-            };
-            if class(&error) == Class::Other || !tries.again(&error).await {
-                break Err(error);
-            }
-        }
-    }};
 }
 
 #[async_trait]
@@ -456,6 +363,32 @@ impl<D: 'static> Store for ServerStore<D> {
 
     async fn unqueue_events(&self, filter: &QueueFilter) -> StoreResult<u64> {
         writing!(self, |conn| asset_queue::unqueue(conn, filter))
+    }
+
+    async fn watchers(&self) -> StoreResult<Vec<WatcherRow>> {
+        reading!(self, |conn| watchers::list(conn))
+    }
+
+    async fn claim_watchers(
+        &self,
+        keys: Vec<WatcherKey>,
+        process: IncarnationId,
+    ) -> StoreResult<Vec<WatcherRow>> {
+        writing!(self, |conn| watchers::claim(conn, &keys, process))
+    }
+
+    async fn add_watched(&self, process: IncarnationId, watched: WatchedEvent) -> StoreResult<bool> {
+        writing!(self, |conn| watchers::add(conn, process, &watched))
+    }
+
+    async fn note_watcher(
+        &self,
+        process: IncarnationId,
+        key: WatcherKey,
+        error: Option<String>,
+        at: DateTime<Utc>,
+    ) -> StoreResult<bool> {
+        writing!(self, |conn| watchers::note(conn, process, &key, error.as_deref(), at))
     }
 
     async fn deadlines(

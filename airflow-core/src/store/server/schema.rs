@@ -19,7 +19,8 @@ pub(in crate::store) const STEP_DEADLINE: Duration = Duration::from_secs(600);
 pub(in crate::store) const VERSIONS: &str = "airflow_schema";
 
 /// All tables, those that refer to others first.
-pub(in crate::store) const TABLES: [&str; 30] = [
+pub(in crate::store) const TABLES: [&str; 31] = [
+    "af_watcher",
     "af_log_chunk",
     "af_dead_letter",
     "af_deadline",

@@ -13,6 +13,7 @@ use super::assets;
 use super::json::{Rows, apart};
 use super::keys::slot_columns;
 use super::notices::task_column;
+use super::task_logs;
 use super::text::Kind;
 
 /// Which of the lists a statement reads.
@@ -28,12 +29,13 @@ pub(in crate::store) enum List {
     Notices,
     AssetEvents,
     AssetRefs,
+    Logs,
     Slots,
 }
 
 impl List {
     /// All lists, in the order in which they are handed over.
-    pub(in crate::store) const ALL: [Self; 11] = [
+    pub(in crate::store) const ALL: [Self; 12] = [
         Self::Runs,
         Self::Tis,
         Self::Expansions,
@@ -44,6 +46,7 @@ impl List {
         Self::Notices,
         Self::AssetEvents,
         Self::AssetRefs,
+        Self::Logs,
         Self::Slots,
     ];
 }
@@ -171,7 +174,7 @@ const TAKE: &str = concat!(
 );
 
 /// The statements in the order in which they run, each with the list it reads.
-pub(in crate::store) const STEPS: [(List, &str); 15] = [
+pub(in crate::store) const STEPS: [(List, &str); 16] = [
     (List::Runs, RUNS),
     (List::Tis, FIRST),
     (List::Tis, NEXT),
@@ -186,6 +189,7 @@ pub(in crate::store) const STEPS: [(List, &str); 15] = [
     (List::AssetEvents, assets::MEET),
     (List::AssetEvents, assets::EMIT),
     (List::AssetRefs, assets::QUEUE),
+    (List::Logs, task_logs::ADD),
     (List::Slots, TAKE),
 ];
 
@@ -210,7 +214,8 @@ impl Lists {
     /// The lists of units of different runs.
     pub(in crate::store) fn new(kind: Kind, units: &[&Unit]) -> Self {
         let mut lists: [Rows; List::ALL.len()] = std::array::from_fn(|_| Rows::new(kind));
-        let [runs, tis, expansions, clears, xcoms, starts, ends, notices, events, refs, slots] = &mut lists;
+        let [runs, tis, expansions, clears, xcoms, starts, ends, notices, events, refs, logs, slots] =
+            &mut lists;
         let mut more_xcoms = Vec::new();
         for unit in units {
             write_run(runs, unit);
@@ -232,6 +237,7 @@ impl Lists {
             write_attempts(starts, ends, unit);
             write_notices(notices, unit);
             unit.asset_events.iter().for_each(|event| assets::write_event(events, refs, event));
+            unit.logs.iter().for_each(|chunk| task_logs::write_chunk(logs, chunk));
         }
         write_slots(slots, units);
         Self { all: lists.map(Rows::finish), more_xcoms }

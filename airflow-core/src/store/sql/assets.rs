@@ -1,7 +1,9 @@
 //! Assets: what dags say of them, their events, and what waits for dags to run.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 use std::fmt::Write as _;
+
+use chrono::{DateTime, Utc};
 
 use crate::asset::{AssetKey, AssetRef, EventSource};
 use crate::id::{DagId, MapIndex, RunId, TaskId};
@@ -10,7 +12,7 @@ use crate::store::{AssetEvent, AssetEventFilter, AssetRole, AssetRow, DagRecord,
 use crate::timetable::DataInterval;
 
 use super::json::Rows;
-use super::{Arg, Conn, Query, Row, query};
+use super::{Arg, Conn, Query, Row, query, watchers};
 
 /// An event as a row.
 macro_rules! events {
@@ -80,7 +82,11 @@ pub(in crate::store) async fn add(conn: &mut Conn<'_>, events: &[AssetEvent]) ->
 }
 
 /// Keeps what dags say of assets, and forgets what they said before. Runs in a transaction of the caller.
-pub(in crate::store) async fn sync(conn: &mut Conn<'_>, records: &[DagRecord]) -> StoreResult<()> {
+pub(in crate::store) async fn sync(
+    conn: &mut Conn<'_>,
+    records: &[DagRecord],
+    now: DateTime<Utc>,
+) -> StoreResult<()> {
     const FORGET: &str = "DELETE FROM af_asset_ref WHERE dag_id IN (SELECT j.id FROM ROWS(?1, id NAME) j)";
     const ASSETS: &str = "
         INSERT INTO af_asset (asset_key, is_alias, name, uri, group_name, extra)
@@ -130,7 +136,13 @@ pub(in crate::store) async fn sync(conn: &mut Conn<'_>, records: &[DagRecord]) -
             query(sql).bind(list).execute(conn).await?;
         }
     }
-    query(UNQUEUE).bind(ids.as_str()).execute(conn).await.map(|_| ())
+    query(UNQUEUE).bind(ids.as_str()).execute(conn).await?;
+    let named = dags.values().flat_map(|record| &record.assets).filter(|one| one.role == AssetRole::Watcher);
+    let named: BTreeSet<(AssetKey, String)> =
+        named.filter_map(|one| Some((one.asset.key(), one.task_id.as_ref()?.to_string()))).collect();
+    let named: Vec<(&str, &str)> =
+        named.iter().map(|(asset, name)| (asset.as_str(), name.as_str())).collect();
+    watchers::sync(conn, &named, now).await
 }
 
 /// All assets and aliases.
@@ -152,6 +164,7 @@ pub(in crate::store) async fn list(conn: &mut Conn<'_>) -> StoreResult<Vec<Asset
             consumers: Vec::new(),
             producers: Vec::new(),
             readers: Vec::new(),
+            watchers: Vec::new(),
             events: 0,
             last_event: None,
         };
@@ -164,6 +177,7 @@ pub(in crate::store) async fn list(conn: &mut Conn<'_>) -> StoreResult<Vec<Asset
             AssetRole::Schedule => asset.consumers.push(dag),
             AssetRole::Outlet => asset.producers.push((dag, task)),
             AssetRole::Inlet => asset.readers.push((dag, task)),
+            AssetRole::Watcher => asset.watchers.push(task.to_string()),
         }
     }
     for row in query(NEWEST).fetch_all(conn).await? {
@@ -172,6 +186,10 @@ pub(in crate::store) async fn list(conn: &mut Conn<'_>) -> StoreResult<Vec<Asset
         }
     }
     let mut all: Vec<AssetRow> = all.into_values().collect();
+    for asset in &mut all {
+        asset.watchers.sort();
+        asset.watchers.dedup();
+    }
     all.sort_by(|a, b| (&a.name, &a.uri, &a.key).cmp(&(&b.name, &b.uri, &b.key)));
     Ok(all)
 }

@@ -12,7 +12,7 @@ use crate::timetable::DataInterval;
 
 use super::errors::corrupt;
 use super::json::{Rows, apart};
-use super::{Conn, Row, assets, query};
+use super::{Conn, Row, assets, query, watchers};
 
 /// Makes dags and their versions known. Runs in a transaction of the caller.
 pub(in crate::store) async fn sync(
@@ -34,14 +34,14 @@ pub(in crate::store) async fn sync(
             next_after = coalesce(af_dag.next_after, excluded.next_after),
             fingerprint = excluded.fingerprint, schedule = excluded.schedule, description = excluded.description,
             owners = excluded.owners, tags = excluded.tags, last_seen = excluded.last_seen";
-    const VERSIONS: &str = "
-        INSERT INTO af_dag_version (dag_id, number, fingerprint, structure, created_at)
-        SELECT j.id, 1 + coalesce((SELECT max(v.number) FROM af_dag_version v WHERE v.dag_id = j.id), 0), j.print,
-               j.shape, ?2
-        FROM ROWS(?1, id NAME, paused FLAG, print NAME, timing TEXT, words TEXT, people TEXT, labels TEXT, a TIME, b TIME,
-                  c TIME, shape TEXT) j
+    const UNKNOWN: &str = "
+        SELECT j.id FROM ROWS(?1, id NAME, paused FLAG, print NAME) j
         WHERE NOT EXISTS (SELECT 1 FROM af_dag_version v WHERE v.dag_id = j.id AND v.fingerprint = j.print)
         ORDER BY j.ord";
+    // A statement for each: the structure may be long, and is rarely new.
+    const VERSION: &str = "
+        INSERT INTO af_dag_version (dag_id, number, fingerprint, structure, created_at)
+        SELECT ?1, 1 + coalesce(max(v.number), 0), ?2, ?3, ?4 FROM af_dag_version v WHERE v.dag_id = ?1";
     const CURRENT: &str = "
         UPDATE af_dag SET version = (SELECT v.number FROM af_dag_version v
                                      WHERE v.dag_id = af_dag.dag_id AND v.fingerprint = af_dag.fingerprint)
@@ -50,16 +50,23 @@ pub(in crate::store) async fn sync(
         // In the order in which dags are locked.
         part.sort_by_key(|(_, record)| &record.dag_id);
         let mut rows = conn.rows();
-        for (_, record) in part {
+        for (_, record) in &part {
             write_record(&mut rows, record)?;
         }
         let json = rows.finish();
-        for sql in [DAGS, VERSIONS] {
-            query(sql).bind(json.as_deref()).bind(now).execute(conn).await?;
+        query(DAGS).bind(json.as_deref()).bind(now).execute(conn).await?;
+        for row in query(UNKNOWN).bind(json.as_deref()).fetch_all(conn).await? {
+            let id = row.text("id")?;
+            let Ok(at) = part.binary_search_by(|(_, record)| record.dag_id.as_str().cmp(&id)) else {
+                continue;
+            };
+            let (_, record) = part[at];
+            let version = query(VERSION).bind(record.dag_id.as_str()).bind(record.fingerprint.as_str());
+            version.bind(record.structure.to_text().as_ref()).bind(now).execute(conn).await?;
         }
         query(CURRENT).bind(json.as_deref()).execute(conn).await?;
     }
-    assets::sync(conn, records).await?;
+    assets::sync(conn, records, now).await?;
     listed(conn, records).await
 }
 
@@ -70,7 +77,7 @@ fn write_record(rows: &mut Rows, record: &DagRecord) -> StoreResult<()> {
     let row = row.text(&record.schedule).maybe_text(record.description.as_deref()).text(&record.owners);
     let row = row.text(&tags).maybe_time(record.next.map(|next| next.data_interval.start));
     let row = row.maybe_time(record.next.map(|next| next.data_interval.end));
-    row.maybe_time(record.next.map(|next| next.run_after)).text(&record.structure.to_string()).end();
+    row.maybe_time(record.next.map(|next| next.run_after)).end();
     Ok(())
 }
 
@@ -210,6 +217,7 @@ pub(in crate::store) async fn delete(conn: &mut Conn<'_>, dag_id: &DagId) -> Sto
     if row.num::<i64>("busy")? > 0 {
         return Err(rules::still_running(dag_id));
     }
+    watchers::forget_dag(conn, dag_id).await?;
     for sql in [SLOTS, DELETE] {
         query(sql).bind(dag_id.as_str()).execute(conn).await?;
     }

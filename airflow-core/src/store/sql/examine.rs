@@ -177,7 +177,13 @@ const OF_ALL: [(Rule, &str, &str, usize); 5] = [
 ];
 
 /// Tables, what their rows refer to, and how many refer to nothing.
-const ORPHANS: [(&str, &str, &str); 13] = [
+const ORPHANS: [(&str, &str, &str); 14] = [
+    (
+        "af_watcher",
+        "asset",
+        "SELECT count(*) AS n FROM af_watcher x LEFT JOIN af_asset p ON p.asset_key = x.asset_key
+         WHERE p.asset_key IS NULL",
+    ),
     (
         "af_ti",
         "run",

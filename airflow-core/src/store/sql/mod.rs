@@ -33,6 +33,7 @@ pub(super) mod task_logs;
 pub(super) mod tasks;
 pub(super) mod text;
 mod value;
+pub(super) mod watchers;
 
 use std::borrow::Cow;
 

@@ -9,7 +9,7 @@ use crate::store::{DagVersion, Old, OldKey, OldRow, OldTable, StoreResult};
 
 use super::errors::corrupt;
 use super::runs::run_row;
-use super::{Conn, Query, Row, admin, assets, dags, query, task_logs, tasks};
+use super::{Conn, Query, Row, admin, assets, dags, query, task_logs, tasks, watchers};
 
 /// The rows of a table that are old: ?1 is the moment, ?2 says whether ?3 lists the only dags, ?4 lists those that are left
 /// alone.
@@ -157,6 +157,34 @@ const ASSET_EVENTS: Words = Words {
     ),
 };
 
+macro_rules! unnamed {
+    ($watcher:literal) => {
+        concat!(
+            " AND NOT EXISTS (SELECT 1 FROM af_asset_ref f WHERE f.asset_key = ",
+            $watcher,
+            ".asset_key AND f.role = 'watcher' AND f.task_id = ",
+            $watcher,
+            ".name)"
+        )
+    };
+}
+
+const WATCHERS: Words = Words {
+    select: super::watchers::SELECT,
+    from: concat!(
+        " FROM af_watcher w JOIN af_asset s ON s.asset_key = w.asset_key WHERE w.updated_at < ?1",
+        unnamed!("w"),
+        dags!("''")
+    ),
+    order: " ORDER BY w.asset_key, w.name",
+    delete: concat!(
+        "DELETE FROM af_watcher WHERE (asset_key, name) IN
+             (SELECT j.a, j.n FROM ROWS(?5, a NAME, n NAME) j) AND updated_at < ?1",
+        unnamed!("af_watcher"),
+        dags!("''")
+    ),
+};
+
 const AUDIT: Words = Words {
     select: "SELECT a.*",
     from: concat!(" FROM af_audit a WHERE a.at < ?1", dags!("coalesce(a.dag_id, '')")),
@@ -189,6 +217,7 @@ fn words(table: OldTable) -> &'static Words {
         OldTable::Runs => &RUNS,
         OldTable::Versions => &VERSIONS,
         OldTable::AssetEvents => &ASSET_EVENTS,
+        OldTable::Watchers => &WATCHERS,
         OldTable::Audit => &AUDIT,
         OldTable::Processes => &PROCESSES,
     }
@@ -227,6 +256,7 @@ fn read(table: OldTable, row: &Row) -> StoreResult<OldRow> {
             OldRow::Version(row.text("dag_id")?.into(), Box::new(version))
         }
         OldTable::AssetEvents => OldRow::AssetEvent(Box::new(assets::event_row(row)?)),
+        OldTable::Watchers => OldRow::Watcher(Box::new(watchers::watcher_row(row)?)),
         OldTable::Audit => OldRow::Audit(row.num("id")?, Box::new(admin::audit_entry(row)?)),
         OldTable::Processes => OldRow::Process(IncarnationId(row.id("id")?)),
     })
@@ -249,6 +279,9 @@ pub(in crate::store) async fn delete(conn: &mut Conn<'_>, old: &Old, keys: &[Old
                 row.text(dag.as_str()).int(*number).end();
             }
             (OldTable::AssetEvents, OldKey::AssetEvent(id)) => row.text(id.as_str()).end(),
+            (OldTable::Watchers, OldKey::Watcher(key)) => {
+                row.text(key.asset.as_str()).text(&key.name).end();
+            }
             (OldTable::Audit, OldKey::Audit(id)) => row.int(*id).end(),
             (OldTable::Processes, OldKey::Process(id)) => row.maybe_id(Some(id.0)).end(),
             (table, key) => return Err(corrupt(format!("{key:?} is no key of `{table}`"))),

@@ -11,7 +11,7 @@ use crate::store::{
 };
 
 use super::runs::run_row;
-use super::{Conn, Row, query};
+use super::{Conn, Row, query, task_logs};
 
 /// Looks attempts up by id, in the order given; those that do not exist are left out.
 pub(in crate::store) async fn find(conn: &mut Conn<'_>, ids: &[AttemptId]) -> StoreResult<Vec<FoundAttempt>> {
@@ -119,13 +119,16 @@ macro_rules! add {
 }
 
 /// Writes reports down whose attempts are open and this process's, unless it has ended. Says of each whether it is
-/// written now.
+/// written now. Keeps the ends of their logs in any case.
 pub(in crate::store) async fn add_reports(
     conn: &mut Conn<'_>,
     process: IncarnationId,
     reports: &[StoredReport],
 ) -> StoreResult<Vec<bool>> {
     let Some(list) = report_list(conn, reports) else { return Ok(Vec::new()) };
+    if let Some(logs) = log_list(conn, reports) {
+        query(task_logs::ADD).bind(logs).execute(conn).await?;
+    }
     query(add!()).bind(list).bind(process.0).execute(conn).await?;
     written(conn, reports).await
 }
@@ -154,11 +157,15 @@ pub(in crate::store) async fn add_reports_at_once(
         add!(),
         " RETURNING attempt_id),
         mark AS (INSERT INTO af_commit (nonce, fenced) VALUES (?3, false)),
-        gone AS (DELETE FROM af_commit WHERE nonce IN (SELECT s.id FROM ROWS(?4, id ID) s))
+        gone AS (DELETE FROM af_commit WHERE nonce IN (SELECT s.id FROM ROWS(?4, id ID) s)),
+        logs AS (",
+        task_logs::add_chunks!("?5"),
+        ")
         SELECT attempt_id FROM added"
     );
     let Some(list) = report_list(conn, reports) else { return Ok(Vec::new()) };
-    let add = query(ADD).bind(list).bind(process.0).bind(mark).bind(spent.unwrap_or_else(|| "[]".into()));
+    let (spent, logs) = (spent.unwrap_or_else(none), log_list(conn, reports).unwrap_or_else(none));
+    let add = query(ADD).bind(list).bind(process.0).bind(mark).bind(spent).bind(logs);
     let now = which(&add.fetch_all(conn).await?, reports)?;
     // One that is missing may have been written meanwhile: by the same call, whose answer was lost.
     if now.contains(&false) { written(conn, reports).await } else { Ok(now) }
@@ -169,6 +176,22 @@ fn report_list(conn: &Conn<'_>, reports: &[StoredReport]) -> Option<String> {
     for report in reports {
         rows.row().maybe_id(Some(report.attempt_id.0)).time(report.at).text(&report.body).end();
     }
+    rows.finish()
+}
+
+/// An empty list.
+#[cfg(feature = "postgres")]
+fn none() -> String {
+    "[]".into()
+}
+
+/// The ends of logs that come with reports.
+fn log_list(conn: &Conn<'_>, reports: &[StoredReport]) -> Option<String> {
+    let mut rows = conn.rows();
+    reports
+        .iter()
+        .filter_map(|report| report.log.as_ref())
+        .for_each(|log| task_logs::write_chunk(&mut rows, log));
     rows.finish()
 }
 
@@ -195,6 +218,7 @@ pub(in crate::store) async fn reports(
             map_index: MapIndex(row.num("map_index")?),
             at: row.time("at")?,
             body: row.text("body")?,
+            log: None,
         })
     };
     query(LIST).bind(process.0).bind(limit).fetch_all(conn).await?.iter().map(report).collect()

@@ -3,20 +3,36 @@
 use crate::id::AttemptId;
 use crate::store::{DeadLetter, LogChunk, LogFilter, LogPlace, StoreResult};
 
+use super::json::Rows;
 use super::{Conn, Row, query};
 
+macro_rules! add_chunks {
+    ($list:literal) => {
+        concat!(
+            "INSERT INTO af_log_chunk (attempt_id, chunk, at, body)
+             SELECT a.attempt_id, j.nth, j.made, j.text FROM ROWS(",
+            $list,
+            ", id ID, nth INT, made TIME, text TEXT) j CROSS JOIN af_attempt a ON a.attempt_id = j.id
+             WHERE true
+             ON CONFLICT (attempt_id, chunk) DO NOTHING"
+        )
+    };
+}
+#[cfg(feature = "postgres")]
+pub(super) use add_chunks;
+
 /// Keeps pieces of logs; those that are there already, or whose attempt is not, are passed over.
+pub(super) const ADD: &str = add_chunks!("?1");
+
+/// Adds a piece to the list that [`ADD`] reads.
+pub(super) fn write_chunk(rows: &mut Rows, chunk: &LogChunk) {
+    rows.row().maybe_id(Some(chunk.attempt_id.0)).int(chunk.chunk).time(chunk.at).text(&chunk.text).end();
+}
+
+/// Keeps pieces of logs; see [`ADD`].
 pub(in crate::store) async fn add(conn: &mut Conn<'_>, chunks: &[LogChunk]) -> StoreResult<()> {
-    const ADD: &str = "
-        INSERT INTO af_log_chunk (attempt_id, chunk, at, body)
-        SELECT a.attempt_id, j.nth, j.made, j.text
-        FROM ROWS(?1, id ID, nth INT, made TIME, text TEXT) j CROSS JOIN af_attempt a ON a.attempt_id = j.id
-        WHERE true
-        ON CONFLICT (attempt_id, chunk) DO NOTHING";
     let mut rows = conn.rows();
-    for chunk in chunks {
-        rows.row().maybe_id(Some(chunk.attempt_id.0)).int(chunk.chunk).time(chunk.at).text(&chunk.text).end();
-    }
+    chunks.iter().for_each(|chunk| write_chunk(&mut rows, chunk));
     let Some(list) = rows.finish() else { return Ok(()) };
     query(ADD).bind(list).execute(conn).await.map(|_| ())
 }

@@ -267,7 +267,10 @@ fn postgres_rows(value: &str, columns: &[(&str, &str)]) -> String {
         _ => format!("value ->> {at} AS {name}"),
     });
     format!(
-        "(SELECT ord, {columns} FROM jsonb_array_elements(CAST({value} AS text)::jsonb) WITH ORDINALITY e(value, ord))"
+        // Every element is an array. That it is asked for makes the planner expect one row instead of a hundred, so that it
+        // begins with the list and finds the rows of tables by their keys, also of tables that it takes for empty.
+        "(SELECT ord, {columns} FROM jsonb_array_elements(CAST({value} AS text)::jsonb) WITH ORDINALITY e(value, ord) \
+         WHERE jsonb_typeof(value) = 'array')"
     )
 }
 

@@ -25,7 +25,7 @@ use super::view;
 
 /// What the writing connection needs beside the tables. Columns of a step stand in `a` to `u`; what they mean for each
 /// kind stands in [`steps`](super::steps).
-const SETUP: [&str; 14] = [
+const SETUP: [&str; 15] = [
     "CREATE TEMP VIEW IF NOT EXISTS af_step AS
      SELECT 0 AS kind, 0 AS a, 0 AS b, 0 AS c, 0 AS d, 0 AS e, 0 AS f, 0 AS g, 0 AS h, 0 AS i, 0 AS j, 0 AS k, 0 AS l,
             0 AS m, 0 AS n, 0 AS o, 0 AS p, 0 AS q, 0 AS r, 0 AS s, 0 AS t, 0 AS u",
@@ -115,6 +115,11 @@ const SETUP: [&str; 14] = [
             SELECT r.dag_id, NEW.a, NEW.b, NOT d.is_paused
             FROM af_asset_ref r CROSS JOIN af_dag d ON d.dag_id = r.dag_id
             WHERE r.asset_key = NEW.b AND r.role = 'schedule' ON CONFLICT DO NOTHING;
+     END",
+    "CREATE TEMP TRIGGER IF NOT EXISTS af_log INSTEAD OF INSERT ON af_step WHEN NEW.kind = 14 BEGIN
+        INSERT INTO af_log_chunk (attempt_id, chunk, at, body)
+            SELECT NEW.a, NEW.b, NEW.c, NEW.d WHERE EXISTS (SELECT 1 FROM af_attempt x WHERE x.attempt_id = NEW.a)
+            ON CONFLICT DO NOTHING;
      END",
 ];
 

@@ -3,6 +3,7 @@
 //! Any number of processes may use the file; each has one connection that writes ([`writer`]) and a few that read.
 //! The path every state takes is [`commit`]; the tables are in [`schema`]. Decides nothing.
 
+mod calls;
 mod commit;
 mod errors;
 mod options;
@@ -22,6 +23,7 @@ use sqlx::pool::PoolConnection;
 use sqlx::sqlite::{SqlitePool, SqlitePoolOptions};
 use sqlx::{Connection as _, Sqlite, SqliteConnection};
 
+use crate::asset::WatcherKey;
 use crate::id::{AttemptId, DagId, IncarnationId, MapIndex, RunPk, TaskId};
 
 use super::host::{self, HostTx};
@@ -31,7 +33,7 @@ use super::sql::group::Writer;
 use super::sql::text::Dialect;
 use super::sql::{
     Conn, admin, asset_queue, assets, credentials, dags, deadlines, examine, load, notices, old, processes,
-    remote, runs, task_logs, tasks,
+    remote, runs, task_logs, tasks, watchers,
 };
 use super::{
     Advance, AssetEvent, AssetEventFilter, AssetRow, AttemptRow, AuditEntry, AuditFilter, Carrier,
@@ -40,8 +42,10 @@ use super::{
     NewIncarnation, NewRun, NoticeKey, NoticeRow, Old, OldKey, OldRow, PastQuery, PoolRow, PoolSpec,
     QueueFilter, QueuedAsset, QueuedAttempts, QueuedEvent, Rows, RunFilter, RunRow, RunSnapshot,
     SchemaStatus, Settlement, SlotCount, SlotKey, Store, StoreError, StoreResult, StoredReport, TiRow,
-    TokenSwap, Unit, UnitResult, VariableRow, WorkerRow, XComFilter, XComRow, XComWrite,
+    TokenSwap, Unit, UnitResult, VariableRow, WatchedEvent, WatcherRow, WorkerRow, XComFilter, XComRow,
+    XComWrite,
 };
+use calls::{reading, writing};
 use errors::unreachable;
 #[cfg(feature = "testing")]
 pub use schema::sqlite_migrations;
@@ -177,31 +181,6 @@ async fn connect(options: &SqliteOptions) -> StoreResult<SqliteConnection> {
             Err(error) => return Err(unreachable(&options.path, &error)),
         }
     }
-}
-
-/// Writes in a transaction of its own.
-macro_rules! writing {
-    ($store:expr, |$conn:ident| $work:expr) => {
-        $store
-            .writer()
-            .await?
-            .write(move |conn| {
-                Box::pin(async move {
-                    let $conn = &mut Conn::sqlite(conn);
-                    $work.await
-                })
-            })
-            .await
-    };
-}
-
-/// Reads on a connection of the readers.
-macro_rules! reading {
-    ($store:expr, |$conn:ident| $work:expr) => {{
-        let mut reader = $store.reader().await?;
-        let $conn = &mut Conn::sqlite(&mut reader);
-        $work.await
-    }};
 }
 
 #[async_trait]
@@ -434,6 +413,32 @@ impl Store for SqliteStore {
     async fn unqueue_events(&self, filter: &QueueFilter) -> StoreResult<u64> {
         let filter = filter.clone();
         writing!(self, |conn| asset_queue::unqueue(conn, &filter))
+    }
+
+    async fn watchers(&self) -> StoreResult<Vec<WatcherRow>> {
+        reading!(self, |conn| watchers::list(conn))
+    }
+
+    async fn claim_watchers(
+        &self,
+        keys: Vec<WatcherKey>,
+        process: IncarnationId,
+    ) -> StoreResult<Vec<WatcherRow>> {
+        writing!(self, |conn| watchers::claim(conn, &keys, process))
+    }
+
+    async fn add_watched(&self, process: IncarnationId, watched: WatchedEvent) -> StoreResult<bool> {
+        writing!(self, |conn| watchers::add(conn, process, &watched))
+    }
+
+    async fn note_watcher(
+        &self,
+        process: IncarnationId,
+        key: WatcherKey,
+        error: Option<String>,
+        at: DateTime<Utc>,
+    ) -> StoreResult<bool> {
+        writing!(self, |conn| watchers::note(conn, process, &key, error.as_deref(), at))
     }
 
     async fn deadlines(

@@ -14,10 +14,10 @@ use crate::store::sql::errors::{corrupt, failed};
 use crate::store::sql::{Conn, admin};
 
 /// The migrations, the first one leads to version 1.
-const MIGRATIONS: [&str; 10] = [V1, V2, V3, V4, V5, V6, V7, V8, V9, V10];
+const MIGRATIONS: [&str; 11] = [V1, V2, V3, V4, V5, V6, V7, V8, V9, V10, V11];
 
 /// The version that this library needs.
-pub(super) const NEEDED: u32 = 10;
+pub(super) const NEEDED: u32 = 11;
 
 /// The statements that lead from one version to the next, for tests that begin with an old one.
 #[cfg(feature = "testing")]
@@ -211,8 +211,17 @@ CREATE TABLE af_dead_letter (
     error TEXT NOT NULL, key_id TEXT, size INTEGER NOT NULL, head TEXT NOT NULL, set_by TEXT NOT NULL
 ) STRICT";
 
+/// Watchers of assets, who runs them, and how far they have come.
+const V11: &str = "
+CREATE TABLE af_watcher (
+    asset_key TEXT NOT NULL, name TEXT NOT NULL, incarnation BLOB, reached TEXT, events INTEGER NOT NULL,
+    last_event INTEGER, failures INTEGER NOT NULL, error TEXT, failed_at INTEGER, updated_at INTEGER NOT NULL,
+    PRIMARY KEY (asset_key, name)
+) STRICT, WITHOUT ROWID";
+
 /// All tables, those that refer to others first.
-const TABLES: [&str; 29] = [
+const TABLES: [&str; 30] = [
+    "af_watcher",
     "af_log_chunk",
     "af_dead_letter",
     "af_deadline",

@@ -47,6 +47,8 @@ enum Kind {
     Emit = 12,
     /// event, asset or alias
     Queue = 13,
+    /// attempt, number, at, text
+    Log = 14,
 }
 
 /// One column of a step.
@@ -173,6 +175,11 @@ impl<'a> Steps<'a> {
             self.push(Kind::Tell, cells);
         }
         unit.asset_events.iter().for_each(|event| self.add_asset_event(event));
+        for chunk in &unit.logs {
+            let cells =
+                [chunk.attempt_id.0.into(), chunk.chunk.into(), chunk.at.into(), (&chunk.text).into()];
+            self.push(Kind::Log, cells);
+        }
         let (deferred, others): (Vec<_>, Vec<_>) = net_slots(unit)
             .into_iter()
             .filter(|net| net.delta != 0)

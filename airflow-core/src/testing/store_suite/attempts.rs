@@ -1,11 +1,14 @@
 //! Attempts and values.
 
+use std::sync::Arc;
+
 use uuid::Uuid;
 
-use crate::id::{IncarnationId, MapIndex};
+use crate::id::{AttemptId, IncarnationId, MapIndex};
 use crate::state::{TaskEvent, TaskState};
 use crate::store::{
-    AttemptState, NewIncarnation, SharedStore, SkipRecord, StoreResult, UnitResult, XComFilter, XComWrite,
+    AttemptState, NewIncarnation, RunRow, SharedStore, SkipRecord, StoreResult, Unit, UnitResult, XComFilter,
+    XComWrite,
 };
 use crate::xcom::SKIP_KEY;
 
@@ -52,6 +55,108 @@ pub async fn queued_attempts_are_claimed_once(store: SharedStore) -> StoreResult
     let stored = &attempts[0].start;
     assert_eq!((stored.state, stored.at), (AttemptState::Running, queued.started[0].at));
     assert_eq!(stored.incarnation, Some(IncarnationId(Uuid::from_u128(9))));
+    Ok(())
+}
+
+/// The tasks whose attempts are claimed.
+const TASKS: [&str; 8] = ["a", "b", "c", "d", "e", "f", "g", "h"];
+
+/// A run with a queued attempt of each task.
+async fn enqueued(store: &SharedStore) -> StoreResult<RunRow> {
+    let run = one_run(store).await?;
+    let mut queued = unit(&run);
+    for (id, task) in (1..).zip(TASKS) {
+        queued.tis.push(change(task, TaskState::None, TaskEvent::Enqueued, 0));
+        queued.started.push(start(id, task, 1, AttemptState::Queued));
+    }
+    assert_eq!(commit(store, queued).await?, UnitResult::Committed);
+    Ok(run)
+}
+
+/// A claim of the attempt of one task.
+fn claim(run: &RunRow, which: usize, process: u128) -> Unit {
+    let mut one = unit(run);
+    one.tis = vec![change(TASKS[which], TaskState::Queued, TaskEvent::Claimed, 1)];
+    one.started = vec![start(which as u128 + 1, TASKS[which], 1, AttemptState::Running)];
+    one.started[0].incarnation = Some(IncarnationId(Uuid::from_u128(process)));
+    one
+}
+
+/// Who has the attempt of each task.
+async fn owners(store: &SharedStore, run: &RunRow) -> StoreResult<Vec<Option<u128>>> {
+    let attempts = store.attempts(run.pk, None).await?;
+    let states = store.task_instances(run.pk).await?;
+    for (attempt, ti) in attempts.iter().zip(&states) {
+        let claimed = attempt.start.incarnation.is_some();
+        assert_eq!(attempt.state == AttemptState::Running, claimed, "{attempt:?}");
+        assert_eq!((ti.state == TaskState::Running, ti.epoch), (claimed, 1 + u32::from(claimed)), "{ti:?}");
+    }
+    Ok(attempts.iter().map(|one| one.start.incarnation.map(|id| id.0.as_u128())).collect())
+}
+
+/// Of claims of one run in one call each gets its own answer: those that hold are written, whatever becomes of the others.
+/// Of two that ask for the same attempt the first one gets it; of two calls at the same time one gets each.
+///
+/// # Errors
+///
+/// What the store said when it failed.
+///
+/// # Panics
+///
+/// If the store does not keep this.
+pub async fn claims_of_one_run_are_judged_one_by_one(store: SharedStore) -> StoreResult<()> {
+    use UnitResult::{Committed, Stale};
+    // All hold.
+    let run = enqueued(&store).await?;
+    let all = (0..TASKS.len()).map(|which| claim(&run, which, 9)).collect();
+    assert_eq!(store.commit(all).await?, vec![Committed; TASKS.len()]);
+    assert_eq!(owners(&store, &run).await?, [Some(9); TASKS.len()]);
+
+    // Some do not.
+    let run = enqueued(&store).await?;
+    assert_eq!(commit(&store, claim(&run, 0, 7)).await?, Committed);
+    let mut old_epoch = claim(&run, 3, 9);
+    old_epoch.tis[0].epoch = 0;
+    let mut old_generation = claim(&run, 4, 9);
+    old_generation.generation += 1;
+    let mut other_attempt = claim(&run, 5, 9);
+    other_attempt.started[0].attempt_id = AttemptId(Uuid::from_u128(99));
+    let units = vec![
+        claim(&run, 0, 9), // somebody has it
+        claim(&run, 1, 9),
+        claim(&run, 1, 8), // the one before it has it
+        claim(&run, 2, 8),
+        old_epoch,
+        old_generation,
+        other_attempt,
+        claim(&run, 6, 9),
+    ];
+    let wanted = [Stale, Committed, Stale, Committed, Stale, Stale, Stale, Committed];
+    assert_eq!(store.commit(units).await?, wanted);
+    let wanted = [Some(7), Some(9), Some(8), None, None, None, Some(9), None];
+    assert_eq!(owners(&store, &run).await?, wanted);
+
+    // Two claims of one attempt and nothing else; then two calls at once, which want all in other orders.
+    assert_eq!(store.commit(vec![claim(&run, 3, 8), claim(&run, 3, 9)]).await?, [Committed, Stale]);
+    assert_eq!(owners(&store, &run).await?[3], Some(8));
+    let run = enqueued(&store).await?;
+    let calls = [8_u128, 9].map(|process| {
+        let mut which: Vec<usize> = (0..TASKS.len()).collect();
+        if process == 9 {
+            which.reverse();
+        }
+        let units = which.iter().map(|which| claim(&run, *which, process)).collect();
+        let store = Arc::clone(&store);
+        async move { StoreResult::Ok((process, which, store.commit(units).await?)) }
+    });
+    let answers = futures_util::future::join_all(calls).await.into_iter().collect::<StoreResult<Vec<_>>>()?;
+    let owners = owners(&store, &run).await?;
+    for (process, which, results) in answers {
+        for (which, result) in which.into_iter().zip(results) {
+            assert_eq!(owners[which] == Some(process), result == Committed, "{process}: {}", TASKS[which]);
+        }
+    }
+    assert!(owners.iter().all(Option::is_some), "{owners:?}");
     Ok(())
 }
 

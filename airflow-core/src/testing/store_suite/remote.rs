@@ -8,8 +8,8 @@ use uuid::Uuid;
 use crate::id::{AttemptId, IncarnationId, MapIndex};
 use crate::state::{TaskEvent, TaskState};
 use crate::store::{
-    AttemptState, Carrier, MissingVersion, NewIncarnation, QueuedAttempts, SharedStore, StoreResult,
-    StoredReport, UnitResult,
+    AttemptState, Carrier, LogChunk, LogFilter, MissingVersion, NewIncarnation, QueuedAttempts, SharedStore,
+    StoreResult, StoredReport, UnitResult,
 };
 
 use super::{at, change, commit, d, end, fresh, one_run, start, unit};
@@ -93,6 +93,7 @@ pub async fn reports_wait_for_whoever_has_the_run(store: SharedStore) -> StoreRe
     assert_eq!(commit(&store, one).await?, UnitResult::Committed);
     assert_eq!(store.open_attempts(process(1)).await?, [attempt(1), attempt(2)]);
     let report = |id: u128, task: &str, seconds| StoredReport {
+        log: None,
         attempt_id: attempt(id),
         run: run.pk,
         task_id: task.into(),
@@ -100,15 +101,22 @@ pub async fn reports_wait_for_whoever_has_the_run(store: SharedStore) -> StoreRe
         at: at(seconds),
         body: format!("{{\"ü\": \"\\\"{id}\"}}"),
     };
-    let said = vec![report(1, "somewhere else", 9), report(3, "c", 8), report(4, "d", 7), report(77, "e", 6)];
+    let log =
+        |id, text: &str| Some(LogChunk { attempt_id: attempt(id), chunk: 3, at: at(9), text: text.into() });
+    let first = StoredReport { log: log(1, "the end\n"), ..report(1, "somewhere else", 9) };
+    let said = vec![first, report(3, "c", 8), report(4, "d", 7), report(77, "e", 6)];
     let written = store.add_reports(process(1), said).await?;
     assert_eq!(written, [true, false, false, false], "another's, an ended one, and one that nobody knows");
     assert!(store.add_reports(process(1), vec![]).await?.is_empty());
-    let again = StoredReport { body: "other".into(), ..report(1, "a", 10) };
+    let again = StoredReport { body: "other".into(), log: log(1, "other\n"), ..report(1, "a", 10) };
     assert_eq!(store.add_reports(process(1), vec![again]).await?, [true], "it is there");
     assert_eq!(store.add_reports(process(2), vec![report(3, "c", 8)]).await?, [true]);
 
     assert_eq!(store.open_attempts(process(1)).await?, [attempt(2)], "the other one is reported");
+    let (task_id, map_index) = ("a".into(), MapIndex::UNMAPPED);
+    let of_a = LogFilter { run: run.pk, task_id, map_index, try_number: 1, after: None, limit: 9 };
+    let logs: Vec<_> = store.log_chunks(&of_a).await?.into_iter().map(|(_, chunk)| chunk.text).collect();
+    assert_eq!(logs, ["the end\n"], "the end of the log came with the report");
     assert_eq!(store.reports(process(3), 10).await?, [], "nobody has the run");
     assert_eq!(store.claim_runs(&[run.pk], process(3)).await?, [run.pk]);
     assert_eq!(store.reports(process(3), 10).await?, [report(3, "c", 8), report(1, "a", 9)]);

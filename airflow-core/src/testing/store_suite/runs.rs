@@ -182,7 +182,7 @@ pub async fn dags_keep_what_users_and_timetables_said(store: SharedStore) -> Sto
     assert!(!store.set_paused(&"unknown".into(), false).await?);
     let mut second = record("d", "v2");
     second.next = Some(next(1));
-    second.structure = json!([2]);
+    second.structure = json!([2]).into();
     second.description = Some("more".into());
     let mut new = record("a", "x");
     new.paused_at_creation = false;

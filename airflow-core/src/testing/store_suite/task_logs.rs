@@ -38,11 +38,19 @@ pub async fn logs_are_kept_in_pieces(store: SharedStore) -> StoreResult<()> {
     one.started =
         vec![start(1, "a", 1, AttemptState::Running), again, start(3, "b", 1, AttemptState::Running)];
     one.ended = vec![end(1, AttemptState::Deferred)];
+    // The last piece comes with the end of the attempt; one that nobody has is passed over.
+    one.logs = vec![chunk(1, 1_784_000_000_000_000, 2, "waits\n"), chunk(77, 5, 2, "of nobody")];
     assert_eq!(commit(&store, one).await?, UnitResult::Committed);
+    let mut refused = unit(&run);
+    refused.generation += 1;
+    refused.logs = vec![chunk(2, 7, 2, "never written")];
+    assert_eq!(commit(&store, refused).await?, UnitResult::Stale);
+    let mut same = unit(&run);
+    same.logs = vec![chunk(1, 1_784_000_000_000_000, 8, "not this")];
+    assert_eq!(commit(&store, same).await?, UnitResult::Committed);
 
     let all = vec![
         chunk(2, 0, 3, "after the wait\n"),
-        chunk(1, 1_784_000_000_000_000, 2, "waits\n"),
         chunk(1, 0, 1, "\"ü\" \\ \u{1f980}\0\n\tnext\n"),
         chunk(3, 0, 9, "b\n"),
         chunk(77, 0, 1, "of nobody"),

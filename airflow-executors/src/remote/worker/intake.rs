@@ -11,7 +11,7 @@ use airflow_core::store::{AttemptState, FoundAttempt, StoreError, UnitResult};
 
 use crate::process::is_isolated;
 use crate::remote::envelope::Envelope;
-use crate::remote::transport::{Consumer, Delivery, Settle, Token};
+use crate::remote::transport::{Consumer, Delivery, Message, Settle, Token};
 
 use super::desk::{Promise, Running};
 use super::{MOST_AT_ONCE, Shared};
@@ -22,11 +22,8 @@ const LINGER: Duration = Duration::from_millis(50);
 /// How long nothing is taken after the store failed.
 const STORE_PAUSE: Duration = Duration::from_millis(500);
 
-/// After how many deliveries a message is dropped that no worker here can run: its scheduler sends it again later, and
-/// says in the meantime why the attempt waits.
-const MOST_HOPS: u32 = 5;
-
-/// How long a worker waits before it puts back what it cannot run, so that another one gets it.
+/// How long a worker waits at least before it passes on what it cannot run, so that another one gets it. It is up to twice as
+/// long, so that workers which pass messages on to each other do not go in step.
 const HOP_PAUSE: Duration = Duration::from_millis(20);
 
 /// Takes messages as long as the worker takes work.
@@ -71,14 +68,17 @@ async fn take(
     deliveries: Vec<Delivery>,
     mut promise: Promise,
 ) {
-    let (mut done, mut back, mut wanted) = (Vec::new(), Vec::new(), Vec::new());
+    let (mut done, mut back, mut wanted, mut others) = (Vec::new(), Vec::new(), Vec::new(), Vec::new());
     let mut seen = HashSet::new();
     for delivery in deliveries {
         match Envelope::decode(&delivery.body, &shared.signer) {
             Ok(envelope) if !shared.carries(&envelope.dag, &envelope.fingerprint) => {
                 shared.desk.count(|counts| counts.put_back += 1);
-                let gone = delivery.redeliveries >= MOST_HOPS;
-                if gone { &mut done } else { &mut back }.push(delivery.token);
+                if shared.hops.may_go_on(envelope.attempt) {
+                    others.push(delivery);
+                } else {
+                    done.push(delivery.token);
+                }
             }
             // A copy in the same batch.
             Ok(envelope) if !seen.insert(envelope.attempt) => done.push(delivery.token),
@@ -92,6 +92,7 @@ async fn take(
             },
         }
     }
+    pass_on(shared, others, &mut done, &mut back).await;
     if !back.is_empty() {
         shared.rest(HOP_PAUSE).await;
     }
@@ -104,6 +105,24 @@ async fn take(
     if failed {
         consumer.pause().await;
         shared.rest(STORE_PAUSE).await;
+    }
+}
+
+/// Sends messages of versions that others have to the end of their queues. Given back, they would come first, and many
+/// brokers give them to the one that has just given them back: two workers with what the other one wants would never get
+/// anywhere.
+async fn pass_on(shared: &Shared, others: Vec<Delivery>, done: &mut Vec<Token>, back: &mut Vec<Token>) {
+    if others.is_empty() {
+        return;
+    }
+    let random = u32::from(uuid::Uuid::new_v4().as_bytes()[0]);
+    shared.rest(HOP_PAUSE + HOP_PAUSE * random / 255).await;
+    let (messages, tokens): (Vec<_>, Vec<_>) =
+        others.into_iter().map(|one| (Message { queue: one.queue, body: one.body }, one.token)).unzip();
+    let answers = shared.transport.publish(messages).await;
+    for (answer, token) in answers.into_iter().zip(tokens) {
+        // What is sent twice is run once.
+        if answer.is_ok() { &mut *done } else { &mut *back }.push(token);
     }
 }
 

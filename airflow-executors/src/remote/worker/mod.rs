@@ -6,6 +6,7 @@
 mod care;
 mod control;
 mod desk;
+mod hops;
 mod intake;
 mod letters;
 mod reports;
@@ -35,10 +36,12 @@ use tokio::task::JoinHandle;
 use crate::process::{ProcessCommand, ProcessRunner};
 
 use super::keys::{SignerError, signer};
+use super::logs::{LogServer, LogServerOptions};
 use super::orders::{Autoscale, Obeyed};
 use super::signer::Signer;
 use super::transport::{ConsumeOptions, Consumer, Transport, TransportError, TransportHealth};
 use desk::Desk;
+use hops::Hops;
 
 pub use desk::Counts;
 
@@ -110,6 +113,9 @@ pub struct WorkerOptions {
     pub process_command: ProcessCommand,
     /// The keys of messages, if the schedulers were given some.
     pub signing_keys: Vec<Secret>,
+    /// Where it serves its log files, if it does; wants the feature `worker-logs`. Default not: logs are shipped to the
+    /// store.
+    pub log_server: Option<LogServerOptions>,
 }
 
 impl Default for WorkerOptions {
@@ -123,6 +129,7 @@ impl Default for WorkerOptions {
             isolation: Isolation::None,
             process_command: ProcessCommand::default(),
             signing_keys: Vec::new(),
+            log_server: None,
         }
     }
 }
@@ -183,6 +190,19 @@ pub struct WorkerInfo {
     /// The orders that it has obeyed, the last ones.
     #[serde(default)]
     pub orders: Vec<uuid::Uuid>,
+    /// By which its log files are reached, if it serves them: `host:port`.
+    #[serde(default)]
+    pub log_server: Option<String>,
+}
+
+/// What a worker that serves its logs serves.
+#[cfg_attr(not(feature = "worker-logs"), expect(dead_code, reason = "nothing is served without the feature"))]
+pub(super) struct Serves<'a> {
+    pub(super) worker: &'a str,
+    pub(super) machine: &'a str,
+    pub(super) folder: Option<&'a std::path::Path>,
+    pub(super) signer: &'a Signer,
+    pub(super) clock: &'a Arc<dyn Clock>,
 }
 
 /// Shared by all parts of a worker.
@@ -197,6 +217,7 @@ struct Shared {
     transport: Arc<dyn Transport>,
     consumer: std::sync::OnceLock<Arc<dyn Consumer>>,
     signer: Signer,
+    hops: Hops,
     member: Member,
     desk: Arc<Desk>,
     finished: mpsc::UnboundedSender<Report>,
@@ -213,6 +234,8 @@ struct Shared {
     asked_to_stop: watch::Sender<bool>,
     closed: watch::Sender<bool>,
     started_at: DateTime<Utc>,
+    /// Serves its logs for as long as this exists.
+    log_server: Option<LogServer>,
 }
 
 impl fmt::Debug for Shared {
@@ -300,6 +323,7 @@ impl Shared {
             dags: self.registry.len(),
             broker_error: health.last_error.filter(|_| !health.is_connected),
             orders: self.obeyed.lock().unwrap_or_else(PoisonError::into_inner).ids(),
+            log_server: self.log_server.as_ref().map(LogServer::address),
         }
     }
 
@@ -377,6 +401,7 @@ impl Worker {
         let config = airflow.scheduler_config();
         let member = Member::join(&store, Arc::clone(&clock), "worker", config).await?;
         let name = options.name.clone().unwrap_or_else(default_name);
+        let log_server = serve_logs(airflow, &options, &name, &signer, &member).await?;
         let (finished, reports) = mpsc::unbounded_channel();
         let code = Arc::new(Code::default());
         let runner = Arc::new(airflow.runner().beside_workers());
@@ -392,6 +417,7 @@ impl Worker {
             transport: Arc::clone(&transport),
             consumer: std::sync::OnceLock::new(),
             signer,
+            hops: Hops::default(),
             member,
             desk: Desk::new(options.autoscale.map_or(options.slots, |between| between.min)),
             finished,
@@ -401,6 +427,7 @@ impl Worker {
             autoscale: Mutex::new(options.autoscale),
             rescaled: Notify::new(),
             obeyed: Mutex::default(),
+            log_server,
             asked_to_stop: watch::channel(false).0,
             closed: watch::channel(false).0,
             options,
@@ -537,6 +564,27 @@ fn checked(mut options: WorkerOptions) -> Result<WorkerOptions, WorkerError> {
     }
     options.queues = queues.into_iter().collect();
     Ok(options)
+}
+
+/// Begins to serve the logs of a worker, if it is to. If it cannot, it says goodbye.
+async fn serve_logs(
+    airflow: &Airflow,
+    options: &WorkerOptions,
+    worker: &str,
+    signer: &Signer,
+    member: &Member,
+) -> Result<Option<LogServer>, WorkerError> {
+    let Some(serves) = &options.log_server else { return Ok(None) };
+    let machine = airflow_core::scheduler::IncarnationSpec::of_this_process("worker");
+    let machine = machine.new_incarnation(Duration::ZERO).host;
+    let folder = airflow.runner_config().log_folder.as_deref();
+    let what = Serves { worker, machine: &machine, folder, signer, clock: airflow.clock() };
+    let started = LogServer::start(serves, what).await;
+    if started.is_err() {
+        // Its lease would run out by itself; this is sooner.
+        let _ = member.leave().await;
+    }
+    started.map(Some)
 }
 
 fn default_name() -> String {

@@ -48,7 +48,8 @@ pub(super) async fn write(shared: &Shared, reports: Vec<(IncarnationId, Report)>
         lives.entry(process).or_default().push(report);
     }
     for (process, reports) in lives {
-        let stored: Vec<StoredReport> = reports.iter().filter_map(stored).collect();
+        let mut reports = reports;
+        let stored: Vec<StoredReport> = reports.iter_mut().filter_map(stored).collect();
         let ids: Vec<AttemptId> = stored.iter().map(|report| report.attempt_id).collect();
         let written = until_written(shared, process, stored).await;
         let is_written = |id| ids.iter().zip(&written).any(|(known, written)| *known == id && *written);
@@ -65,7 +66,8 @@ pub(super) async fn write(shared: &Shared, reports: Vec<(IncarnationId, Report)>
     }
 }
 
-fn stored(report: &Report) -> Option<StoredReport> {
+fn stored(report: &mut Report) -> Option<StoredReport> {
+    let log = report.log.take();
     Some(StoredReport {
         attempt_id: report.attempt_id,
         run: report.run,
@@ -74,6 +76,7 @@ fn stored(report: &Report) -> Option<StoredReport> {
         map_index: report.key.map,
         at: report.at,
         body: to_body(report)?,
+        log,
     })
 }
 

@@ -5,7 +5,7 @@ use std::collections::{BTreeMap, BTreeSet};
 use chrono::{DateTime, Utc};
 use serde_json::Value;
 
-use crate::asset::{AssetEventId, AssetKey, AssetRef, interval_of};
+use crate::asset::{AssetEventId, AssetKey, AssetRef, WatcherKey, interval_of};
 use crate::id::{DagId, MapIndex, RunPk, TaskId};
 use crate::store::rules::{self, Taken, micros, storable};
 use crate::store::{
@@ -15,6 +15,7 @@ use crate::store::{
 use crate::timetable::DataInterval;
 
 use super::State;
+use super::watchers::Watcher;
 
 /// What waits for a dag: an event, by the asset or alias that its schedule names; and whether it makes a run.
 type Queue = BTreeMap<(DagId, AssetEventId, AssetKey), bool>;
@@ -22,8 +23,9 @@ type Queue = BTreeMap<(DagId, AssetEventId, AssetKey), bool>;
 /// The rows of assets.
 #[derive(Debug, Default)]
 pub(in crate::store::memory) struct Assets {
-    known: BTreeMap<AssetKey, AssetRow>,
-    refs: BTreeSet<(AssetKey, AssetRole, DagId, TaskId)>,
+    pub(super) known: BTreeMap<AssetKey, AssetRow>,
+    pub(super) watchers: BTreeMap<WatcherKey, Watcher>,
+    pub(super) refs: BTreeSet<(AssetKey, AssetRole, DagId, TaskId)>,
     events: BTreeMap<AssetEventId, AssetEvent>,
     queue: Queue,
     /// Which events made a run.
@@ -41,6 +43,7 @@ fn row(key: AssetKey, is_alias: bool, [name, uri, group]: [&str; 3], extra: Valu
         consumers: Vec::new(),
         producers: Vec::new(),
         readers: Vec::new(),
+        watchers: Vec::new(),
         events: 0,
         last_event: None,
     }
@@ -93,7 +96,12 @@ impl Assets {
                 AssetRole::Schedule => asset.consumers.push(dag.clone()),
                 AssetRole::Outlet => asset.producers.push((dag.clone(), task.clone())),
                 AssetRole::Inlet => asset.readers.push((dag.clone(), task.clone())),
+                AssetRole::Watcher => asset.watchers.push(task.to_string()),
             }
+        }
+        for asset in all.values_mut() {
+            asset.watchers.sort();
+            asset.watchers.dedup();
         }
         for event in self.events.values() {
             if let Some(asset) = all.get_mut(&event.key()) {

@@ -136,6 +136,7 @@ impl State {
             self.insert_notice(unit.run, notice);
         }
         unit.asset_events.iter().for_each(|event| self.add_asset_event(event));
+        self.add_log_chunks(unit.logs.clone());
         for net in net_slots(unit) {
             let used = self.slots.entry(net.key).or_default();
             *used = used.saturating_add(net.delta).max(0);

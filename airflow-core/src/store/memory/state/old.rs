@@ -74,6 +74,10 @@ impl State {
                 old.retain(|event| of_dag(dag(event).as_ref()));
                 old.into_iter().map(|event| OldRow::AssetEvent(Box::new(event))).collect()
             }
+            OldTable::Watchers if of_dag(None) => {
+                self.old_watchers(before).into_iter().map(|row| OldRow::Watcher(Box::new(row))).collect()
+            }
+            OldTable::Watchers => Vec::new(),
             OldTable::Audit => {
                 let all = (0..).zip(&self.audit);
                 let old = all.filter(|(_, entry)| entry.at < before && of_dag(entry.dag_id.as_ref()));
@@ -117,6 +121,9 @@ impl State {
                     versions.retain(|version| version.number != *number);
                 }
                 OldKey::AssetEvent(id) => self.assets.delete_event(id),
+                OldKey::Watcher(key) => {
+                    self.assets.watchers.remove(key);
+                }
                 OldKey::Audit(_) => {}
                 OldKey::Process(id) => {
                     self.processes.known.remove(id);

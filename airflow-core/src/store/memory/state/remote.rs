@@ -64,6 +64,7 @@ impl State {
     ) -> Vec<bool> {
         let ids: Vec<AttemptId> = reports.iter().map(|report| report.attempt_id).collect();
         for mut report in reports {
+            self.add_log_chunks(report.log.take().into_iter().collect());
             let attempt = self.attempt_keys.get(&report.attempt_id).and_then(|key| self.attempts.get(key));
             let is_open =
                 |row: &&crate::store::AttemptRow| row.end.is_none() && row.start.incarnation == Some(process);
