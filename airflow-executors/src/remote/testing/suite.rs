@@ -11,7 +11,7 @@ use std::time::{Duration, Instant};
 use super::BadLink;
 pub use super::letters::what_nobody_of_ours_sent_is_set_aside_once;
 use crate::remote::{
-    ConsumeOptions, Consumer, Delivery, MAX_QUEUE, Message, Settle, Transport, TransportError,
+    ConsumeOptions, Consumer, Delivery, Depth, MAX_QUEUE, Message, Settle, Transport, TransportError,
 };
 
 /// How long anything may take. A machine that builds beside it is slow.
@@ -123,6 +123,11 @@ async fn receive_all(consumer: &dyn Consumer, mut missing: BTreeSet<String>) {
     }
 }
 
+/// Waits until the broker counts so: counts may come a little later than answers.
+async fn counts(transport: &dyn Transport, is_so: impl Fn(&Depth) -> bool) {
+    while !is_so(&transport.depth("q").await.expect("the broker is well")) {}
+}
+
 /// Receives `count` and settles nothing.
 async fn hold(consumer: &dyn Consumer, count: usize) -> Vec<Delivery> {
     let mut held = Vec::new();
@@ -144,8 +149,7 @@ pub async fn what_is_published_comes_and_is_done_with(ground: &dyn Ground) {
     receive_all(&*consumer, all(100)).await;
     assert!(consumer.health().is_connected && transport.health().is_connected);
     consumer.close().await;
-    let depth = transport.depth("q").await.expect("the broker is well");
-    assert_eq!((depth.ready, depth.unsettled), (0, 0), "{depth:?}");
+    counts(&*transport, |depth| (depth.ready, depth.unsettled) == (0, 0)).await;
 }
 
 /// Goal: a worker that cannot run something gives it to one that can. Method: the first gives back and stops.
@@ -181,8 +185,7 @@ pub async fn what_a_closed_consumer_held_comes_again(ground: &dyn Ground) {
     let first = consumer(&*transport, &["q"], 5);
     hold(&*first, 5).await;
     first.close().await;
-    let depth = transport.depth("q").await.expect("the broker is well");
-    assert_eq!((depth.unsettled, depth.consumers), (0, 0), "{depth:?}");
+    counts(&*transport, |depth| (depth.unsettled, depth.consumers) == (0, 0)).await;
     receive_all(&*consumer(&*transport, &["q"], 5), all(5)).await;
 }
 
@@ -397,16 +400,10 @@ pub async fn a_full_queue_is_counted(ground: &dyn Ground) {
     let depth = transport.depth("q").await.expect("the broker is well");
     assert_eq!((depth.ready, depth.unsettled, depth.consumers, depth.oldest), (0, 0, 0, None));
     publish_all(&*transport, messages("q", 7)).await;
-    // Counts may come a little later than confirms.
-    while transport.depth("q").await.expect("the broker is well").ready != 7 {}
+    counts(&*transport, |depth| depth.ready == 7).await;
     let consumer = consumer(&*transport, &["q"], 2);
     hold(&*consumer, 2).await;
-    loop {
-        let depth = transport.depth("q").await.expect("the broker is well");
-        if (depth.ready, depth.consumers) == (5, 1) {
-            break;
-        }
-    }
+    counts(&*transport, |depth| (depth.ready, depth.consumers) == (5, 1)).await;
 }
 
 /// Goal: a name that cannot be used says so, and does not stop the other messages.
