@@ -113,11 +113,16 @@ struct Start {
 
 static START: LazyLock<Start> = LazyLock::new(|| Start { instant: Instant::now(), uptime: uptime() });
 
-/// How long the machine has been up, suspension included; `None` where there is no `/proc`.
+/// How long the machine has been up, suspension included; `None` where no clock tells.
+#[cfg(target_os = "linux")]
 fn uptime() -> Option<Duration> {
-    let text = std::fs::read_to_string("/proc/uptime").ok()?;
-    let seconds: f64 = text.split_whitespace().next()?.parse().ok()?;
-    Duration::try_from_secs_f64(seconds).ok()
+    let time = rustix::time::clock_gettime(rustix::time::ClockId::Boottime);
+    Some(Duration::new(time.tv_sec.try_into().ok()?, time.tv_nsec.try_into().ok()?))
+}
+
+#[cfg(not(target_os = "linux"))]
+fn uptime() -> Option<Duration> {
+    None
 }
 
 /// A clock that stands still until it is set. Clones share one time.
