@@ -31,13 +31,14 @@ pub(super) const STALE: &str = "AF001";
 /// What a full limit is refused with.
 pub(super) const FULL: &str = "AF002";
 
-/// The call: the mark, the marks to take away, and the lists in the order of [`List::ALL`].
+/// The call: the mark, the marks to take away, whether runs themselves stay as they are, and the lists in the order of
+/// [`List::ALL`].
 pub(super) const CALL: &str =
-    concat!("SELECT ", name!(), "(?1, ?2, ?3, ?4, ?5, ?6, ?7, ?8, ?9, ?10, ?11, ?12, ?13, ?14)");
+    concat!("SELECT ", name!(), "(?1, ?2, ?3, ?4, ?5, ?6, ?7, ?8, ?9, ?10, ?11, ?12, ?13, ?14, ?15)");
 
 /// Drops the function.
 pub(super) fn drop_sql() -> String {
-    format!("DROP FUNCTION IF EXISTS {}(uuid{})", name!(), ", text".repeat(1 + List::ALL.len()))
+    format!("DROP FUNCTION IF EXISTS {}(uuid, text, boolean{})", name!(), ", text".repeat(List::ALL.len()))
 }
 
 /// The names of the parameters, without their first letters.
@@ -65,11 +66,23 @@ fn on_list(dialect: &Dialect, sql: &str, variable: &str) -> String {
 }
 
 /// Runs of a commit, locked in the order of their numbers if they are as they were seen.
-const LOCK_RUNS: &str = "
-    SELECT count(*) INTO n FROM (
-        SELECT 1 FROM ROWS(?1, id INT, seen INT, bump INT, origin NAME) j
-        JOIN af_run r ON r.pk = j.id AND r.generation = j.seen AND (j.origin IS NULL OR r.state = j.origin)
-        ORDER BY r.pk FOR NO KEY UPDATE OF r) locked";
+///
+/// Commits that leave runs themselves as they are (their instances change, each compared by its own epoch) go on beside
+/// each other: workers claim attempts of one run at the same time. All others are alone with their runs.
+macro_rules! lock_runs {
+    ($lock:literal) => {
+        concat!(
+            "SELECT count(*) INTO n FROM (
+                SELECT 1 FROM ROWS(?1, id INT, seen INT, bump INT, origin NAME) j
+                JOIN af_run r ON r.pk = j.id AND r.generation = j.seen AND (j.origin IS NULL OR r.state = j.origin)
+                ORDER BY r.pk ",
+            $lock,
+            " OF r) locked"
+        )
+    };
+}
+const LOCK_RUNS: &str = lock_runs!("FOR NO KEY UPDATE");
+const SHARE_RUNS: &str = lock_runs!("FOR SHARE");
 
 const LOCK_SLOTS: &str = concat!(
     "PERFORM 1 FROM ",
@@ -123,7 +136,8 @@ pub(super) fn create_sql(dialect: &Dialect) -> String {
             "DELETE FROM af_commit WHERE nonce IN (SELECT e::uuid FROM jsonb_array_elements_text(p_spent::jsonb) e);",
         ),
         "END IF;",
-        &format!("{};", on(LOCK_RUNS, List::Runs)),
+        &format!("IF p_shared THEN {};", on(SHARE_RUNS, List::Runs)),
+        &format!("ELSE {}; END IF;", on(LOCK_RUNS, List::Runs)),
         &format!("IF n <> jsonb_array_length(v_runs) THEN {stale}; END IF;"),
     ]);
     for list in List::ALL {
@@ -155,7 +169,7 @@ pub(super) fn create_sql(dialect: &Dialect) -> String {
     }
     let planning = PLANNING.map(|(name, value)| format!(" SET {name} = {value}")).concat();
     format!(
-        "CREATE OR REPLACE FUNCTION {}(p_nonce uuid, p_spent text{parameters}) RETURNS void LANGUAGE plpgsql{planning} \
+        "CREATE OR REPLACE FUNCTION {}(p_nonce uuid, p_spent text, p_shared boolean{parameters}) RETURNS void LANGUAGE plpgsql{planning} \
          SET plan_cache_mode = force_generic_plan AS $af$\n\
          DECLARE\n{variables}    n bigint;\n    m bigint;\nBEGIN\n{body}END\n$af$",
         name!()

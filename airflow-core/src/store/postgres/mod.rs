@@ -47,7 +47,8 @@ pub(super) async fn commit(core: &Core, mut lease: Lease, units: &[Unit]) -> Don
     let units: Vec<&Unit> = units.iter().collect();
     let lists = Lists::new(Kind::Postgres, &units);
     let nonce = core.nonces.next();
-    let result = call(core, &mut lease, &nonce, &lists).await;
+    let is_shared = units.iter().all(|unit| unit.run_change.is_none() && !unit.by_user);
+    let result = call(core, &mut lease, &nonce, is_shared, &lists).await;
     let all = || Some(vec![UnitResult::Committed; units.len()]);
     match result {
         Ok(()) => {
@@ -84,13 +85,19 @@ pub(super) async fn commit(core: &Core, mut lease: Lease, units: &[Unit]) -> Don
     }
 }
 
-async fn call(core: &Core, lease: &mut Lease, nonce: &Nonce, lists: &Lists) -> StoreResult<()> {
+async fn call(
+    core: &Core,
+    lease: &mut Lease,
+    nonce: &Nonce,
+    is_shared: bool,
+    lists: &Lists,
+) -> StoreResult<()> {
     let mut conn = lease.conn(&core.dialect);
     let spent = (!nonce.spent.is_empty())
         .then(|| serde_json::to_string(&nonce.spent))
         .transpose()
         .map_err(crate::store::sql::errors::corrupt)?;
-    let mut call = query(function::CALL).bind(nonce.id).bind(spent);
+    let mut call = query(function::CALL).bind(nonce.id).bind(spent).bind(is_shared);
     for list in List::ALL {
         call = call.bind(lists.get(list));
     }

@@ -137,11 +137,13 @@ pub(in crate::store) const START: &str = concat!(
     " WHERE NOT EXISTS (SELECT 1 FROM af_attempt a WHERE a.attempt_id = j.id)"
 );
 
-/// An attempt that has ended, or belongs to another run, is left as it is.
+/// An attempt that has ended, or belongs to another run, is left as it is. The second half of the last condition never
+/// holds: it keeps PostgreSQL from going through the index of open attempts for each that ends.
 const END: &str = "
     UPDATE af_attempt SET state = j.goal, ended_at = j.moment, error = j.why, rendered = j.shown
     FROM ROWS(?1, of_run INT, id ID, goal NAME, moment TIME, why TEXT, shown TEXT) j
-    WHERE af_attempt.attempt_id = j.id AND af_attempt.run = j.of_run AND af_attempt.ended_at IS NULL";
+    WHERE af_attempt.attempt_id = j.id AND af_attempt.run = j.of_run
+        AND (af_attempt.ended_at IS NULL OR j.id IS NULL)";
 
 const TELL: &str = "
     INSERT INTO af_notice (run, task_id, map_index, epoch, event, try_number, reason, at, owner)
