@@ -1,12 +1,14 @@
 //! The processes that are killed: a scheduler with a local executor, or one whose work goes through a broker, or a worker.
 
+use std::io::{self, PipeReader, PipeWriter};
 use std::path::PathBuf;
-use std::sync::Arc;
+use std::sync::{Arc, LazyLock};
 use std::time::Duration;
 
 use airflow_core::app::Airflow;
 use airflow_core::attempt::LogShipping;
 use airflow_core::attempt::log::TaskLogLayer;
+use airflow_core::attempt::process::AttemptProcess;
 use airflow_core::scheduler::OnLeaseLoss;
 use airflow_core::store::{MysqlStore, PostgresStore, SharedStore, SqliteStore};
 use airflow_executors::LocalExecutor;
@@ -55,6 +57,9 @@ pub(crate) const WORKER: &str = "AIRFLOW_FAULTS_WORKER";
 /// The variable that names how many messages a queue of RabbitMQ may hold.
 pub(crate) const MAX_LENGTH: &str = "AIRFLOW_FAULTS_MAX_LENGTH";
 
+/// The variable that makes queues of RabbitMQ the kind that they are by default.
+pub(crate) const QUORUM: &str = "AIRFLOW_FAULTS_QUORUM";
+
 /// The variable that makes a scheduler send copies of all messages; see [`Repeats`].
 pub(crate) const COPIES: &str = "AIRFLOW_FAULTS_COPIES";
 
@@ -76,14 +81,33 @@ pub(crate) const ONLY_MIGRATE: &str = "AIRFLOW_FAULTS_ONLY_MIGRATE";
 /// How long a process may finish its attempts after SIGTERM.
 const GRACE: Duration = Duration::from_secs(5);
 
+/// The standard input of all processes. Nobody writes to it; it ends when this program does, however it does.
+static LIFELINE: LazyLock<io::Result<(PipeReader, PipeWriter)>> = LazyLock::new(io::pipe);
+
+fn lifeline() -> io::Result<PipeReader> {
+    match &*LIFELINE {
+        Ok((reader, _)) => reader.try_clone(),
+        Err(error) => Err(io::Error::new(error.kind(), error.to_string())),
+    }
+}
+
+/// Ends this process with the one that started it.
+fn end_with_parent() -> io::Result<()> {
+    let wait = || {
+        let _ = io::copy(&mut io::stdin().lock(), &mut io::sink());
+        std::process::exit(1);
+    };
+    std::thread::Builder::new().name("lifeline".into()).spawn(wait).map(drop)
+}
+
 impl Setup {
     /// A command that starts a process.
-    pub(crate) fn command(&self) -> std::io::Result<tokio::process::Command> {
+    pub(crate) fn command(&self) -> io::Result<tokio::process::Command> {
         let mut command = tokio::process::Command::new(std::env::current_exe()?);
         let role = format!("{} {} {}", self.plan.seed, self.slots, self.points);
         command.env(ROLE, role).env(STORE, &self.store);
         command.envs(self.broker.as_ref().map(|broker| (BROKER, broker)));
-        command.env("AIRFLOW_FAULTS_LEDGER", &self.ledger).kill_on_drop(true);
+        command.env("AIRFLOW_FAULTS_LEDGER", &self.ledger).stdin(lifeline()?).kill_on_drop(true);
         Ok(command)
     }
 
@@ -162,10 +186,13 @@ pub(crate) async fn open(address: &str) -> Result<SharedStore, Box<dyn std::erro
     })
 }
 
-/// The way to a broker. Queues are of the kind that a single node brings back after it was killed.
+/// The way to a broker. Queues are of the kind that a single node brings back after it was killed, unless a variable says
+/// otherwise.
 pub(crate) fn transport(broker: &str) -> Result<Arc<dyn Transport>, Box<dyn std::error::Error>> {
     Ok(if broker.starts_with("amqp") {
-        let mut options = RabbitmqOptions::new(broker).queue_kind(QueueKind::Classic);
+        let is_quorum = std::env::var_os(QUORUM).is_some();
+        let kind = if is_quorum { QueueKind::Quorum } else { QueueKind::Classic };
+        let mut options = RabbitmqOptions::new(broker).queue_kind(kind);
         if let Ok(length) = std::env::var(MAX_LENGTH) {
             options = options.max_length(length.parse()?);
         }
@@ -186,6 +213,10 @@ fn say_what_happens() {
 /// Works until it is told to stop.
 pub(crate) async fn run(setup: &Setup) -> Result<(), Box<dyn std::error::Error>> {
     say_what_happens();
+    // The standard input of the process of an attempt is something else, and ends it as well.
+    if !AttemptProcess::is_awaited() {
+        end_with_parent()?;
+    }
     if std::env::var_os(ONLY_MIGRATE).is_some() {
         open(&setup.store).await?.migrate().await?;
         return Ok(());

@@ -8,7 +8,7 @@ use airflow_executors::remote::testing::{BrokerServer, PrivateServer};
 use airflow_executors::remote::{Counts, WorkerInfo};
 use serde_json::{Value, json};
 
-use crate::app::MAX_LENGTH;
+use crate::app::{MAX_LENGTH, QUORUM};
 use crate::fleet::{Fleet, resident_kb};
 use crate::ledger::boot_nanos;
 use crate::stand::{Error, Options, Random, Stand, Verdict, spread};
@@ -38,11 +38,29 @@ fn go_and_come_back(server: &mut PrivateServer, how: How) {
     server.restart(!matches!(how, How::Emptied));
 }
 
-/// F5: the broker restarts in all ways in the middle of the work.
+/// F5: the broker restarts in all ways in the middle of the work. With RabbitMQ once more with quorum queues, but for the
+/// kill: those of a single node may stay without a leader after it.
 pub(crate) async fn restarts(name: &'static str, options: &Options) -> Result<(Value, bool), Error> {
-    let (rounds, planned) = (options.pick(9, 3), options.runs(170, 18));
+    let all = [How::Asked, How::Killed, How::Emptied];
+    let (mut line, mut ok) = restarts_of(name, options, &all, &[]).await?;
+    if options.broker == Some(BrokerServer::Rabbitmq) {
+        let quorum = (QUORUM, "1".to_owned());
+        let (other, is_well) = restarts_of(name, options, &[How::Asked, How::Emptied], &[quorum]).await?;
+        ok &= is_well;
+        (line["ok"], line["with_quorum_queues"]) = (json!(ok), other);
+    }
+    Ok((line, ok))
+}
+
+async fn restarts_of(
+    name: &'static str,
+    options: &Options,
+    ways: &[How],
+    variables: &[(&str, String)],
+) -> Result<(Value, bool), Error> {
+    let (rounds, planned) = (options.pick(3, 1) * ways.len(), options.runs(186, 18));
     let stand = Stand::with_broker(options, &[]).await?;
-    let mut fleet = stand.fleet(1)?;
+    let mut fleet = stand.fleet_with(1, variables)?;
     let mut random = Random(options.seed);
     let (mut numbers, mut waits, mut wrong) = (0.., Vec::new(), Vec::new());
     let part = planned.div_ceil(rounds * 2);
@@ -52,7 +70,7 @@ pub(crate) async fn restarts(name: &'static str, options: &Options) -> Result<(V
             wrong.push("nothing ran when the broker was to go".to_owned());
         }
         tokio::time::sleep(Duration::from_millis(random.below(300))).await;
-        let how = [How::Asked, How::Killed, How::Emptied][round % 3];
+        let how = ways[round % ways.len()];
         stand.strike_broker(move |server| go_and_come_back(server, how)).await?;
         let back = boot_nanos();
         stand.trigger(LOAD, numbers.by_ref().take(part)).await?;

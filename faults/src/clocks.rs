@@ -40,7 +40,8 @@ fn environment(library: &str, clock: &str) -> Vec<(String, String)> {
 pub(crate) async fn wrong(name: &'static str, options: &Options) -> Result<(Value, bool), Error> {
     let Some(library) = LIBRARIES.into_iter().find(|path| Path::new(path).exists()) else {
         let why = "*** NOT RUN: libfaketime is not installed (Debian: apt-get install libfaketime) ***";
-        return Ok((json!({ "test": name, "ok": true, "not_run": why }), true));
+        let ok = std::env::var_os("CI").is_none();
+        return Ok((json!({ "test": name, "ok": ok, "not_run": why }), ok));
     };
     let runs = options.runs(60, 20);
     let clocks: &[&str] = options.pick(&WRONG, &WRONG[2..4]);
@@ -63,7 +64,8 @@ pub(crate) async fn wrong(name: &'static str, options: &Options) -> Result<(Valu
     let line = json!({
         "test": name, "store": options.store.as_deref().unwrap_or("sqlite"), "seed": options.seed, "ok": good && hit,
         "clocks": clocks, "servers_with_a_wrong_clock": servers.len(), "lost": count("lost"),
-        "unexplained_duplicates": count("unexplained_duplicates"), "duplicate_runs": count("duplicate_runs"),
+        "unexplained_duplicates": count("unexplained_duplicates"), "explained_duplicates": count("explained_duplicates"),
+        "overlaps": count("overlaps"), "limit_violations": count("limit_violations"), "duplicate_runs": count("duplicate_runs"),
         "bodies": count("bodies"), "failed": lines.iter().filter(|line| line["ok"] != json!(true)).collect::<Vec<_>>(),
     });
     Ok((line, good && hit))

@@ -7,7 +7,7 @@ use airflow_core::store::{EventRow, RunFilter, RunRow, SharedStore};
 use serde_json::{Value, json};
 
 use crate::ledger::{Bodies, Body};
-use crate::workload::{POINTS, POOL, Plan, expected, planned_bodies};
+use crate::workload::{MOST_OF_EACH, POINTS, POOL, Plan, expected, planned_bodies};
 
 /// What was done to the processes, by their pids, on the clock of the ledger.
 #[derive(Debug, Clone, Default)]
@@ -91,6 +91,8 @@ pub(crate) struct Findings {
     pub limit_violations: usize,
     pub duplicate_runs: usize,
     pub residue: usize,
+    /// Instances with more or fewer tries than the plan asks for: what is lost with its process costs none.
+    pub tries: usize,
     /// Bodies that went on for a moment when their process woke, beside the attempt after them; the longest.
     pub wakings: usize,
     pub waking_ms: u64,
@@ -112,6 +114,7 @@ impl Findings {
             self.limit_violations,
             self.duplicate_runs,
             self.residue,
+            self.tries,
         ];
         counts.iter().sum::<usize>() == 0
     }
@@ -121,7 +124,7 @@ impl Findings {
             "lost": self.lost, "restarts_of_attempts": self.restarts_of_attempts,
             "unexplained_duplicates": self.unexplained, "explained_duplicates": self.explained,
             "overlaps": self.overlaps, "illegal": self.illegal, "limit_violations": self.limit_violations,
-            "duplicate_runs": self.duplicate_runs, "residue": self.residue,
+            "duplicate_runs": self.duplicate_runs, "residue": self.residue, "tries_not_planned": self.tries,
             "overlaps_admitted": { "count": self.wakings, "longest_ms": self.waking_ms }, "details": self.details,
         })
     }
@@ -156,9 +159,12 @@ pub(crate) async fn look(
     match plan {
         Some(plan) => {
             look_at_bodies(bodies, strikes, plan, &mut found);
-            look_at_pool(bodies, strikes, &mut found);
+            look_at_limits(bodies, strikes, &mut found);
         }
-        None => look_at_attempts(bodies, &mut found),
+        None => {
+            look_at_attempts(bodies, &mut found);
+            look_at_overlaps_of_changed(bodies, &mut found);
+        }
     }
     for (key, used) in store.slots().await?.into_iter().filter(|(_, used)| *used != 0) {
         found.residue += 1;
@@ -178,12 +184,9 @@ async fn look_at_run(
     plan: Option<Plan>,
     found: &mut Findings,
 ) -> Result<(), Error> {
-    let tis: BTreeMap<(String, i32), TaskState> = store
-        .task_instances(run.pk)
-        .await?
-        .into_iter()
-        .map(|ti| ((ti.task_id.to_string(), ti.map_index.0), ti.state))
-        .collect();
+    let rows = store.task_instances(run.pk).await?;
+    let tis: BTreeMap<(String, i32), TaskState> =
+        rows.iter().map(|ti| ((ti.task_id.to_string(), ti.map_index.0), ti.state)).collect();
     look_at_events(store, run, &tis, found).await?;
     let open = store.attempts(run.pk, None).await?.iter().filter(|row| row.end.is_none()).count();
     found.residue += open;
@@ -194,6 +197,17 @@ async fn look_at_run(
         found.lost += usize::from(!run.state.is_finished());
         return Ok(());
     };
+    for ti in rows.iter().filter(|ti| matches!(ti.state, TaskState::Success | TaskState::Failed)) {
+        let (run, task) = (run.run_id.as_str(), ti.task_id.as_str());
+        let planned = planned_bodies(plan, run, task, ti.map_index.0);
+        if usize::try_from(ti.data.try_number).ok() != Some(planned) {
+            found.tries += 1;
+            found.say(format!(
+                "{run} {task} {}: {} tries, planned are {planned}",
+                ti.map_index.0, ti.data.try_number
+            ));
+        }
+    }
     let (run_state, wanted) = expected(plan, run.dag_id.as_str(), run.run_id.as_str());
     if run.state != run_state {
         found.lost += 1;
@@ -296,10 +310,31 @@ fn look_at_bodies(bodies: &Bodies, strikes: &Strikes, plan: Plan, found: &mut Fi
     }
 }
 
-/// At no moment do more bodies run than the pool has slots.
-fn look_at_pool(bodies: &Bodies, strikes: &Strikes, found: &mut Findings) {
+/// What people marked may go on for a moment until it is told to stop; then others may have begun.
+fn look_at_overlaps_of_changed(bodies: &Bodies, found: &mut Findings) {
+    for (ti, list) in bodies {
+        for pair in list.windows(2) {
+            let both = pair[0].ended.unwrap_or(u64::MAX).saturating_sub(pair[1].started);
+            found.wakings += usize::from(both > 0);
+            found.waking_ms = found.waking_ms.max(both / 1_000_000);
+            if both > WAKING {
+                found.overlaps += 1;
+                found.say(format!("{ti}: {:?} and {:?} overlap", pair[0], pair[1]));
+            }
+        }
+    }
+}
+
+/// At no moment do more bodies run than the pool has slots, or more of a task than it may.
+fn look_at_limits(bodies: &Bodies, strikes: &Strikes, found: &mut Findings) {
+    look_at_limit(bodies, strikes, "/fan_", POOL.1, found);
+    look_at_limit(bodies, strikes, "/each/", i32::try_from(MOST_OF_EACH).unwrap_or(i32::MAX), found);
+}
+
+/// At no moment do more bodies run whose names contain this.
+fn look_at_limit(bodies: &Bodies, strikes: &Strikes, name: &str, most: i32, found: &mut Findings) {
     let mut steps: Vec<(u64, i32)> = Vec::new();
-    for (_, list) in bodies.iter().filter(|(ti, _)| ti.contains("/fan_")) {
+    for (_, list) in bodies.iter().filter(|(ti, _)| ti.contains(name)) {
         for body in list {
             let (end, _) = strikes.over(body);
             steps.push((body.started, 1));
@@ -311,9 +346,9 @@ fn look_at_pool(bodies: &Bodies, strikes: &Strikes, found: &mut Findings) {
     let mut now = 0;
     for (_, step) in steps {
         now += step;
-        if now > POOL.1 {
+        if now > most {
             found.limit_violations += 1;
-            found.say(format!("{now} tasks at once in a pool of {}", POOL.1));
+            found.say(format!("{now} of `{name}` at once where {most} may be"));
         }
     }
 }
@@ -334,7 +369,7 @@ mod tests {
             seed: (0..100).find(|seed| planned_bodies(Plan { seed: *seed }, "r", "t", -1) == 1).expect("one"),
         };
         look_at_bodies(&bodies, strikes, plan, &mut found);
-        look_at_pool(&bodies, strikes, &mut found);
+        look_at_limits(&bodies, strikes, &mut found);
         found
     }
 

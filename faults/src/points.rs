@@ -12,7 +12,7 @@ use tokio::sync::Semaphore;
 
 use crate::app::BEAT;
 use crate::fleet::Fleet;
-use crate::stand::{Error, Options, Stand, Verdict};
+use crate::stand::{Error, Options, Stand, Verdict, spread};
 use crate::workload::LOAD;
 
 /// At which times.
@@ -26,6 +26,10 @@ const RUNS: usize = 2;
 
 /// Runs that a schedule makes: more than the first process makes before it dies.
 const BY_SCHEDULE: usize = 40;
+
+/// What is added up over all cases.
+const SUMS: [&str; 6] =
+    ["bodies", "lost", "unexplained_duplicates", "explained_duplicates", "overlaps", "limit_violations"];
 
 /// How long something is waited for that must happen.
 const SOON: Duration = Duration::from_secs(20);
@@ -76,7 +80,9 @@ pub(crate) async fn all(name: &'static str, options: &Options) -> Result<(Value,
             (case, one(options, case).await.map_err(|error| error.to_string()))
         }
     });
-    let (mut fired, mut bodies, mut duplicates) = (BTreeSet::new(), 0, 0);
+    let mut fired = BTreeSet::new();
+    let mut sums: BTreeMap<&str, u64> = SUMS.iter().map(|name| (*name, 0)).collect();
+    let mut recovery = Vec::new();
     let (mut not_fired, mut bad) = (Vec::new(), Vec::new());
     for done in futures_util::future::join_all(running).await {
         let (case, ended) = done;
@@ -88,8 +94,10 @@ pub(crate) async fn all(name: &'static str, options: &Options) -> Result<(Value,
                 } else {
                     not_fired.push(what.clone());
                 }
-                bodies += ended.line["bodies"].as_u64().unwrap_or(0);
-                duplicates += ended.line["explained_duplicates"].as_u64().unwrap_or(0);
+                for (name, sum) in &mut sums {
+                    *sum += ended.line[*name].as_u64().unwrap_or(0);
+                }
+                recovery.extend(ended.line["recovery_ms"]["max"].as_u64());
                 if !ended.ok {
                     bad.push(json!({ "case": what, "line": ended.line }));
                 }
@@ -102,11 +110,16 @@ pub(crate) async fn all(name: &'static str, options: &Options) -> Result<(Value,
         reached.keys().filter(|point| !fired.contains(point.as_str()) && !is_of_migration(point)).collect();
     let ok = bad.is_empty() && missing.is_empty() && never.is_empty();
     bad.truncate(5);
-    let line = json!({
-        "test": name, "store": store, "seed": options.seed, "ok": ok, "cases": count, "points": fired.len(),
+    let (p50, p99, max) = spread(recovery);
+    let mut line = json!({
+        "test": name, "store": store, "seed": options.seed, "ok": ok,
+        "recovery_ms": { "p50": p50, "p99": p99, "max": max }, "cases": count, "points": fired.len(),
         "points_never_reached": missing, "points_that_never_fired": never, "cases_that_did_not_fire": not_fired,
-        "bodies": bodies, "explained_duplicates": duplicates, "failed": bad, "seconds": began.elapsed().as_secs_f64(),
+        "failed": bad, "seconds": began.elapsed().as_secs_f64(),
     });
+    if let Value::Object(all) = &mut line {
+        all.extend(sums.into_iter().map(|(name, sum)| (name.to_owned(), json!(sum))));
+    }
     Ok((line, ok))
 }
 

@@ -4,7 +4,7 @@ use std::collections::{BTreeMap, BTreeSet};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::{Duration, Instant};
 
-use airflow_core::app::Airflow;
+use airflow_core::app::{Airflow, Severity};
 use airflow_core::id::DagId;
 use airflow_core::state::RunState;
 use airflow_core::store::RunFilter;
@@ -16,7 +16,7 @@ use crate::app::{Setup, WORKER};
 use crate::fleet::Fleet;
 use crate::ledger::{self, Bodies};
 use crate::oracle::{self, Strikes};
-use crate::workload::{LOAD, OLD, POINTS, Plan};
+use crate::workload::{LOAD, OLD, POINTS, Plan, WIDE};
 
 pub(crate) type Error = Box<dyn std::error::Error>;
 
@@ -293,18 +293,19 @@ impl Stand {
         Ok(format!("{counts:?}"))
     }
 
-    /// How many attempts each process started, of runs of the load and of the schedule, and how many runs that were.
-    pub(crate) async fn shares(&self) -> Result<Vec<[usize; 3]>, Error> {
+    /// How many attempts each process started, of runs of the load, of the schedule and of the wide dag, and how many runs
+    /// that were.
+    pub(crate) async fn shares(&self) -> Result<Vec<[usize; 4]>, Error> {
         let mut counts = BTreeMap::new();
-        for (place, dag) in [LOAD, POINTS].into_iter().enumerate() {
+        for (place, dag) in [LOAD, POINTS, WIDE].into_iter().enumerate() {
             let filter = RunFilter { dag_id: Some(DagId::from(dag)), ..RunFilter::default() };
             for run in self.asks.store().runs(&filter).await? {
                 let mut of = BTreeSet::new();
                 for attempt in self.asks.store().attempts(run.pk, None).await? {
-                    counts.entry(attempt.start.incarnation).or_insert([0; 3])[place] += 1;
+                    counts.entry(attempt.start.incarnation).or_insert([0; 4])[place] += 1;
                     of.insert(attempt.start.incarnation);
                 }
-                of.into_iter().for_each(|process| counts.entry(process).or_insert([0; 3])[2] += 1);
+                of.into_iter().for_each(|process| counts.entry(process).or_insert([0; 4])[3] += 1);
             }
         }
         Ok(counts.into_values().collect())
@@ -330,6 +331,13 @@ impl Stand {
         Ok(refused)
     }
 
+    /// What the doctor finds wrong. Clocks are set on purpose.
+    async fn diagnosis(&self) -> Result<Vec<String>, Error> {
+        let findings = self.asks.doctor().await?.findings.into_iter();
+        let wrong = findings.filter(|one| one.severity == Severity::Error && one.check != "clock");
+        Ok(wrong.map(|one| format!("{}: {}: {}", one.check, one.place, one.found)).collect())
+    }
+
     /// Stops the processes, looks at everything, and makes the line of the test.
     pub(crate) async fn close(self, mut fleet: Fleet, verdict: Verdict) -> Result<(Value, bool), Error> {
         let took = self.began.elapsed();
@@ -339,12 +347,14 @@ impl Stand {
         let plan = (!verdict.is_changed).then_some(self.setup.plan);
         let found = oracle::look(self.asks.store(), &bodies, &strikes, plan).await?;
         let (p50, p99, max) = recovery(&bodies, &strikes);
-        let ok = found.is_clean() && verdict.hit && verdict.wrong.is_empty() && panics.is_empty();
+        let sick = self.diagnosis().await?;
+        let words = [&verdict.wrong, &panics, &sick];
+        let ok = found.is_clean() && verdict.hit && words.iter().all(|words| words.is_empty());
         let mut result = json!({
             "test": verdict.name, "store": self.asks.store().kind(), "broker": self.broker_name(), "seed": self.setup.plan.seed, "ok": ok,
             "nemesis": verdict.nemesis, "nemesis_hit": verdict.hit, "processes": fleet.len(),
             "bodies": bodies.values().map(Vec::len).sum::<usize>(), "seconds": took.as_secs_f64(),
-            "recovery_ms": { "p50": p50, "p99": p99, "max": max }, "panics": panics, "wrong": verdict.wrong,
+            "recovery_ms": { "p50": p50, "p99": p99, "max": max }, "panics": panics, "wrong": verdict.wrong, "doctor": sick,
         });
         if let (Value::Object(all), Value::Object(more)) = (&mut result, found.to_json()) {
             all.extend(more);

@@ -8,7 +8,7 @@ use serde_json::{Value, json};
 
 use crate::fleet::Fleet;
 use crate::stand::{Error, Options, Random, Stand, Verdict};
-use crate::workload::LOAD;
+use crate::workload::{LOAD, WIDE, WIDE_TASKS};
 use crate::{
     brokers, clients, clocks, database, frozen, logs, messages, points, severed, storm, unruly, upgrade,
     versions,
@@ -144,7 +144,7 @@ const ONE_DIES: Case = Case {
     schedulers: 1,
     times: (60, 6),
     pause: (200, 2_700),
-    runs: (170, 14),
+    runs: (186, 14),
     promised: STARTED_AGAIN,
 };
 const SCHEDULER_DIES: Case =
@@ -159,7 +159,7 @@ const ALL_DIE: Case = Case {
     ..SCHEDULER_DIES
 };
 const ROLLED: Case =
-    Case { fault: Fault::Roll, times: (24, 4), pause: (300, 1_500), runs: (170, 14), ..ALL_DIE };
+    Case { fault: Fault::Roll, times: (24, 4), pause: (300, 1_500), runs: (186, 14), ..ALL_DIE };
 const LOCKED: Case = Case { fault: Fault::Lock, times: (4, 2), pause: (300, 800), runs: (40, 14), ..ALL_DIE };
 
 async fn one_process_dies(name: &'static str, options: &Options) -> Result<(Value, bool), Error> {
@@ -207,7 +207,7 @@ async fn ended(name: &'static str, options: &Options, case: Case) -> Result<(Val
             Fault::Kill => fleet.kill(one).await?,
             Fault::KillAll => fleet.kill_all().await?,
             Fault::Roll => fleet.roll(one).await?,
-            Fault::Lock => hold_lock(&stand, Duration::from_secs([1, 5, 1, 8][round % 4])).await?,
+            Fault::Lock => hold_lock(&stand, Duration::from_secs([1, 5, 1, 29][round % 4])).await?,
         }
         let (least, most) = case.pause;
         tokio::time::sleep(Duration::from_millis(least + random.below(most - least))).await;
@@ -243,15 +243,18 @@ async fn hold_lock(stand: &Stand, time: Duration) -> Result<(), Error> {
 /// The least part of the attempts that each of three schedulers must start, in hundredths.
 const LEAST_SHARE: usize = 10;
 
-/// F10: everything is due at once, for three schedulers.
+/// F10: everything is due at once, for three schedulers: tasks beside each other, runs of many tasks, points of a
+/// schedule.
 async fn crowd(name: &'static str, options: &Options) -> Result<(Value, bool), Error> {
-    let (runs, points) = (options.runs(100, 34), options.pick(1_000, 150));
+    let (runs, points) = (options.runs(30, 34), options.pick(1_000, 150));
+    let wide = options.pick(5, 0);
     let stand = Stand::new(options, points).await?;
-    let mut fleet: Fleet = stand.fleet(3)?;
+    stand.trigger(WIDE, 0..wide).await?;
     stand.trigger(LOAD, 0..runs).await?;
-    stand.wait(&mut fleet, runs + usize::try_from(points)?).await?;
+    let mut fleet: Fleet = stand.fleet(3)?;
+    stand.wait(&mut fleet, wide + runs + usize::try_from(points)?).await?;
     let shares = stand.shares().await?;
-    let sums: Vec<usize> = shares.iter().map(|[load, points, _]| load + points).collect();
+    let sums: Vec<usize> = shares.iter().map(|[load, points, wide, _]| load + points + wide).collect();
     let (all, least) = (sums.iter().sum::<usize>(), sums.iter().min().copied().unwrap_or(0));
     let mut wrong = Vec::new();
     if sums.len() < 3 || least * 100 < all * LEAST_SHARE {
@@ -260,7 +263,7 @@ async fn crowd(name: &'static str, options: &Options) -> Result<(Value, bool), E
     let seconds = stand.began.elapsed().as_secs_f64();
     #[expect(clippy::cast_precision_loss, reason = "a rate for people")]
     let nemesis = json!({
-        "runs": runs, "points": points, "attempts_of_load_and_points_and_runs": shares,
+        "runs": runs, "points": points, "ready_at_once": wide * WIDE_TASKS, "attempts_of_load_points_wide_and_runs": shares,
         "least_share": least as f64 / all.max(1) as f64, "attempts_per_second": all as f64 / seconds,
     });
     stand.close(fleet, Verdict::new(name, nemesis, sums.len() > 1, wrong)).await

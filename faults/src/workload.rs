@@ -45,6 +45,9 @@ pub(crate) const TRIES: usize = 3;
 /// The variable that names the seconds which a task of the dag [`LONG`] takes.
 pub(crate) const LASTING: &str = "AIRFLOW_FAULTS_LASTING";
 
+/// How many instances of the mapped task of the load may run at once, over all runs.
+pub(crate) const MOST_OF_EACH: u32 = 6;
+
 /// The pool that fewer tasks fit into than want to, and its size.
 pub(crate) const POOL: (&str, i32) = ("narrow", 8);
 
@@ -86,6 +89,7 @@ impl Plan {
         task != "doomed"
             && !UNRULY_TASKS.contains(&task)
             && task != LOUD
+            && task != "items"
             && task != TICKS
             && !task.starts_with("long_")
             && self.draw("stumble", run, task, map).is_multiple_of(50)
@@ -175,7 +179,9 @@ pub(crate) fn load(plan: Plan, version: u64) -> DagDef {
             let [a, b, c, e] = ["top", "left", "right", "bottom"].map(|id| add(id.into()));
             d.order(a >> [b, c] >> e);
             let items = d.add(Items.id("items"));
-            let each = d.map(items, |item| Work { plan, inputs: vec![item.into_in()] }.id("each"));
+            let each = d.map(items, |item| {
+                Work { plan, inputs: vec![item.into_in()] }.id("each").max_active_tis_per_dag(MOST_OF_EACH)
+            });
             let sum = add("sum".into());
             d.order(each.node() >> sum);
             let doomed = add("doomed".into());
