@@ -78,10 +78,19 @@ impl Workload {
 pub(crate) enum ExecutorKind {
     /// The process of the scheduler.
     Local,
+    /// A process of its own for each attempt, started by that of the scheduler.
+    Process,
     /// Worker processes behind Redis.
     Redis,
     /// Worker processes behind RabbitMQ.
     Rabbitmq,
+}
+
+impl ExecutorKind {
+    /// Whether workers behind a broker run the attempts.
+    pub(crate) fn is_remote(self) -> bool {
+        matches!(self, Self::Redis | Self::Rabbitmq)
+    }
 }
 
 /// When SQLite calls a commit durable.

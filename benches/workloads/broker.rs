@@ -46,10 +46,7 @@ struct Orders {
 
 /// A broker under a prefix of one's own.
 pub(crate) fn transport(kind: ExecutorKind, prefix: &str) -> Arc<dyn Transport> {
-    let server = match kind {
-        ExecutorKind::Redis => BrokerServer::Redis,
-        ExecutorKind::Rabbitmq | ExecutorKind::Local => BrokerServer::Rabbitmq,
-    };
+    let server = if kind == ExecutorKind::Redis { BrokerServer::Redis } else { BrokerServer::Rabbitmq };
     let url =
         server.address().unwrap_or_else(|| panic!("no broker: set {} to its address", server.variable()));
     if kind == ExecutorKind::Redis {

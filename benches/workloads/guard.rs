@@ -81,7 +81,7 @@ async fn cost(workload: Workload, size: usize) -> (Cost, f64) {
     let opened = place.open().await;
     let calls = Arc::new(AtomicU64::new(0));
     let counting = Layered(Counting { below: opened.shared(), calls: Arc::clone(&calls) });
-    let airflow = application(&args, Arc::new(counting)).await;
+    let airflow = application(&args, &place, Arc::new(counting)).await;
     let running = airflow.start();
     let (commits, bytes, cpu) = (opened.commits(), written(&place), cpu_seconds());
     calls.store(0, Ordering::Relaxed);

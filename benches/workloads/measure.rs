@@ -2,14 +2,17 @@
 
 use std::time::{Duration, Instant};
 
+use airflow::ProcessCommand;
 use airflow::app::{BackfillOptions, Reprocess};
 use airflow::config::Config;
 use airflow::config::options::Settings;
+use airflow::dag::Isolation;
 use airflow::operator::Resources;
 use airflow::prelude::*;
 use airflow::registry::Registry;
 use airflow::remote::RemoteExecutor;
 use chrono::{DateTime, TimeDelta, Utc};
+use futures_util::StreamExt as _;
 use serde::{Deserialize, Serialize};
 use tokio::sync::broadcast::error::RecvError;
 
@@ -50,6 +53,9 @@ pub(crate) struct Measured {
     /// Measured just before.
     pub(crate) limits: Option<StoreLimits>,
     pub(crate) broker: Option<BrokerLimits>,
+    /// How many processes a second the machine starts that do nothing, as many at once as there are slots; measured just
+    /// before, where attempts have processes of their own.
+    pub(crate) spawns_per_s: Option<f64>,
     /// A hop in single-row commits; without a hop, the time of a task in single-row commits.
     pub(crate) commits_per_hop: Option<f64>,
 }
@@ -57,7 +63,6 @@ pub(crate) struct Measured {
 impl Measured {
     fn new(args: &Args) -> Self {
         let store = if args.store.starts_with("postgres") { "postgres" } else { "sqlite" };
-        let is_remote = args.executor != ExecutorKind::Local;
         Self {
             workload: args.workload,
             size: args.size(),
@@ -67,7 +72,7 @@ impl Measured {
                 store.into()
             },
             executor: args.executor,
-            workers: if is_remote { args.workers } else { 0 },
+            workers: if args.executor.is_remote() { args.workers } else { 0 },
             slots: args.slots,
             wall_s: 0.0,
             tasks_per_s: 0.0,
@@ -78,6 +83,7 @@ impl Measured {
             cpu_s: 0.0,
             limits: None,
             broker: None,
+            spawns_per_s: None,
             commits_per_hop: None,
         }
     }
@@ -95,8 +101,11 @@ impl Measured {
         let ratio = self.limits.zip(self.commits_per_hop).map_or_else(String::new, |(limits, ratio)| {
             format!(" = {ratio:.2} commits of {:.0} µs", limits.commit_us)
         });
+        let spawns = self.spawns_per_s.map_or_else(String::new, |rate| {
+            format!(", {:.0} % of {rate:.0} processes/s", 100.0 * self.tasks_per_s / rate)
+        });
         format!(
-            "{:?} {} on {} ({:?}, {} workers, {} slots): {:.3} s, {:.0} tasks/s{hop}{ratio}, {} commits, \
+            "{:?} {} on {} ({:?}, {} workers, {} slots): {:.3} s, {:.0} tasks/s{spawns}{hop}{ratio}, {} commits, \
              {:.0} MB, {:.2} CPU s",
             self.workload,
             self.size,
@@ -142,13 +151,19 @@ pub(crate) async fn measure(args: &Args) -> Measured {
 }
 
 /// The application of a workload over a store.
-pub(crate) async fn application(args: &Args, store: SharedStore) -> Airflow {
+pub(crate) async fn application(args: &Args, place: &Place, store: SharedStore) -> Airflow {
     let config = Config::default().with_env([("AIRFLOW__CORE__MAX_MAP_LENGTH", "1000000")]);
     let settings = Settings::read(&config, std::env::temp_dir()).expect("sound settings");
     let builder =
         Airflow::builder().settings(&settings).shared_store(store).dags(dags(args.workload, args.size()));
     let builder = match args.executor {
         ExecutorKind::Local => builder.executor(LocalExecutor::new(args.slots)),
+        ExecutorKind::Process => {
+            let orders = serde_json::to_string(&(args, place)).expect("plain data");
+            let command = ProcessCommand::default().env(ATTEMPT, orders);
+            let executor = LocalExecutor::new(args.slots).isolation(Isolation::Process);
+            builder.executor(executor.process_command(command))
+        }
         kind => builder.executor(RemoteExecutor::shared(transport(kind, PREFIX))),
     };
     builder.build().await.expect("sound dags")
@@ -157,9 +172,12 @@ pub(crate) async fn application(args: &Args, store: SharedStore) -> Airflow {
 async fn run(args: &Args, place: &Place) -> Measured {
     let mut measured = Measured::new(args);
     let opened = place.open().await;
-    let airflow = application(args, opened.shared()).await;
+    let airflow = application(args, place, opened.shared()).await;
     let mut workers = Vec::new();
-    if args.executor != ExecutorKind::Local {
+    if args.executor == ExecutorKind::Process {
+        measured.spawns_per_s = Some(spawns_per_s(args.slots).await);
+    }
+    if args.executor.is_remote() {
         measured.broker = Some(broker::limits(&*transport(args.executor, PREFIX)).await);
         for at in 0..args.workers {
             workers.push(WorkerProcess::start(args, place, PREFIX, at).await);
@@ -262,7 +280,7 @@ fn definitions(args: &Args) -> Measured {
 async fn idle(args: &Args, place: &Place) -> Measured {
     let mut measured = Measured::new(args);
     let opened = place.open().await;
-    let airflow = application(args, opened.shared()).await;
+    let airflow = application(args, place, opened.shared()).await;
     let running = airflow.start();
     for dag in airflow.registry().iter() {
         airflow.store().set_paused(&dag.id, false).await.expect("a known dag");
@@ -276,6 +294,34 @@ async fn idle(args: &Args, place: &Place) -> Measured {
     measured.peak_rss_mb = status("VmRSS") as f64 / 1024.0;
     running.stop(GRACE).await.expect("a clean end");
     measured
+}
+
+/// Says to a process that it is to run an attempt of this workload at this place.
+pub(crate) const ATTEMPT: &str = "AIRFLOW_BENCH_ATTEMPT";
+
+/// The process of an attempt: it ends where the application is built.
+pub(crate) async fn be_an_attempt(orders: &str) {
+    let (args, place): (Args, Place) = serde_json::from_str(orders).expect("orders");
+    let opened = place.open().await;
+    application(&args, &place, opened.shared()).await;
+}
+
+/// Says to a process that it is to end at once.
+pub(crate) const NOTHING: &str = "AIRFLOW_BENCH_NOTHING";
+
+/// How many processes are started to see how quickly that goes.
+const SPAWNS: usize = 1_000;
+
+/// How many processes of this program a second begin and end that do nothing, `at_once` at a time.
+async fn spawns_per_s(at_once: usize) -> f64 {
+    let begun = Instant::now();
+    let spawn = |_| async {
+        let mut child = tokio::process::Command::new("/proc/self/exe");
+        let status = child.env(NOTHING, "1").status().await.expect("it runs");
+        assert!(status.success(), "a process that does nothing failed");
+    };
+    futures_util::stream::iter(0..SPAWNS).for_each_concurrent(at_once, spawn).await;
+    SPAWNS as f64 / begun.elapsed().as_secs_f64()
 }
 
 /// Says to a process that it is to run the first task of this place, and when it was begun.
@@ -300,7 +346,7 @@ fn cold_start(args: &Args, place: &Place) -> Measured {
 pub(crate) async fn be_cold(orders: &str) {
     let (args, place): (Args, Place) = serde_json::from_str(orders).expect("orders");
     let opened = place.open().await;
-    let airflow = application(&args, opened.shared()).await;
+    let airflow = application(&args, &place, opened.shared()).await;
     let running = airflow.start();
     ask_and_wait(&args, &airflow, &running).await;
     running.stop(GRACE).await.expect("a clean end");

@@ -24,6 +24,8 @@ enum Goal {
     CpuPerMinute(f64),
     /// Milliseconds from begin to end, at most.
     Milliseconds(f64),
+    /// Tasks in a second as a share of the processes that the machine starts in one, at least.
+    OfSpawns(f64),
 }
 
 impl Goal {
@@ -42,6 +44,7 @@ impl Goal {
             Self::Memory(_) => of.peak_rss_mb,
             Self::CpuPerMinute(_) => of.cpu_s * 60.0 / of.wall_s,
             Self::Milliseconds(_) => of.wall_s * 1e3,
+            Self::OfSpawns(_) => of.tasks_per_s / of.spawns_per_s.unwrap_or(f64::NAN),
         }
     }
 
@@ -52,14 +55,15 @@ impl Goal {
             | Self::TaskOfSmall(limit)
             | Self::Memory(limit)
             | Self::CpuPerMinute(limit)
-            | Self::Milliseconds(limit) => limit,
+            | Self::Milliseconds(limit)
+            | Self::OfSpawns(limit) => limit,
             Self::HopOfParts { .. } => 1.0,
         }
     }
 
     fn is_met(self, value: f64) -> bool {
         match self {
-            Self::TasksPerSecond(limit) => value >= limit,
+            Self::TasksPerSecond(limit) | Self::OfSpawns(limit) => value >= limit,
             _ => value <= self.limit(),
         }
     }
@@ -76,6 +80,7 @@ impl Goal {
             Self::Memory(limit) => format!("≤ {limit:.0} MB"),
             Self::CpuPerMinute(limit) => format!("≤ {limit} CPU s a minute"),
             Self::Milliseconds(limit) => format!("≤ {limit:.0} ms"),
+            Self::OfSpawns(limit) => format!("≥ {limit} × processes/s"),
         }
     }
 }
@@ -85,6 +90,7 @@ impl Goal {
 enum On {
     Normal,
     Full,
+    Processes,
     Postgres,
     Redis,
     Rabbitmq,
@@ -94,8 +100,10 @@ enum On {
 type Row = (Workload, usize, On, usize, &'static [Goal]);
 
 const ROWS: &[Row] = {
-    use Goal::{CpuPerMinute, HopInCommits, HopOfParts, Memory, Milliseconds, TaskOfSmall, TasksPerSecond};
-    use On::{Full, Normal, Postgres, Rabbitmq, Redis};
+    use Goal::{
+        CpuPerMinute, HopInCommits, HopOfParts, Memory, Milliseconds, OfSpawns, TaskOfSmall, TasksPerSecond,
+    };
+    use On::{Full, Normal, Postgres, Processes, Rabbitmq, Redis};
     use Workload::{
         Backfill, Big, Chain, ColdStart, Diamonds, Fanout, ManyDefinitions, Mapped, OneDefinition, WideIdle,
     };
@@ -114,6 +122,7 @@ const ROWS: &[Row] = {
         (Big, 100_000, Normal, 0, &[TaskOfSmall(1.5), Memory(250.0)]),
         (Mapped, 10_000, Normal, 0, &[TasksPerSecond(20_000.0)]),
         (Backfill, 1_000, Normal, 0, &[TasksPerSecond(15_000.0)]),
+        (Fanout, 1_000, Processes, 0, &[OfSpawns(0.6)]),
         (WideIdle, 1_000, Normal, 0, &[CpuPerMinute(0.05), Memory(30.0)]),
         (WideIdle, 10_000, Normal, 0, &[CpuPerMinute(0.2), Memory(120.0)]),
         (OneDefinition, 100_000, Normal, 0, &[Milliseconds(250.0)]),
@@ -134,12 +143,13 @@ fn args_of(base: &Args, row: &Row) -> Args {
     (args.sync, args.executor) = (Sync::Normal, ExecutorKind::Local);
     match on {
         On::Normal => {}
+        On::Processes => args.executor = ExecutorKind::Process,
         On::Full => args.sync = Sync::Full,
         On::Postgres => args.store = server,
         On::Redis => (args.store, args.executor) = (server, ExecutorKind::Redis),
         On::Rabbitmq => (args.store, args.executor) = (server, ExecutorKind::Rabbitmq),
     }
-    if matches!(on, On::Normal | On::Full) && base.store.starts_with("postgres") {
+    if matches!(on, On::Normal | On::Full | On::Processes) && base.store.starts_with("postgres") {
         "sqlite".clone_into(&mut args.store);
     }
     args
@@ -187,7 +197,8 @@ fn line(row: &Row, goal: Goal, all: &[Measured], small: Option<&[Measured]>) -> 
     let place = if first.workers > 0 {
         format!("{}, {:?}, {} × {} slots", first.store, first.executor, first.workers, first.slots)
     } else {
-        format!("{}, local", first.store)
+        let executor = if first.executor == ExecutorKind::Process { "a process each" } else { "local" };
+        format!("{}, {executor}, {} slots", first.store, first.slots)
     };
     let place = if matches!(row.0, Workload::OneDefinition | Workload::ManyDefinitions) {
         "–".into()
