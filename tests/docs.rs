@@ -41,22 +41,63 @@ fn functions() -> BTreeSet<String> {
     names
 }
 
-/// Goal: no guarantee without a test that shows it. Method: every name in the last column of the table is a function.
+/// What stands in the last column of each row of the table with this head.
+fn last_column(page: &str, head: &str) -> Vec<String> {
+    let text = read(page);
+    let table = text.split(head).nth(1).unwrap_or_else(|| panic!("{page} has no table `{head}`"));
+    let rows = table.lines().skip(2).take_while(|line| line.starts_with('|'));
+    rows.map(|row| row.trim_end_matches(" |").rsplit("| ").next().unwrap().to_owned()).collect()
+}
+
+/// The names F1, F2, … in a text.
+fn faults_in(text: &str) -> impl Iterator<Item = &str> {
+    let words = text.split(|c: char| !c.is_ascii_alphanumeric());
+    words.filter(|word| word.strip_prefix('F').is_some_and(|number| number.parse::<u8>().is_ok()))
+}
+
+fn in_ticks(text: &str) -> impl Iterator<Item = &str> {
+    text.split('`').skip(1).step_by(2)
+}
+
+/// Whether a promise may name this as what shows it: a test, a file or module of tests, a mistake of the simulation.
+fn is_known(name: &str, functions: &BTreeSet<String>, mistakes: &str) -> bool {
+    let folders = ["", "airflow-core/src", "airflow-core/src/testing", "airflow-executors/src"];
+    let is_file = |folder: &&str| {
+        let path = root().join(folder).join(name.replace("::", "/"));
+        path.exists() || path.with_extension("rs").exists()
+    };
+    let is_mistake = || mistakes.contains(&format!("Mutant::{name}"));
+    functions.contains(name) || folders.iter().any(is_file) || is_mistake()
+}
+
+/// Goal: no guarantee without a test that shows it. Method: look up every test and fault in the last columns of the two
+/// tables; each row has one.
 #[test]
 fn guarantees_name_tests_that_exist() {
-    let readme = read("README.md");
-    let table = readme.split("| guarantee | test |").nth(1).expect("the table of guarantees");
-    let rows = table.lines().skip(2).take_while(|line| line.starts_with('|'));
-    let functions = functions();
-    let mut named = 0;
-    for row in rows {
-        let tests = row.trim_end_matches(" |").rsplit(" | ").next().unwrap();
-        for test in tests.split('`').skip(1).step_by(2) {
-            assert!(functions.contains(test), "the README names the test `{test}`, which does not exist");
-            named += 1;
+    let (functions, faults) = (functions(), read("faults/src/tests.rs"));
+    let mut files = Vec::new();
+    rust_files(&root().join("tests/simulation"), &mut files);
+    let mistakes: String = files.iter().map(|file| fs::read_to_string(file).unwrap()).collect();
+    for (page, head) in [
+        ("README.md", "| guarantee | test |"),
+        ("docs/guarantees.md", "| promise | kept by | limits | shown by |"),
+    ] {
+        let rows = last_column(page, head);
+        assert!(rows.len() > 20, "{page} has only {} rows", rows.len());
+        for row in rows {
+            for fault in faults_in(&row) {
+                let is_known = faults.contains(&format!("test!(\"{fault}\""));
+                assert!(is_known, "{page} names the fault {fault}, which does not exist");
+            }
+            for name in in_ticks(&row).filter(|name| !name.starts_with("scripts/")) {
+                assert!(is_known(name, &functions, &mistakes), "{page} names `{name}`, which does not exist");
+            }
+            assert!(
+                in_ticks(&row).chain(faults_in(&row)).next().is_some(),
+                "{page} names no test here: {row}"
+            );
         }
     }
-    assert!(named > 10, "only {named} tests are named");
 }
 
 /// Goal: the page on task states shows the table of the state machine. Method: write the rows from the machine.

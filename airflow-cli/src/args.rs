@@ -33,7 +33,7 @@ Environment:
   NO_COLOR                              no colours
 `config list` shows every setting, its value and where it comes from.
 
-Exit codes: 0 done, 1 failed, 2 wrong arguments.";
+Exit codes: 0 done, 1 failed, 2 wrong arguments, 75 a role is to be started again.";
 
 /// Workflows: runs them on schedule, and looks after them.
 #[derive(Debug, Parser)]
