@@ -65,6 +65,17 @@ fn blocking(text: String) -> Result<String> {
     Ok(text.to_uppercase())
 }
 
+/// Blocking code that goes on until it is asked to stop, and says so.
+#[task(blocking)]
+fn asks(cx: &TaskContext, stopped: &mpsc::UnboundedSender<u32>, begun: &Arc<Notify>) -> Result<()> {
+    begun.notify_one();
+    while !cx.is_cancelled() {
+        std::thread::yield_now();
+    }
+    stopped.send(cx.try_number())?;
+    Ok(())
+}
+
 fn gated_dag() -> DagDef {
     DagDef::new("gated").define(|d| {
         let first = d.add(gated::call());
@@ -272,6 +283,44 @@ async fn time_outs_and_panics_are_outcomes_and_blocking_code_holds_up_nobody() {
     assert_eq!(reason("endless"), "the attempt took longer than its timeout of 50ms");
     assert_eq!(reason("panics"), "the task panicked: a bug in the task");
     assert_eq!(of(&tis, "blocking").state, TaskState::Success);
+    running.stop(Duration::from_secs(5)).await.unwrap();
+}
+
+/// Goal: blocking code, which nobody can stop, learns that it should stop, for whatever reason; what it does afterwards
+/// counts no more. Method: code that goes on until it is asked to stop, cleared, marked, and past its timeout.
+#[tokio::test(flavor = "multi_thread")]
+async fn blocking_code_learns_that_it_should_stop() {
+    let (stopped, mut stops) = mpsc::unbounded_channel::<u32>();
+    let begun = Arc::new(Notify::new());
+    let dag = |id: &str, timeout: Duration| {
+        DagDef::new(id).define(|d| {
+            d.add(asks::call().timeout(timeout));
+        })
+    };
+    let airflow = Airflow::builder()
+        .store(MemoryStore::new())
+        .executor(LocalExecutor::new(2))
+        .dags([dag("long", Duration::from_secs(600)), dag("short", Duration::from_millis(20))])
+        .resource(stopped)
+        .resource(Arc::clone(&begun))
+        .build()
+        .await
+        .unwrap();
+    let running = airflow.start();
+    let run = airflow.trigger("long").await.unwrap();
+    begun.notified().await;
+    airflow.clear(&run.dag_id, &run.run_id, &ClearOptions::default(), "test").await.unwrap();
+    assert_eq!(stops.recv().await, Some(1), "it was cleared");
+    begun.notified().await;
+    airflow.mark(&run.dag_id, &run.run_id, &Selection::default(), Mark::Success, "test").await.unwrap();
+    assert_eq!(stops.recv().await, Some(2), "it was marked");
+    assert_eq!(airflow.wait(&run).await.unwrap().state, RunState::Success);
+
+    let run = airflow.trigger("short").await.unwrap();
+    assert_eq!(stops.recv().await, Some(1), "it took too long");
+    assert_eq!(airflow.wait(&run).await.unwrap().state, RunState::Failed);
+    let ti = airflow.store().task_instances(run.pk).await.unwrap().remove(0);
+    assert_eq!(ti.data.reason.as_deref(), Some("the attempt took longer than its timeout of 20ms"));
     running.stop(Duration::from_secs(5)).await.unwrap();
 }
 

@@ -1,5 +1,6 @@
 //! Laws that every run keeps, whatever its dag, its outcomes and the order in which its attempts end: random dags with
-//! retries, skips, branches, mappings and looks at the run before, run to their end by the real scheduler.
+//! retries, skips, branches, mappings, setups, teardowns and looks at the run before, run to their end by the real
+//! scheduler.
 
 #[path = "conformance/engine.rs"]
 #[expect(dead_code, reason = "the conformance tests use more of it")]
@@ -12,7 +13,7 @@ use std::collections::BTreeMap;
 use std::time::Duration;
 
 use airflow_core::compile::CompiledDag;
-use airflow_core::dag::{Dag, DagDef, Node, Spec, TaskExt, TaskOptions};
+use airflow_core::dag::{Dag, DagDef, Node, Role, Spec, TaskExt, TaskOptions};
 use airflow_core::id::{RunPk, TaskIdx};
 use airflow_core::operator::{Description, In, IntoIn, Operator, Result, TaskContext};
 use airflow_core::plan::RunView;
@@ -46,10 +47,20 @@ enum Kind {
     Mapped(usize),
 }
 
+/// What part a task plays beside its work.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+enum Part {
+    Work,
+    Setup,
+    /// Of the setups directly before it; `true` if its failure fails the run.
+    Teardown(bool),
+}
+
 /// A task of a random dag; its upstream tasks have lower numbers.
 #[derive(Debug, Clone)]
 struct Plan {
     kind: Kind,
+    part: Part,
     upstream: Vec<usize>,
     rule: TriggerRule,
     retries: u32,
@@ -123,18 +134,24 @@ fn any_task(number: usize) -> impl Strategy<Value = Plan> {
         1 => Just(Kind::ShortCircuit),
         2 => (0..4usize).prop_map(Kind::Mapped),
     ];
+    let part = prop_oneof![
+        6 => Just(Part::Work),
+        1 => Just(Part::Setup),
+        1 => any::<bool>().prop_map(Part::Teardown),
+    ];
     let outcome = prop_oneof![4 => Just("success"), 2 => Just("fail"), 1 => Just("skip"), 1 => Just("fail_without_retry")];
     let upstream = proptest::collection::btree_set(0..number.max(1), 0..=number.min(4));
     (
-        kind,
+        (kind, part),
         upstream,
         proptest::sample::select(RULES),
         0..3u32,
         proptest::bool::weighted(0.1),
         proptest::collection::vec(outcome, 1..4),
     )
-        .prop_map(move |(kind, upstream, rule, retries, looks_back, outcomes)| Plan {
-            kind,
+        .prop_map(move |((kind, part), upstream, rule, retries, looks_back, outcomes)| Plan {
+            kind: if part == Part::Work { kind } else { Kind::Plain },
+            part,
             upstream: if number == 0 { Vec::new() } else { upstream.into_iter().collect() },
             rule,
             retries,
@@ -144,7 +161,16 @@ fn any_task(number: usize) -> impl Strategy<Value = Plan> {
 }
 
 fn any_dag() -> impl Strategy<Value = Vec<Plan>> {
-    (1..10usize).prop_flat_map(|count| (0..count).map(any_task).collect::<Vec<_>>())
+    let tasks = (1..10usize).prop_flat_map(|count| (0..count).map(any_task).collect::<Vec<_>>());
+    tasks.prop_map(|mut plans| {
+        for number in 0..plans.len() {
+            // What follows a setup directly must use the default rule.
+            if plans[number].upstream.iter().any(|up| plans[*up].part == Part::Setup) {
+                plans[number].rule = TriggerRule::AllSuccess;
+            }
+        }
+        plans
+    })
 }
 
 fn dag_of(plans: &[Plan], fail_fast: bool) -> DagDef {
@@ -154,7 +180,7 @@ fn dag_of(plans: &[Plan], fail_fast: bool) -> DagDef {
         |d| {
             let mut nodes: Vec<Node<'_>> = Vec::new();
             for number in 0..plans.len() {
-                let node = add(d, plans, number);
+                let node = add(d, plans, &nodes, number);
                 for up in &plans[number].upstream {
                     d.order(nodes[*up] >> node);
                 }
@@ -164,12 +190,27 @@ fn dag_of(plans: &[Plan], fail_fast: bool) -> DagDef {
     )
 }
 
-fn add<'d>(d: &'d Dag, plans: &[Plan], number: usize) -> Node<'d> {
+fn add<'d>(d: &'d Dag, plans: &[Plan], nodes: &[Node<'d>], number: usize) -> Node<'d> {
     let this = &plans[number];
     let script_of =
         |element| Plays { outcomes: this.outcomes.iter().map(|word| (*word).into()).collect(), element };
     match this.kind {
-        Kind::Plain => d.add(with_options(script_of(None), this, number)).node(),
+        Kind::Plain => {
+            let spec = with_options(script_of(None), this, number);
+            let setups: Vec<Node<'d>> = this
+                .upstream
+                .iter()
+                .filter(|up| plans[**up].part == Part::Setup)
+                .map(|up| nodes[*up])
+                .collect();
+            let spec = match this.part {
+                Part::Work => spec,
+                Part::Setup => spec.setup(),
+                Part::Teardown(_) => spec.teardown_of(setups),
+            };
+            let decides = this.part == Part::Teardown(true);
+            d.add(if decides { spec.on_failure_fail_dagrun() } else { spec }).node()
+        }
         Kind::Branch => {
             let even = (number + 1..plans.len())
                 .filter(|other| other % 2 == 0 && plans[*other].upstream.contains(&number));
@@ -275,17 +316,27 @@ fn ends_are_allowed(plans: &[Plan], dag: &CompiledDag, view: &RunView) {
             continue;
         }
         let empty = plans[key.task.index()].kind == Kind::Mapped(0);
-        let rule = dag.task(key.task).settings.trigger_rule;
-        let mut up = Counts::default();
-        for task in &dag.task(key.task).upstream {
-            up.merge(view.task(*task).own());
-        }
+        let compiled = dag.task(key.task);
+        let rule = compiled.settings.trigger_rule;
+        let counts = |tasks: &[TaskIdx]| {
+            let mut all = Counts::default();
+            tasks.iter().for_each(|task| all.merge(view.task(*task).own()));
+            all
+        };
+        let direct: Vec<TaskIdx> = compiled.upstream.to_vec();
+        let is_setup = |task: &TaskIdx| dag.task(*task).role == Role::Setup;
+        let torn_down: Vec<TaskIdx> = direct.iter().copied().filter(is_setup).collect();
+        let up = (counts(&direct), counts(&torn_down));
+        // A teardown runs although setups further up failed, and so does what waits for nothing.
+        let minds = !compiled.is_teardown() && rule != TriggerRule::Always;
+        let setups = if minds { counts(&compiled.setups) } else { Counts::default() };
+        let (all, ready, left_out, _, broken) = numbers(&setups);
         let allowed = match (ti.state, ti.data.try_number) {
-            (TaskState::Skipped, 0) => empty || may_skip(rule, &up),
-            (TaskState::UpstreamFailed, 0) => may_fail(rule, &up),
+            (TaskState::Skipped, 0) => empty || left_out > 0 || may_skip(rule, &up),
+            (TaskState::UpstreamFailed, 0) => broken > 0 || may_fail(rule, &up),
             (TaskState::Success | TaskState::Failed | TaskState::Skipped, tries) => {
-                let most = dag.task(key.task).settings.retry.retries + 1;
-                (1..=most).contains(&tries) && may_run(rule, &up)
+                let most = compiled.settings.retry.retries + 1;
+                (1..=most).contains(&tries) && may_run(rule, &up) && ready == all
             }
             _ => false,
         };
@@ -305,9 +356,13 @@ fn numbers(up: &Counts) -> (u32, u32, u32, u32, u32) {
     (up.total(), of(TaskState::Success), of(TaskState::Skipped), failed, failed + upstream_failed)
 }
 
-fn may_run(rule: TriggerRule, up: &Counts) -> bool {
+/// The instances directly before one, and the setups among them.
+type Up = (Counts, Counts);
+
+fn may_run(rule: TriggerRule, (up, setups): &Up) -> bool {
     use TriggerRule as R;
     let (n, success, skipped, failed, bad) = numbers(up);
+    let (torn_down, set_up, ..) = numbers(setups);
     n == 0
         || match rule {
             R::AllSuccess => success == n,
@@ -321,13 +376,14 @@ fn may_run(rule: TriggerRule, up: &Counts) -> bool {
             R::NoneFailed => bad == 0,
             R::NoneFailedMinOneSuccess => bad == 0 && success > 0,
             R::NoneSkipped => skipped == 0,
-            R::AllDoneSetupSuccess => unreachable!("no teardown in these dags"),
+            R::AllDoneSetupSuccess => torn_down == 0 || set_up > 0,
         }
 }
 
-fn may_skip(rule: TriggerRule, up: &Counts) -> bool {
+fn may_skip(rule: TriggerRule, (up, setups): &Up) -> bool {
     use TriggerRule as R;
     let (n, success, skipped, failed, bad) = numbers(up);
+    let (torn_down, _, left_out, ..) = numbers(setups);
     n > 0
         && match rule {
             R::AllSuccess | R::NoneSkipped | R::AllDoneMinOneSuccess => skipped > 0,
@@ -336,17 +392,20 @@ fn may_skip(rule: TriggerRule, up: &Counts) -> bool {
             R::OneSuccess | R::NoneFailedMinOneSuccess => skipped == n,
             R::OneFailed => bad == 0,
             R::OneDone => success + failed == 0,
-            R::AllDone | R::NoneFailed | R::Always | R::AllDoneSetupSuccess => false,
+            R::AllDoneSetupSuccess => torn_down > 0 && left_out == torn_down,
+            R::AllDone | R::NoneFailed | R::Always => false,
         }
 }
 
-fn may_fail(rule: TriggerRule, up: &Counts) -> bool {
+fn may_fail(rule: TriggerRule, (up, setups): &Up) -> bool {
     use TriggerRule as R;
     let (n, success, _, _, bad) = numbers(up);
+    let (torn_down, set_up, left_out, ..) = numbers(setups);
     n > 0
         && match rule {
             R::AllSuccess | R::NoneFailed | R::NoneFailedMinOneSuccess => bad > 0,
             R::OneSuccess | R::AllDoneMinOneSuccess => success == 0,
+            R::AllDoneSetupSuccess => torn_down > 0 && set_up == 0 && left_out < torn_down,
             _ => false,
         }
 }
@@ -357,6 +416,7 @@ fn may_fail(rule: TriggerRule, up: &Counts) -> bool {
 fn a_run_that_fails_fast_leaves_nothing_in_the_way() {
     let task = |kind, upstream: &[usize], outcome| Plan {
         kind,
+        part: Part::Work,
         upstream: upstream.to_vec(),
         rule: TriggerRule::AllSuccess,
         retries: 0,

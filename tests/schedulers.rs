@@ -45,7 +45,11 @@ fn dag() -> DagDef {
 }
 
 async fn start(store: SharedStore, number: usize, watch: &Watch) -> (Airflow, Running) {
-    let builder = Airflow::builder().shared_store(store).executor(LocalExecutor::new(2)).dag(dag());
+    start_with(dag(), store, number, watch).await
+}
+
+async fn start_with(dag: DagDef, store: SharedStore, number: usize, watch: &Watch) -> (Airflow, Running) {
+    let builder = Airflow::builder().shared_store(store).executor(LocalExecutor::new(2)).dag(dag);
     let builder = builder.pool("two", 2).resource(Here(number)).resource(watch.clone());
     let builder = builder.scheduler(|config| config.poll_interval = Duration::from_millis(50));
     let airflow = builder.build().await.unwrap();
@@ -115,6 +119,38 @@ async fn three_schedulers_share_one_memory() {
     let store = MemoryStore::new();
     let clone = || -> SharedStore { Arc::new(store.clone()) };
     three_share_the_work([clone(), clone(), clone()]).await;
+}
+
+/// Goal: the limit of a task over all runs holds although several schedulers start its instances, and nothing is left
+/// taken. Method: two schedulers with four slots in all on one file, thirty runs of three instances, two of which may
+/// execute; count inside of the tasks.
+#[tokio::test(flavor = "multi_thread")]
+async fn two_schedulers_keep_the_limit_of_a_task() {
+    let dir = tempfile::tempdir().unwrap();
+    let path = dir.path().join("airflow.db");
+    let watch = Watch::default();
+    let limited = || {
+        let dag = DagDef::new("d").schedule("@daily").start_date("2024-01-01").end_date("2024-01-30");
+        dag.catchup(true).max_active_runs(8).define(|d| {
+            let list: Vec<u32> = (0..3).collect();
+            d.map(list, |_| work::call().pool("default_pool").max_active_tis_per_dag(2));
+        })
+    };
+    let mut all = Vec::new();
+    for number in 0..2 {
+        let store: SharedStore = Arc::new(SqliteStore::open(path.to_str().unwrap()).await.unwrap());
+        all.push(start_with(limited(), store, number, &watch).await);
+    }
+    let store = Arc::clone(all[0].0.store());
+    all_ended(&store, &all).await;
+    let ran = watch.ran.lock().unwrap().clone();
+    let attempts: BTreeSet<AttemptId> = ran.iter().map(|(_, id)| *id).collect();
+    assert_eq!((ran.len(), attempts.len()), (90, 90), "each attempt ran once, and none was repeated");
+    assert!(watch.most.load(Ordering::SeqCst) <= 2, "two instances may execute");
+    for (_, running) in all {
+        running.stop(Duration::from_secs(20)).await.unwrap();
+    }
+    assert_eq!(store.slots().await.unwrap(), [], "everything was given back");
 }
 
 /// A store that stops answering.

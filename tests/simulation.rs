@@ -62,6 +62,8 @@ const SITUATIONS: &[&str] = &[
     "a report is late",
     "a retry",
     "a sensor is run again later",
+    "a task is at its limit",
+    "a task is at its limit in a run",
     "a task is deferred",
     "a wait is over",
     "an asset makes a run",

@@ -13,7 +13,7 @@ use airflow_core::store::{AssetEvent, AttemptState, Incarnation, RunRow, SlotKey
 use tokio::time::Instant;
 
 use super::clock::Gate;
-use super::plan::Plan;
+use super::plan::{Plan, TaskPlan};
 use super::random::Hash;
 
 /// How many lines of what happened are kept for a failure.
@@ -217,7 +217,30 @@ impl Oracle {
         *self.used.entry(SlotKey::Pool(pool.into())).or_default() += delta;
         let waits = i64::from(to == TaskState::Deferred) - i64::from(state == TaskState::Deferred);
         *self.used.entry(SlotKey::Deferred(pool.into())).or_default() += waits;
+        // A deferred instance gives the slots of its pool and dag back, and keeps that of its task.
+        if self.task_plan(dag, &change.task_id).most.is_some() {
+            let key = SlotKey::Task(dag.clone(), change.task_id.clone());
+            *self.used.entry(key).or_default() += delta + waits;
+        }
         self.tis.insert(ti, (to, change.epoch + 1));
+        if delta + waits > 0 {
+            self.run_is_within_limits(dag, unit.run, &change.task_id);
+        }
+    }
+
+    /// No more instances of a task are under way in a run than it says.
+    fn run_is_within_limits(&mut self, dag: &DagId, run: RunPk, task: &TaskId) {
+        let Some(most) = self.task_plan(dag, task).most_of_run else { return };
+        let first = (run, task.clone(), MapIndex(i32::MIN));
+        let of_task = self.tis.range(first..).take_while(|((of, id, _), _)| *of == run && id == task);
+        let under_way = |state: TaskState| state.is_executing() || state == TaskState::Deferred;
+        let count = of_task.filter(|(_, (state, _))| under_way(*state)).count();
+        if count > most as usize {
+            self.broken("I5", format!("{count} of {most} instances of {task} are under way in run {run}"));
+        }
+        if count == most as usize {
+            self.seen("a task is at its limit in a run");
+        }
     }
 
     /// A refusal has changed nothing: the instances of the run are as the last units that were written left them.
@@ -270,8 +293,12 @@ impl Oracle {
     }
 
     fn is_pooled(&self, dag: &DagId, task: &TaskId) -> bool {
+        self.task_plan(dag, task).pooled
+    }
+
+    fn task_plan(&self, dag: &DagId, task: &TaskId) -> TaskPlan {
         let number: usize = task.as_str()[1..].parse().expect("tasks are numbered");
-        self.plan().dags[super::world::number_of(dag)].tasks[number].pooled
+        self.plan().dags[super::world::number_of(dag)].tasks[number].clone()
     }
 
     fn attempts_of(&mut self, unit: &Unit) {
@@ -321,8 +348,13 @@ impl Oracle {
                 SlotKey::Pool(_) => 128,
                 SlotKey::Dag(dag) => i64::from(plan.dags[super::world::number_of(dag)].max_active_tasks),
                 SlotKey::Runs(dag) => i64::from(plan.dags[super::world::number_of(dag)].max_active_runs),
-                SlotKey::Task(..) | SlotKey::Deferred(_) => i64::MAX,
+                SlotKey::Task(dag, task) => self.task_plan(dag, task).most.map_or(0, i64::from),
+                // Only counted: the pools of these plans do not count deferred instances.
+                SlotKey::Deferred(_) => i64::MAX,
             };
+            if used == limit && matches!(key, SlotKey::Task(..)) {
+                self.seen("a task is at its limit");
+            }
             if used > limit {
                 self.broken("I5", format!("{used} of {limit} are taken of {key}"));
             }

@@ -36,6 +36,10 @@ pub(crate) struct TaskPlan {
     pub(crate) mapped: Option<usize>,
     pub(crate) pooled: bool,
     pub(crate) looks_back: bool,
+    /// How many instances may execute or be deferred over all runs.
+    pub(crate) most: Option<u32>,
+    /// The same in each run.
+    pub(crate) most_of_run: Option<u32>,
 }
 
 #[derive(Debug, Clone)]
@@ -232,6 +236,7 @@ impl Plan {
             plan.events.push(Event { at, what });
         }
         plan.has_kinds();
+        plan.has_limits();
         plan.events.sort_by_key(|event| event.at);
         plan.waits_for_no_failure();
         plan
@@ -257,6 +262,16 @@ impl Plan {
             if task.mapped.is_none() {
                 task.kind = kind;
             }
+        }
+    }
+
+    /// Limits of tasks of their own: a stream of their own as well.
+    fn has_limits(&mut self) {
+        let mut random = Random::new(self.seed, "limits");
+        for task in self.dags.iter_mut().flat_map(|dag| &mut dag.tasks) {
+            task.most = random.chance(15).then(|| random.between(1, 3));
+            let most_of_run = random.chance(40).then(|| random.between(1, 2));
+            task.most_of_run = most_of_run.filter(|_| task.mapped.is_some());
         }
     }
 
@@ -308,6 +323,7 @@ impl Plan {
             plan.events.push(Event { at, what });
         }
         plan.has_kinds();
+        plan.has_limits();
         plan.events.sort_by_key(|event| event.at);
         plan.waits_for_no_failure();
         plan
@@ -369,6 +385,8 @@ fn task(random: &mut Random, number: usize) -> TaskPlan {
         mapped: random.chance(15).then(|| random.between(1, 4)),
         pooled: random.chance(30),
         looks_back: random.chance(15),
+        most: None,
+        most_of_run: None,
     }
 }
 

@@ -81,6 +81,11 @@ fn options_of(task: &TaskPlan) -> TaskOptions {
     let options = TaskOptions::new().retries(task.retries).trigger_rule(RULE[task.rule]);
     let options = options.depends_on_past(task.looks_back);
     let options = if task.pooled { options.pool("small") } else { options };
+    let options = TaskOptions {
+        max_active_tis_per_dag: task.most,
+        max_active_tis_per_dagrun: task.most_of_run,
+        ..options
+    };
     if task.makes { options.outlets(ASSET) } else { options }
 }
 

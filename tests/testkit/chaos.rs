@@ -57,6 +57,9 @@ async fn each(n: i64) -> Result<i64> {
     Ok(n)
 }
 
+/// How many instances of a mapped task may execute in one run.
+const MOST_OF_A_RUN: u32 = 2;
+
 const RULES: [TriggerRule; 6] = [
     TriggerRule::AllSuccess,
     TriggerRule::AllDone,
@@ -84,7 +87,9 @@ fn random_dag(id: &str, dice: &mut Dice) -> DagDef {
             let rule = if nodes.is_empty() || fail_fast { TriggerRule::AllSuccess } else { rule };
             let pool = if dice.one_in(3) { "small" } else { "default_pool" };
             let node = match dice.pick(&lists) {
-                Some(list) if dice.one_in(3) => d.map(*list, |n| each::call(n).pool(pool)).node(),
+                Some(list) if dice.one_in(3) => {
+                    d.map(*list, |n| each::call(n).pool(pool).max_active_tis_per_dagrun(MOST_OF_A_RUN)).node()
+                }
                 _ if dice.one_in(5) => {
                     let mode = *dice.pick(SensorMode::ALL).unwrap();
                     d.add(soon::call().mode(mode).id(format!("s{index}")).when(rule).pool(pool)).node()
@@ -131,6 +136,7 @@ async fn check_slots(sim: &Sim, dags: &[String], when: &str) {
             }
         }
         expect_deferred(&mut expected, &compiled, &sim.runs(dag));
+        check_task_limits(&expected, &compiled, &sim.runs(dag), when);
         let limits = &compiled.settings;
         let most = |key: SlotKey| expected.get(&key).copied().unwrap_or(0);
         assert!(most(SlotKey::Dag(dag.as_str().into())) <= i64::from(limits.max_active_tasks), "{when}");
@@ -148,6 +154,21 @@ fn expect_deferred(expected: &mut BTreeMap<SlotKey, i64>, dag: &CompiledDag, run
         *expected.entry(SlotKey::Deferred(settings.pool.clone())).or_default() += 1;
         if settings.max_active_tis_per_dag.is_some() {
             *expected.entry(SlotKey::Task(dag.id.clone(), task.task_id.clone())).or_default() += 1;
+        }
+    }
+}
+
+/// No task executes more often than its own limits say, over all runs and in each of them.
+fn check_task_limits(taken: &BTreeMap<SlotKey, i64>, dag: &CompiledDag, runs: &[SimRun], when: &str) {
+    for task in &dag.tasks {
+        if let Some(limit) = task.settings.max_active_tis_per_dag {
+            let of_all = taken.get(&SlotKey::Task(dag.id.clone(), task.id.clone())).copied().unwrap_or(0);
+            assert!(of_all <= i64::from(limit), "{} executes {of_all} times, {when}", task.id);
+        }
+        let Some(limit) = task.settings.max_active_tis_per_dagrun else { continue };
+        for run in runs {
+            let own = run.tasks().iter().filter(|one| one.task_id == task.id && one.state.is_executing());
+            assert!(own.count() <= limit as usize, "{} in {}, {when}", task.id, run.row().run_id);
         }
     }
 }

@@ -359,6 +359,8 @@ impl Runner {
                 waits::took_too_long(task, format!("the attempt took longer than its timeout of {limit:?}"))
             }
         };
+        // Blocking code goes on until it looks at this.
+        cx.is_over();
         on_kill(task, cx).await;
         outcome
     }

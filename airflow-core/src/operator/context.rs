@@ -158,6 +158,8 @@ struct Shared {
     parts: ContextParts,
     renderer: OnceLock<Renderer>,
     notes: Mutex<Notes>,
+    /// Whether the attempt has ended although its code may go on: it took too long.
+    over: watch::Sender<bool>,
 }
 
 /// Everything about the attempt that runs: its run, its inputs, its resources. Cheap to clone.
@@ -167,7 +169,8 @@ pub struct TaskContext(Arc<Shared>);
 impl TaskContext {
     /// Puts a context together.
     pub fn new(parts: ContextParts) -> Self {
-        Self(Arc::new(Shared { parts, renderer: OnceLock::new(), notes: Mutex::default() }))
+        let over = watch::Sender::new(false);
+        Self(Arc::new(Shared { parts, renderer: OnceLock::new(), notes: Mutex::default(), over }))
     }
 
     /// The id of the dag.
@@ -317,13 +320,23 @@ impl TaskContext {
 
     /// Whether the attempt is asked to stop: it was cleared, marked, or took too long.
     pub fn is_cancelled(&self) -> bool {
-        self.0.parts.cancel.is_cancelled()
+        *self.0.over.borrow() || self.0.parts.cancel.is_cancelled()
+    }
+
+    /// Asks the code of the attempt to stop, as a cancellation does.
+    pub(crate) fn is_over(&self) {
+        self.0.over.send_replace(true);
     }
 
     /// Returns once the attempt is asked to stop. Async code is stopped at its next `.await` anyway; blocking code
     /// should look at [`is_cancelled`](Self::is_cancelled) now and then.
     pub async fn cancelled(&self) {
-        self.0.parts.cancel.cancelled().await;
+        let mut over = self.0.over.subscribe();
+        tokio::select! {
+            () = self.0.parts.cancel.cancelled() => {}
+            // The sender lives as long as this context.
+            _ = over.wait_for(|over| *over) => {}
+        }
     }
 
     /// The time, which a test may move.
