@@ -216,12 +216,12 @@ impl Airflow {
                 masker: parts.secrets.masker().clone(),
             });
         }
-        let reports_wait = scheduler.reports_wait();
+        let (reports_wait, lease) = (scheduler.reports_wait(), scheduler.lease_watch());
         for executor in parts.executors.iter() {
             let (runner, reports, reports_wait) =
                 (runner.clone(), reports.clone(), Arc::clone(&reports_wait));
-            let store = Arc::clone(&parts.store);
-            executor.start(ExecutorServices { runner, reports, reports_wait, store });
+            let (store, lease) = (Arc::clone(&parts.store), lease.clone());
+            executor.start(ExecutorServices { runner, reports, reports_wait, store, lease });
         }
         let handle = scheduler.handle();
         self.attach(handle.clone());

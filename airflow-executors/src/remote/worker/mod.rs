@@ -405,7 +405,8 @@ impl Worker {
         let (finished, reports) = mpsc::unbounded_channel();
         let code = Arc::new(Code::default());
         let runner = Arc::new(airflow.runner().beside_workers());
-        let runner = ProcessRunner::new(runner, options.isolation, options.process_command.clone());
+        let command = options.process_command.clone();
+        let runner = ProcessRunner::new(runner, options.isolation, command, member.lease_watch());
         let shared = Arc::new(Shared {
             actor: format!("worker:{name}"),
             name,
