@@ -144,7 +144,7 @@ pub trait Executor: Send + Sync + fmt::Debug + 'static {
     /// Its name, for tasks that ask for it.
     fn name(&self) -> &str;
 
-    /// How many attempts it runs at once; of a remote one, how many may be queued and running at once.
+    /// How many attempts it runs at once; of a remote one, how many may be queued and running at once in each queue.
     fn slots(&self) -> usize;
 
     /// Whether other processes run the attempts. They are `queued` in the store when they are submitted; who runs one
