@@ -5,9 +5,10 @@
 use std::sync::Arc;
 use std::time::Duration;
 
+use airflow::app::{ExecutorHealth, HealthStatus};
 use airflow::prelude::*;
 use airflow::remote::redis::{RedisOptions, RedisTransport};
-use airflow::remote::testing::BrokerServer;
+use airflow::remote::testing::{BadLink, BrokerServer};
 use airflow::remote::{
     Autoscale, QueueStatus, RemoteExecutor, Transport, Worker, WorkerMonitor, WorkerOptions, WorkerOrder,
     WorkerState, workers,
@@ -480,4 +481,65 @@ async fn queues_tell_who_takes_work_from_them() {
     assert_eq!(airflow.wait(&run).await.unwrap().state, RunState::Success);
     running.stop(Duration::from_secs(5)).await.unwrap();
     worker.stop(Duration::from_secs(5)).await.unwrap();
+}
+
+/// Returns when the only executor of an application is as it should be in its health.
+async fn executor_is(airflow: &Airflow, what: &str, is: impl Fn(&ExecutorHealth) -> bool) -> ExecutorHealth {
+    let looking = async {
+        loop {
+            let health = airflow.health().await;
+            if let [one] = &health.executors[..]
+                && is(one)
+            {
+                return one.clone();
+            }
+            tokio::time::sleep(Duration::from_millis(50)).await;
+        }
+    };
+    let found = tokio::time::timeout(Duration::from_secs(60), looking).await;
+    found.unwrap_or_else(|_| panic!("the executor does not become {what}"))
+}
+
+/// Goal: a scheduler whose broker is cut off says so in its health although it has nothing to send, and that all is well again. The
+/// rest of it works, so it counts as healthy: starting it again would help nobody.
+#[tokio::test(flavor = "multi_thread")]
+async fn a_broker_that_is_cut_off_shows_in_health() {
+    let Some(url) = BrokerServer::Redis.address() else { return BrokerServer::Redis.missing() };
+    let (scheme, rest) = url.split_once("://").unwrap();
+    let (host, database) = rest.split_once('/').unwrap_or((rest, ""));
+    let link = BadLink::start(host.rsplit_once('@').map_or(host, |(_, host)| host)).await.unwrap();
+    let by_link = format!("{scheme}://{}/{database}", link.address());
+    let options = RedisOptions::new(by_link).prefix(format!("test-{}:", uuid::Uuid::now_v7()));
+    let broker: Arc<dyn Transport> = Arc::new(RedisTransport::new(&options).unwrap());
+    let database = Database::new();
+    let airflow = scheduler(&database, &broker, pipeline()).await;
+    assert_eq!(airflow.health().await.executors, [], "no scheduler runs here");
+    let running = airflow.start();
+    let well = |one: &ExecutorHealth| one.status == HealthStatus::Healthy;
+    // The first probe after the look at the start: from then on it is known.
+    executor_is(&airflow, "healthy", |one| well(one) && broker.health().is_connected).await;
+    link.cut();
+    link.swallow(true);
+    let cut = executor_is(&airflow, "unhealthy", |one| !well(one)).await;
+    assert_eq!((cut.name.as_str(), cut.error.is_some()), ("redis", true), "{cut:?}");
+    let health = airflow.health().await;
+    assert!(health.is_healthy(), "{health:?}");
+    let json = serde_json::to_value(&health).unwrap();
+    assert_eq!(json["executors"][0]["status"], "unhealthy", "{json}");
+    link.swallow(false);
+    executor_is(&airflow, "healthy again", well).await;
+    running.stop(Duration::from_secs(5)).await.unwrap();
+}
+
+/// Goal: an application that brings its own executor starts although its broker is not there, and says so soon.
+#[tokio::test(flavor = "multi_thread")]
+async fn a_broker_that_is_not_there_at_the_start_shows_in_health() {
+    let nobody = RedisTransport::new(&RedisOptions::new("redis://127.0.0.1:1/0")).unwrap();
+    let database = Database::new();
+    let airflow = scheduler(&database, &(Arc::new(nobody) as Arc<dyn Transport>), pipeline()).await;
+    let running = airflow.start();
+    let found = executor_is(&airflow, "unhealthy", |one| one.status == HealthStatus::Unhealthy).await;
+    let error = found.error.unwrap_or_default();
+    assert!(error.starts_with("cannot reach the broker redis://127.0.0.1:1"), "{error}");
+    running.stop(Duration::from_secs(5)).await.unwrap();
 }

@@ -154,6 +154,21 @@ pub trait Executor: Send + Sync + fmt::Debug + 'static {
         false
     }
 
+    /// What keeps it from handing over attempts, for people; `None` if nothing does. Asks nobody, as health is asked for often.
+    fn problem(&self) -> Option<String> {
+        None
+    }
+
+    /// Looks whether it can hand over attempts. May take some seconds; for those who look from another process than the
+    /// one that it was started in.
+    ///
+    /// # Errors
+    ///
+    /// What keeps it from that, for people.
+    async fn check(&self) -> Result<(), String> {
+        Ok(())
+    }
+
     /// Gets ready. Called once, before anything is submitted.
     fn start(&self, services: ExecutorServices);
 

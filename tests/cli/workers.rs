@@ -259,3 +259,30 @@ fn exit_codes_tell_a_service_manager_what_happened() {
     let unset = command(&ground.app, &["worker"]).output().expect("it runs");
     assert_eq!(unset.status.code(), Some(2), "no broker is named");
 }
+
+/// Goal: probes say what is wrong with the broker of a deployment, as they see it, and nothing if all is well.
+#[test]
+fn probes_tell_of_a_broker_that_is_not_there() {
+    let Some(ground) = Ground::new() else { return };
+    let (nowhere, said) = ("redis://127.0.0.1:1", "cannot reach the broker redis://127.0.0.1:1");
+    let probe = |args: &[&str], broker: &str| {
+        let output =
+            ground.command(args).env("AIRFLOW__CELERY__BROKER_URL", broker).output().expect("it runs");
+        let [out, error] =
+            [output.stdout, output.stderr].map(|text| String::from_utf8_lossy(&text).into_owned());
+        (out, error)
+    };
+    let (_, error) = probe(&["jobs", "check"], nowhere);
+    assert!(error.contains(&format!("executor redis: {said}")), "{error}");
+    let (_, error) = probe(&["jobs", "check"], ground.broker);
+    assert!(!error.contains("executor") && error.contains("no alive jobs found"), "{error}");
+    let health = |broker| {
+        let (out, _) = probe(&["health"], broker);
+        let json = out.find('{').map(|start| &out[start..]).unwrap_or_default();
+        serde_json::from_str::<serde_json::Value>(json).unwrap_or_else(|error| panic!("{error}: {out}"))
+    };
+    let executor = &health(nowhere)["executors"][0];
+    assert_eq!(executor["status"], "unhealthy", "{executor}");
+    assert!(executor["error"].as_str().is_some_and(|error| error.starts_with(said)), "{executor}");
+    assert_eq!(health(ground.broker)["executors"][0]["status"], "healthy");
+}

@@ -46,8 +46,8 @@ pub use builder::{AirflowBuilder, BuildError};
 pub use clean::{CleanError, CleanOptions, CleanedTable, clean};
 pub use doctor::{Checkup, Finding, Severity, doctor};
 pub use health::{
-    DagProcessorHealth, DatabaseHealth, FailingWatcher, Health, HealthStatus, SchedulerHealth,
-    TriggererHealth,
+    DagProcessorHealth, DatabaseHealth, ExecutorHealth, FailingWatcher, Health, HealthStatus,
+    SchedulerHealth, TriggererHealth, check_executors,
 };
 pub use ops::{ClearOptions, Cleared, Mark, OpError, Selection, suggestion};
 pub use runs::{BackfillOptions, BackfillOutcome, Reprocess, Trigger, TriggerError};

@@ -29,6 +29,15 @@ const DEFAULT_PARALLELISM: usize = 4096;
 /// How many messages go to the broker at once.
 const BATCH: usize = 256;
 
+/// How often the broker is asked whether it is there when there is nothing to send: health is to tell before there is work.
+const PROBE: Duration = Duration::from_secs(5);
+
+/// A queue that it is asked about then; there need not be one.
+const PROBED: &str = "default";
+
+/// The longest pause between two looks whether a broker that could not serve at the start can now.
+const CHECK_LAST: Duration = Duration::from_secs(30);
+
 /// How long a queue rests whose message the broker did not keep: at first, and at most.
 const PAUSE_FIRST: Duration = Duration::from_millis(100);
 /// It adds to the pause of the connection, so it is no longer: work is to go on soon after the broker is back.
@@ -44,6 +53,8 @@ pub struct RemoteExecutor {
     keys: Vec<Secret>,
     transport: Arc<dyn Transport>,
     outbox: Arc<Outbox>,
+    /// Why the broker cannot serve, if that was found at the start and has not changed since.
+    unfit: Arc<Mutex<Option<String>>>,
     tasks: Mutex<Vec<JoinHandle<()>>>,
 }
 
@@ -141,6 +152,7 @@ impl RemoteExecutor {
             keys: Vec::new(),
             transport,
             outbox: Arc::default(),
+            unfit: Arc::default(),
             tasks: Mutex::default(),
         }
     }
@@ -197,9 +209,23 @@ impl Executor for RemoteExecutor {
         true
     }
 
+    fn problem(&self) -> Option<String> {
+        let unfit = self.unfit.lock().unwrap_or_else(PoisonError::into_inner).clone();
+        unfit.or_else(|| problem(&self.transport.place(), self.transport.health()))
+    }
+
+    async fn check(&self) -> Result<(), String> {
+        self.transport.check().await.map(drop).map_err(|error| error.to_string())
+    }
+
     fn start(&self, services: ExecutorServices) {
         let (transport, outbox, keys) =
             (Arc::clone(&self.transport), Arc::clone(&self.outbox), self.keys.clone());
+        let (asked, unfit) = (Arc::clone(&self.transport), Arc::clone(&self.unfit));
+        let probing = tokio::spawn(async move {
+            until_fit(&asked, &unfit).await;
+            probe(&*asked).await;
+        });
         let task = tokio::spawn(async move {
             let Some(signer) = signer_at_last(&services.store, &keys).await else { return };
             let hear = hear(&*transport, &signer, &services);
@@ -207,7 +233,7 @@ impl Executor for RemoteExecutor {
                 Sender { transport: &*transport, signer: &signer, outbox: &outbox, services: &services };
             tokio::join!(hear, send.run());
         });
-        self.tasks.lock().unwrap_or_else(PoisonError::into_inner).push(task);
+        self.tasks.lock().unwrap_or_else(PoisonError::into_inner).extend([task, probing]);
     }
 
     fn submit(&self, attempt: Attempt) -> Result<(), SubmitError> {
@@ -241,6 +267,47 @@ impl Executor for RemoteExecutor {
 impl Drop for RemoteExecutor {
     fn drop(&mut self) {
         self.tasks.lock().unwrap_or_else(PoisonError::into_inner).iter().for_each(JoinHandle::abort);
+    }
+}
+
+/// What is wrong with a connection, for people.
+fn problem(place: &str, health: TransportHealth) -> Option<String> {
+    if let Some(why) = health.blocked {
+        return Some(format!("the broker {place} takes no messages for now: {why}"));
+    }
+    health.last_error.filter(|_| !health.is_connected)
+}
+
+/// Looks whether the broker can serve, again and again until it can: work goes on as far as it can meanwhile.
+async fn until_fit(transport: &Arc<dyn Transport>, unfit: &Mutex<Option<String>>) {
+    let mut pause = PAUSE_LAST;
+    loop {
+        // Goes on if this executor is stopped meanwhile: what it makes at the broker it takes away at its end.
+        let asked = Arc::clone(transport);
+        let Ok(checked) = tokio::spawn(async move { asked.check().await }).await else { return };
+        *unfit.lock().unwrap_or_else(PoisonError::into_inner) =
+            checked.as_ref().err().map(ToString::to_string);
+        match checked {
+            Ok(facts) => {
+                facts.warnings.iter().for_each(|warning| tracing::warn!(broker = facts.server, warning));
+                return;
+            }
+            Err(error) => {
+                tracing::error!(%error, "the broker cannot serve: no worker hears of attempts; trying again");
+            }
+        }
+        tokio::time::sleep(pause).await;
+        pause = (pause * 2).min(CHECK_LAST);
+    }
+}
+
+/// Asks the broker something now and then: its connection tells how that went.
+async fn probe(transport: &dyn Transport) {
+    loop {
+        tokio::time::sleep(PROBE).await;
+        if let Err(error) = transport.depth(PROBED).await {
+            tracing::debug!(%error, "the broker does not answer");
+        }
     }
 }
 
@@ -341,6 +408,19 @@ fn message_of(attempt: &Attempt, signer: &Signer) -> Result<Message, String> {
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn a_connection_that_is_blocked_or_broken_is_a_problem_and_one_that_nobody_needed_is_none() {
+        let health = TransportHealth::default;
+        assert_eq!(problem("b", health()), None, "it was not needed yet");
+        let broken = TransportHealth { last_error: Some("gone".into()), ..health() };
+        assert_eq!(problem("b", broken.clone()).as_deref(), Some("gone"));
+        assert_eq!(problem("b", TransportHealth { is_connected: true, ..broken }), None, "it is back");
+        let blocked =
+            TransportHealth { is_connected: true, blocked: Some("low on memory".into()), ..health() };
+        let said = "the broker b takes no messages for now: low on memory";
+        assert_eq!(problem("b", blocked).as_deref(), Some(said));
+    }
 
     fn attempt(number: u128, queue: &str) -> Attempt {
         let text = r#"{"run":{"pk":1,"dag_id":"d","run_id":"r","run_type":"manual","logical_date":"2026-01-01T00:00:00Z",
