@@ -11,7 +11,7 @@ use airflow::remote::redis::{RedisOptions, RedisTransport};
 use airflow::remote::testing::{BadLink, BrokerServer};
 use airflow::remote::{
     Autoscale, QueueStatus, RemoteExecutor, Transport, Worker, WorkerMonitor, WorkerOptions, WorkerOrder,
-    WorkerState, workers,
+    WorkerState, carried_versions, workers,
 };
 use airflow::store::{SharedStore, Store as _};
 
@@ -248,6 +248,10 @@ async fn what_no_worker_has_says_so_until_one_comes() {
     let why = airflow::app::why_stranded(&**airflow.store(), &run, tis.first(), airflow.clock().now());
     assert_eq!(why.await.unwrap(), [reason]);
     let old = long_worker(&database, &broker, &gate, 1, "old").await.unwrap();
+    let carried = carried_versions(airflow.store()).await.unwrap();
+    let seen: Vec<_> = carried.iter().map(|one| (one.worker.as_str(), one.version, one.differs)).collect();
+    assert_eq!(seen, [("new", Some(2), true), ("old", Some(1), false)], "the scheduler is of version 1");
+    assert!(carried[1].dag_id == "one_long" && carried[1].fingerprint == run.fingerprint, "{carried:?}");
     gate.go_on.add_permits(1);
     assert_eq!(airflow.wait(&run).await.unwrap().state, RunState::Success);
     assert_eq!((old.info().counts.claimed, new.info().counts.claimed), (1, 0));

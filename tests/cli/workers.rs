@@ -216,6 +216,18 @@ fn a_worker_is_changed_watched_and_shut_down() {
     assert_eq!((&list[0]["name"], &list[0]["slots"]), (&"w1".into(), &5.into()), "{list}");
     let queues = format!("{}, more", ground.queue);
     assert_eq!(list[0]["queues"], serde_json::Value::from(queues));
+    let versions = list[0]["versions"].as_object().expect("by dag");
+    assert_eq!(list[0]["dags"], versions.len(), "{list}");
+    let sales = &versions["sales"];
+    assert_eq!(
+        (&sales["version"], &sales["differs"]),
+        (&1.into(), &false.into()),
+        "no scheduler has another one"
+    );
+    let wide = ground.say(&["workers", "versions", "-o", "plain"]);
+    let fingerprint = sales["fingerprint"].as_str().expect("it is text");
+    assert!(wide.lines().any(|line| line.contains("sales") && line.contains(fingerprint)), "{wide}");
+    assert!(!ground.say(&["workers", "list"]).contains(fingerprint), "a table has no room for them");
     ground.say(&["workers", "cancel-consumer", "w1", "more"]);
     ground.say(&["workers", "autoscale", "w1", "7,2"]);
     let queues = ground.say(&["queues", "list", "-o", "json"]);
