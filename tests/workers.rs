@@ -10,8 +10,9 @@ use airflow::prelude::*;
 use airflow::remote::redis::{RedisOptions, RedisTransport};
 use airflow::remote::testing::{BadLink, BrokerServer};
 use airflow::remote::{
-    Autoscale, QueueStatus, RemoteExecutor, Transport, Worker, WorkerMonitor, WorkerOptions, WorkerOrder,
-    WorkerState, carried_versions, workers,
+    Autoscale, BrokerFacts, ConsumeOptions, Consumer, Depth, Message, QueueStatus, RemoteExecutor,
+    Subscription, Transport, TransportError, TransportHealth, Worker, WorkerMonitor, WorkerOptions,
+    WorkerOrder, WorkerState, carried_versions, workers,
 };
 use airflow::store::{SharedStore, Store as _};
 
@@ -546,4 +547,86 @@ async fn a_broker_that_is_not_there_at_the_start_shows_in_health() {
     let error = found.error.unwrap_or_default();
     assert!(error.starts_with("cannot reach the broker redis://127.0.0.1:1"), "{error}");
     running.stop(Duration::from_secs(5)).await.unwrap();
+}
+
+/// A way to a broker on which no announcement arrives; counts them.
+#[derive(Debug)]
+struct Mute(Arc<dyn Transport>, std::sync::atomic::AtomicUsize);
+
+#[async_trait::async_trait]
+impl Transport for Mute {
+    fn name(&self) -> &'static str {
+        self.0.name()
+    }
+
+    fn place(&self) -> String {
+        self.0.place()
+    }
+
+    async fn check(&self) -> std::result::Result<BrokerFacts, TransportError> {
+        self.0.check().await
+    }
+
+    async fn publish(&self, messages: Vec<Message>) -> Vec<std::result::Result<(), TransportError>> {
+        self.0.publish(messages).await
+    }
+
+    fn consume(&self, options: ConsumeOptions) -> Box<dyn Consumer> {
+        self.0.consume(options)
+    }
+
+    async fn announce(&self, _: &str, _: Vec<u8>) -> std::result::Result<(), TransportError> {
+        self.1.fetch_add(1, std::sync::atomic::Ordering::SeqCst);
+        Ok(())
+    }
+
+    fn subscribe(&self, topic: &str) -> Subscription {
+        self.0.subscribe(topic)
+    }
+
+    async fn depth(&self, queue: &str) -> std::result::Result<Depth, TransportError> {
+        self.0.depth(queue).await
+    }
+
+    fn health(&self) -> TransportHealth {
+        self.0.health()
+    }
+}
+
+/// Goal: what a user takes away stops on its worker within a beat, also if the word of it is lost. Method: a scheduler none of
+/// whose announcements arrive; the task ends by nothing but being stopped.
+#[tokio::test(flavor = "multi_thread")]
+async fn a_cancel_that_is_not_heard_reaches_the_worker_within_a_beat() {
+    const BEAT: Duration = Duration::from_secs(2);
+    let Some(broker) = redis() else { return };
+    let (database, gate) = (Database::new(), Gate::new());
+    let mute = Arc::new(Mute(Arc::clone(&broker), std::sync::atomic::AtomicUsize::new(0)));
+    let airflow = long_scheduler(&database, &(Arc::clone(&mute) as Arc<dyn Transport>), 0).await;
+    let builder = Airflow::builder().shared_store(database.open().await).dag(one_long(0));
+    let builder = builder.resource(Arc::clone(&gate)).scheduler(|config| config.beat = BEAT);
+    let worker =
+        Worker::start(&builder.build().await.unwrap(), Arc::clone(&broker), named("w")).await.unwrap();
+    let running = airflow.start();
+    let run = airflow.trigger("one_long").await.unwrap();
+    gate.has_begun().await;
+    airflow.clear(&run.dag_id, &run.run_id, &airflow::app::ClearOptions::default(), "me").await.unwrap();
+    let cleared = std::time::Instant::now();
+    let stopped = async {
+        while worker.info().counts.cancelled == 0 {
+            tokio::time::sleep(Duration::from_millis(20)).await;
+        }
+        cleared.elapsed()
+    };
+    let took = tokio::time::timeout(Duration::from_secs(60), stopped).await.expect("it is stopped");
+    assert!(
+        took < BEAT + Duration::from_secs(2),
+        "{took:?}; a beat is {BEAT:?}, and the looks take a moment"
+    );
+    let lost = mute.1.load(std::sync::atomic::Ordering::SeqCst);
+    assert!(lost > 0, "the scheduler has announced it");
+    gate.has_begun().await;
+    gate.go_on.add_permits(1);
+    assert_eq!(airflow.wait(&run).await.unwrap().state, RunState::Success);
+    running.stop(Duration::from_secs(5)).await.unwrap();
+    worker.stop(Duration::from_secs(5)).await.unwrap();
 }
