@@ -630,3 +630,58 @@ async fn a_cancel_that_is_not_heard_reaches_the_worker_within_a_beat() {
     running.stop(Duration::from_secs(5)).await.unwrap();
     worker.stop(Duration::from_secs(5)).await.unwrap();
 }
+
+/// Where an attempt runs.
+#[derive(Debug, Clone, Copy)]
+struct Where(&'static str);
+
+#[task]
+async fn place(here: &Where) -> Result<String> {
+    Ok(here.0.to_owned())
+}
+
+fn placed() -> DagDef {
+    DagDef::new("placed").define(|d| {
+        d.add(place::call().id("plain"));
+        d.add(place::call().id("of_the_queue").queue("gpu"));
+        d.add(place::call().id("by_name").executor("redis"));
+        d.add(place::call().id("by_name_beats_the_queue").queue("gpu").executor("local"));
+    })
+}
+
+/// Goal: of several executors each task gets the one that it names, else that of its queue, else the first; all of one run.
+/// Method: a local one beside workers; each task says where it runs.
+#[tokio::test(flavor = "multi_thread")]
+async fn tasks_of_one_run_go_to_their_executors() {
+    let Some(broker) = redis() else { return };
+    let database = Database::new();
+    let airflow = Airflow::builder()
+        .shared_store(database.open().await)
+        .executor(LocalExecutor::new(2))
+        .executor_for(["gpu"], RemoteExecutor::shared(Arc::clone(&broker)))
+        .resource(Where("scheduler"))
+        .dag(placed())
+        .build()
+        .await
+        .unwrap();
+    let working =
+        Airflow::builder().shared_store(database.open().await).resource(Where("worker")).dag(placed());
+    let working = working.build().await.unwrap();
+    let options = WorkerOptions { queues: vec!["default".into(), "gpu".into()], ..named("w") };
+    let worker = Worker::start(&working, Arc::clone(&broker), options).await.unwrap();
+    let running = airflow.start();
+    let run = airflow.trigger("placed").await.unwrap();
+    let run = airflow.wait(&run).await.unwrap();
+    assert_eq!(run.state, RunState::Success);
+    for (task, wanted) in [
+        ("plain", "scheduler"),
+        ("of_the_queue", "worker"),
+        ("by_name", "worker"),
+        ("by_name_beats_the_queue", "scheduler"),
+    ] {
+        assert_eq!(airflow.result::<String>(&run, task).await.unwrap(), wanted, "{task}");
+    }
+    assert_eq!(worker.info().counts.claimed, 2);
+    running.stop(Duration::from_secs(5)).await.unwrap();
+    worker.stop(Duration::from_secs(5)).await.unwrap();
+}

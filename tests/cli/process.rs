@@ -35,6 +35,14 @@ fn who(d: &Dag) {
     d.add(process_id::call());
 }
 
+/// One task for the first executor, and one for that of the broker, which only deployments with workers have.
+#[dag]
+fn mixed(d: &Dag) {
+    let queue = std::env::var(QUEUE).unwrap_or_else(|_| "default".to_owned());
+    d.add(process_id::call().id("here"));
+    d.add(process_id::call().id("there").executor("redis").queue(queue));
+}
+
 /// The queue of the tasks that workers of a test run: brokers are shared.
 pub(crate) const QUEUE: &str = "AIRFLOW_TEST_QUEUE";
 
@@ -74,7 +82,8 @@ fn stubborn(d: &Dag) {
 }
 
 async fn make_with_slow(builder: AirflowBuilder) -> Result<AirflowBuilder, std::convert::Infallible> {
-    Ok(make(builder).await?.dag(slow()).dag(who()).dag(far()).dag(stubborn()))
+    let builder = make(builder).await?.dag(slow()).dag(who()).dag(far()).dag(stubborn());
+    Ok(if std::env::var_os(QUEUE).is_some() { builder.dag(mixed()) } else { builder })
 }
 
 /// Not a test by itself: the program, if the environment asks for it.

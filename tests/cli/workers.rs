@@ -1,7 +1,7 @@
 //! A worker as a process of its own, and the commands that look at it and tell it what to do.
 
 use std::io::{BufRead as _, BufReader};
-use std::process::{Child, Command, Output};
+use std::process::{Child, Command, Output, Stdio};
 use std::sync::{Arc, Mutex};
 
 use airflow::remote::testing::BrokerServer;
@@ -297,4 +297,22 @@ fn probes_tell_of_a_broker_that_is_not_there() {
     assert_eq!(executor["status"], "unhealthy", "{executor}");
     assert!(executor["error"].as_str().is_some_and(|error| error.starts_with(said)), "{executor}");
     assert_eq!(health(ground.broker)["executors"][0]["status"], "healthy");
+}
+
+/// Goal: `LocalExecutor,CeleryExecutor` is both: the first runs what says nothing, and a task picks the other one by its name.
+#[test]
+fn two_executors_of_the_settings_share_a_run() {
+    let Some(ground) = Ground::new() else { return };
+    let mut worker = ground.worker(&["-H", "w1"]);
+    ground.say(&["dags", "trigger", "mixed", "-l", RUN]);
+    let mut scheduler = ground.command(&["scheduler", "--until-idle"]);
+    scheduler.env("AIRFLOW__CORE__EXECUTOR", "LocalExecutor,CeleryExecutor");
+    let scheduler = scheduler.stdout(Stdio::null()).stderr(Stdio::null()).spawn().expect("it starts");
+    let own = scheduler.id();
+    assert!(scheduler.wait_with_output().expect("it ends").status.success());
+    assert_eq!(ground.say(&["dags", "state", "mixed", RUN]), "success\n");
+    let ran_in = |task: &str| ground.say(&["xcom", "get", "mixed", RUN, task]).trim().to_owned();
+    assert_eq!((ran_in("here"), ran_in("there")), (own.to_string(), worker.id().to_string()));
+    terminate(&worker);
+    assert_eq!(worker.wait().expect("it ends").code(), Some(0));
 }
