@@ -3,6 +3,7 @@
 use std::io::{BufRead as _, BufReader};
 use std::process::{Child, Command, Output, Stdio};
 use std::sync::{Arc, Mutex};
+use std::time::{Duration, Instant};
 
 use airflow::remote::testing::BrokerServer;
 
@@ -315,4 +316,96 @@ fn two_executors_of_the_settings_share_a_run() {
     assert_eq!((ran_in("here"), ran_in("there")), (own.to_string(), worker.id().to_string()));
     terminate(&worker);
     assert_eq!(worker.wait().expect("it ends").code(), Some(0));
+}
+
+/// Returns when a process has begun a task of the dag `steady`, and says how long that took.
+fn until_begun_in(ground: &Ground, pid: u32, most: Duration) -> Duration {
+    let (mark, begun) = (ground.app.file(&format!("begun-in-{pid}")), Instant::now());
+    while !mark.exists() {
+        assert!(begun.elapsed() < most, "no task begins in it within {most:?}");
+        std::thread::sleep(Duration::from_millis(5));
+    }
+    begun.elapsed()
+}
+
+/// Goal: a worker that is added takes work at once, and nobody has to be told of it. Method: one worker with far more to do than
+/// it can, then a second one; the tasks themselves write down where they run.
+#[test]
+fn a_worker_that_is_added_takes_work_within_two_seconds() {
+    let Some(ground) = Ground::new() else { return };
+    ground.say(&["dags", "trigger", "steady", "-l", RUN]);
+    let mut first = ground.worker(&["-H", "w1", "-c", "1"]);
+    let mut scheduler = ground
+        .command(&["scheduler"])
+        .stdout(Stdio::null())
+        .stderr(Stdio::null())
+        .spawn()
+        .expect("it starts");
+    until_begun_in(&ground, first.id(), Duration::from_secs(60));
+    let mut second = ground.worker(&["-H", "w2", "-c", "1"]);
+    until_begun_in(&ground, second.id(), Duration::from_secs(2));
+    assert_eq!(ground.say(&["dags", "state", "steady", RUN]), "running\n", "there was work for both");
+    for child in [&mut scheduler, &mut first, &mut second] {
+        child.kill().expect("it runs");
+        child.wait().expect("it ends");
+    }
+}
+
+/// How a worker is.
+fn state_of(ground: &Ground, name: &str) -> String {
+    let list: serde_json::Value =
+        serde_json::from_str(&ground.say(&["workers", "list", "-o", "json"])).expect("JSON");
+    let rows = list.as_array().expect("a list");
+    let row = rows.iter().find(|row| row["name"] == name).expect("the worker");
+    row["state"].as_str().expect("it is text").to_owned()
+}
+
+/// Returns when a worker is shown as lost, and says how long that took.
+fn until_lost(ground: &Ground, name: &str, most: Duration) -> Duration {
+    let begun = Instant::now();
+    loop {
+        match state_of(ground, name).as_str() {
+            "lost" => return begun.elapsed(),
+            state => assert!(begun.elapsed() < most, "{name} is {state} after {most:?}"),
+        }
+    }
+}
+
+/// Goal: a worker that is killed, or that stands still, is shown as lost within 30 s, and so it stays when it is declared dead;
+/// one that was stopped is not. Method: real processes. The one that is killed is missed in the process table of the machine; the one
+/// that stands still is missed by its lease, of 8 s here instead of 20 s (a wait for locks of 5 s and three beats), so within 12 s instead
+/// of 30 s.
+#[cfg(feature = "postgres")]
+#[tokio::test(flavor = "multi_thread")]
+async fn a_worker_that_is_killed_is_shown_as_lost() {
+    use airflow::store::{PostgresStore, Store as _};
+    use airflow::testing::servers::{Server, TestDatabase};
+    let Some(mut ground) = Ground::new() else { return };
+    let Some(database) = TestDatabase::on(Server::Postgres).await else { return };
+    ground.database = Some(database.url());
+    ground.say(&["db", "migrate"]);
+    let quick = [
+        ("AIRFLOW__SCHEDULER__JOB_HEARTBEAT_SEC", "1"),
+        ("AIRFLOW__SCHEDULER__SCHEDULER_HEALTH_CHECK_THRESHOLD", "4"),
+    ];
+    let start = |name: &str| ground.worker_with(&["-H", name], &quick).0;
+    let (mut killed, mut frozen, mut stopped) = (start("killed"), start("frozen"), start("stopped"));
+    killed.kill().expect("it runs");
+    killed.wait().expect("it ends");
+    until_lost(&ground, "killed", Duration::from_secs(30));
+    assert_eq!(state_of(&ground, "frozen"), "online");
+    let status = Command::new("kill").args(["-STOP", &frozen.id().to_string()]).status().expect("kill runs");
+    assert!(status.success());
+    until_lost(&ground, "frozen", Duration::from_secs(12));
+    terminate(&stopped);
+    assert_eq!(stopped.wait().expect("it ends").code(), Some(0));
+    assert_eq!(state_of(&ground, "stopped"), "offline");
+    // What a scheduler does that finds it dead.
+    let store = PostgresStore::connect(&database.url()).await.expect("a store");
+    let rows = store.workers().await.expect("rows");
+    let row = rows.iter().find(|row| row.name == "killed").expect("the worker");
+    store.end_incarnation(row.process).await.expect("it is written");
+    assert_eq!(state_of(&ground, "killed"), "lost");
+    frozen.kill().expect("it is there");
+    frozen.wait().expect("it ends");
 }

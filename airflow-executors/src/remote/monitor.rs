@@ -36,9 +36,9 @@ pub enum WorkerState {
     Online,
     /// It takes no new work and ends when it is done.
     Draining,
-    /// It has not said goodbye, and gives no sign of life.
+    /// It has not said goodbye, and gives no sign of life, or was declared dead.
     Lost,
-    /// It has ended.
+    /// It has said goodbye.
     Offline,
 }
 
@@ -84,6 +84,8 @@ pub async fn workers(store: &SharedStore) -> StoreResult<Vec<WorkerStatus>> {
     let status = |row: WorkerRow| {
         let info: Option<WorkerInfo> = serde_json::from_value(row.info.clone()).ok();
         let state = match &info {
+            // One that was declared dead had no time to say that it ends.
+            Some(info) if row.has_ended && !info.is_draining => WorkerState::Lost,
             _ if row.has_ended => WorkerState::Offline,
             _ if !seems_alive(&row) => WorkerState::Lost,
             Some(info) if info.is_draining => WorkerState::Draining,
