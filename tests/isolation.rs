@@ -11,7 +11,7 @@ use airflow::ProcessCommand;
 use airflow::app::ClearOptions;
 use airflow::executor::Executor;
 use airflow::prelude::*;
-use airflow::store::{AttemptState, SharedStore, Store as _};
+use airflow::store::{AttemptState, RunFilter, SharedStore, SqliteOptions, Store as _};
 use airflow::testing::executor_suite::{Deployment, Ground, dags};
 use async_trait::async_trait;
 use tokio::io::AsyncReadExt as _;
@@ -23,6 +23,10 @@ const PLACE: &str = "AIRFLOW_TEST_ISOLATION_PLACE";
 
 const SLOTS: usize = 3;
 const PATIENCE: Duration = Duration::from_secs(60);
+
+/// The lease of a scheduler that is going to stand still, and how often it renews it.
+const LEASE: Duration = Duration::from_secs(5);
+const BEAT: Duration = Duration::from_secs(1);
 
 async fn open(path: &Path) -> SharedStore {
     let store = SqliteStore::open(path.to_str().expect("a path that is text")).await.unwrap();
@@ -316,4 +320,64 @@ async fn attempts_die_with_the_process_that_started_them() {
         connection.read_to_end(&mut Vec::new()).await.unwrap();
     };
     tokio::time::timeout(PATIENCE, watched).await.expect("both die");
+}
+
+/// Not a test: a process that schedules with a short lease, until it is killed.
+#[tokio::test(flavor = "multi_thread")]
+#[ignore = "the program of a scheduler"]
+async fn a_scheduler_that_stands_still() {
+    let Some(path) = std::env::var_os(STORE).map(PathBuf::from) else { return };
+    // Where writers may wait long for each other, leases are longer.
+    let options = SqliteOptions { busy_timeout: BEAT, ..SqliteOptions::new(&path) };
+    let store = SqliteStore::open_with(options).await.unwrap();
+    store.migrate().await.unwrap();
+    let builder = Airflow::builder().store(store).executor(executor(&path)).dag(orphans());
+    let builder = builder.scheduler(|config| (config.lease, config.beat) = (LEASE, BEAT));
+    let airflow = builder.build().await.unwrap();
+    let _running = airflow.start();
+    let run = airflow.trigger("orphans").await.unwrap();
+    airflow.wait(&run).await.unwrap();
+}
+
+fn signal(process: &tokio::process::Child, name: &str) {
+    let pid = process.id().expect("it runs").to_string();
+    let status = std::process::Command::new("kill").args(["-s", name, &pid]).status().unwrap();
+    assert!(status.success(), "kill -s {name} {pid}: {status}");
+}
+
+/// Goal: an attempt in a process of its own does not go on beside the next one because the process that started it stands
+/// still: it is dead before that one's lease ends, with what it has started, and that costs no retry. Method: freeze a scheduler
+/// with a short lease, after more than a lease in which it was well.
+#[tokio::test(flavor = "multi_thread")]
+async fn attempts_die_before_the_lease_of_a_process_that_stands_still_ends() {
+    let folder = tempfile::tempdir().unwrap();
+    let path = folder.path().join("airflow.db");
+    let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
+    let scheduler = tokio::process::Command::new(std::env::current_exe().unwrap())
+        .args(["--exact", "a_scheduler_that_stands_still", "--ignored", "--nocapture"])
+        .env(STORE, &path)
+        .env(PLACE, listener.local_addr().unwrap().to_string())
+        .kill_on_drop(true)
+        .spawn()
+        .unwrap();
+    let begun = async {
+        let (mut connection, _) = listener.accept().await.unwrap();
+        connection.read_exact(&mut [0]).await.unwrap();
+        connection
+    };
+    let mut connection = tokio::time::timeout(PATIENCE, begun).await.expect("the attempt begins");
+    let mut rest = Vec::new();
+    let early = tokio::time::timeout(LEASE + BEAT, connection.read_to_end(&mut rest)).await;
+    assert!(early.is_err(), "it ended although the lease was renewed");
+    signal(&scheduler, "STOP");
+    let stopped = std::time::Instant::now();
+    tokio::time::timeout(PATIENCE, connection.read_to_end(&mut rest)).await.expect("both die").unwrap();
+    let lived = stopped.elapsed();
+    assert!(lived < LEASE, "it went on for {lived:?} beside others");
+    signal(&scheduler, "CONT");
+    tokio::time::timeout(PATIENCE, listener.accept()).await.expect("it runs again").unwrap();
+    let store = open(&path).await;
+    let runs = store.runs(&RunFilter::default()).await.unwrap();
+    let attempts = store.attempts(runs[0].pk, None).await.unwrap();
+    assert_eq!(attempts[0].state, AttemptState::HandedBack, "{:?}", attempts[0]);
 }

@@ -285,3 +285,73 @@ async fn three_schedulers_lose_no_event_and_use_none_twice() {
     assert_eq!((events.len(), different.len()), (30, 30), "no event in two runs");
     assert_eq!(store.asset_queue().await.unwrap(), [], "nothing waits");
 }
+
+/// Stands for workers of which nobody serves one of two queues; says what it was given.
+#[derive(Debug)]
+struct Served(tokio::sync::mpsc::UnboundedSender<String>);
+
+/// How many attempts it takes in each queue.
+const MOST: usize = 2;
+
+#[async_trait::async_trait]
+impl airflow::executor::Executor for Served {
+    fn name(&self) -> &'static str {
+        "served"
+    }
+
+    fn slots(&self) -> usize {
+        MOST
+    }
+
+    fn is_remote(&self) -> bool {
+        true
+    }
+
+    fn start(&self, _: airflow::executor::ExecutorServices) {}
+
+    fn submit(
+        &self,
+        attempt: airflow::plan::Attempt,
+    ) -> std::result::Result<(), airflow::executor::SubmitError> {
+        self.0.send(attempt.queue).unwrap();
+        Ok(())
+    }
+
+    fn cancel(&self, _: AttemptId) {}
+
+    async fn stop(&self, _: Duration) {}
+}
+
+#[task]
+async fn idle() -> Result<()> {
+    Ok(())
+}
+
+/// Goal: a queue that nobody serves does not stop another one. Method: more tasks in it than may be out, which all come before
+/// those of the other queue.
+#[tokio::test(flavor = "multi_thread")]
+async fn a_queue_that_nobody_serves_stops_no_other_one() {
+    let (given, mut queues) = tokio::sync::mpsc::unbounded_channel();
+    let dag = DagDef::new("queues").define(|d| {
+        for n in 0..MOST + 3 {
+            d.add(idle::call().id(format!("dead_{n}")).queue("dead").priority_weight(10));
+        }
+        for n in 0..MOST {
+            d.add(idle::call().id(format!("served_{n}")).queue("served"));
+        }
+    });
+    let builder =
+        Airflow::builder().store(airflow::store::MemoryStore::new()).executor(Served(given)).dag(dag);
+    let airflow = builder.build().await.unwrap();
+    let running = airflow.start();
+    airflow.trigger("queues").await.unwrap();
+    let mut seen = BTreeMap::new();
+    let all = async {
+        while seen.values().sum::<usize>() < MOST * 2 {
+            *seen.entry(queues.recv().await.unwrap()).or_insert(0) += 1;
+        }
+    };
+    tokio::time::timeout(Duration::from_secs(30), all).await.expect("the other queue has its turn");
+    assert_eq!(seen, BTreeMap::from([("dead".to_owned(), MOST), ("served".to_owned(), MOST)]));
+    running.stop(Duration::ZERO).await.unwrap();
+}

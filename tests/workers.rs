@@ -5,12 +5,14 @@
 use std::sync::Arc;
 use std::time::Duration;
 
+use airflow::app::{ExecutorHealth, HealthStatus};
 use airflow::prelude::*;
 use airflow::remote::redis::{RedisOptions, RedisTransport};
-use airflow::remote::testing::BrokerServer;
+use airflow::remote::testing::{BadLink, BrokerServer};
 use airflow::remote::{
-    Autoscale, QueueStatus, RemoteExecutor, Transport, Worker, WorkerMonitor, WorkerOptions, WorkerOrder,
-    WorkerState, workers,
+    Autoscale, BrokerFacts, ConsumeOptions, Consumer, Depth, Message, QueueStatus, RemoteExecutor,
+    Subscription, Transport, TransportError, TransportHealth, Worker, WorkerMonitor, WorkerOptions,
+    WorkerOrder, WorkerState, carried_versions, workers,
 };
 use airflow::store::{SharedStore, Store as _};
 
@@ -247,6 +249,10 @@ async fn what_no_worker_has_says_so_until_one_comes() {
     let why = airflow::app::why_stranded(&**airflow.store(), &run, tis.first(), airflow.clock().now());
     assert_eq!(why.await.unwrap(), [reason]);
     let old = long_worker(&database, &broker, &gate, 1, "old").await.unwrap();
+    let carried = carried_versions(airflow.store()).await.unwrap();
+    let seen: Vec<_> = carried.iter().map(|one| (one.worker.as_str(), one.version, one.differs)).collect();
+    assert_eq!(seen, [("new", Some(2), true), ("old", Some(1), false)], "the scheduler is of version 1");
+    assert!(carried[1].dag_id == "one_long" && carried[1].fingerprint == run.fingerprint, "{carried:?}");
     gate.go_on.add_permits(1);
     assert_eq!(airflow.wait(&run).await.unwrap().state, RunState::Success);
     assert_eq!((old.info().counts.claimed, new.info().counts.claimed), (1, 0));
@@ -478,6 +484,204 @@ async fn queues_tell_who_takes_work_from_them() {
     assert!(began.elapsed() < Duration::from_secs(4), "{:?}, a beat has five seconds", began.elapsed());
     gate.go_on.add_permits(2);
     assert_eq!(airflow.wait(&run).await.unwrap().state, RunState::Success);
+    running.stop(Duration::from_secs(5)).await.unwrap();
+    worker.stop(Duration::from_secs(5)).await.unwrap();
+}
+
+/// Returns when the only executor of an application is as it should be in its health.
+async fn executor_is(airflow: &Airflow, what: &str, is: impl Fn(&ExecutorHealth) -> bool) -> ExecutorHealth {
+    let looking = async {
+        loop {
+            let health = airflow.health().await;
+            if let [one] = &health.executors[..]
+                && is(one)
+            {
+                return one.clone();
+            }
+            tokio::time::sleep(Duration::from_millis(50)).await;
+        }
+    };
+    let found = tokio::time::timeout(Duration::from_secs(60), looking).await;
+    found.unwrap_or_else(|_| panic!("the executor does not become {what}"))
+}
+
+/// Goal: a scheduler whose broker is cut off says so in its health although it has nothing to send, and that all is well again. The
+/// rest of it works, so it counts as healthy: starting it again would help nobody.
+#[tokio::test(flavor = "multi_thread")]
+async fn a_broker_that_is_cut_off_shows_in_health() {
+    let Some(url) = BrokerServer::Redis.address() else { return BrokerServer::Redis.missing() };
+    let (scheme, rest) = url.split_once("://").unwrap();
+    let (host, database) = rest.split_once('/').unwrap_or((rest, ""));
+    let link = BadLink::start(host.rsplit_once('@').map_or(host, |(_, host)| host)).await.unwrap();
+    let by_link = format!("{scheme}://{}/{database}", link.address());
+    let options = RedisOptions::new(by_link).prefix(format!("test-{}:", uuid::Uuid::now_v7()));
+    let broker: Arc<dyn Transport> = Arc::new(RedisTransport::new(&options).unwrap());
+    let database = Database::new();
+    let airflow = scheduler(&database, &broker, pipeline()).await;
+    assert_eq!(airflow.health().await.executors, [], "no scheduler runs here");
+    let running = airflow.start();
+    let well = |one: &ExecutorHealth| one.status == HealthStatus::Healthy;
+    // The first probe after the look at the start: from then on it is known.
+    executor_is(&airflow, "healthy", |one| well(one) && broker.health().is_connected).await;
+    link.cut();
+    link.swallow(true);
+    let cut = executor_is(&airflow, "unhealthy", |one| !well(one)).await;
+    assert_eq!((cut.name.as_str(), cut.error.is_some()), ("redis", true), "{cut:?}");
+    let health = airflow.health().await;
+    assert!(health.is_healthy(), "{health:?}");
+    let json = serde_json::to_value(&health).unwrap();
+    assert_eq!(json["executors"][0]["status"], "unhealthy", "{json}");
+    link.swallow(false);
+    executor_is(&airflow, "healthy again", well).await;
+    running.stop(Duration::from_secs(5)).await.unwrap();
+}
+
+/// Goal: an application that brings its own executor starts although its broker is not there, and says so soon.
+#[tokio::test(flavor = "multi_thread")]
+async fn a_broker_that_is_not_there_at_the_start_shows_in_health() {
+    let nobody = RedisTransport::new(&RedisOptions::new("redis://127.0.0.1:1/0")).unwrap();
+    let database = Database::new();
+    let airflow = scheduler(&database, &(Arc::new(nobody) as Arc<dyn Transport>), pipeline()).await;
+    let running = airflow.start();
+    let found = executor_is(&airflow, "unhealthy", |one| one.status == HealthStatus::Unhealthy).await;
+    let error = found.error.unwrap_or_default();
+    assert!(error.starts_with("cannot reach the broker redis://127.0.0.1:1"), "{error}");
+    running.stop(Duration::from_secs(5)).await.unwrap();
+}
+
+/// A way to a broker on which no announcement arrives; counts them.
+#[derive(Debug)]
+struct Mute(Arc<dyn Transport>, std::sync::atomic::AtomicUsize);
+
+#[async_trait::async_trait]
+impl Transport for Mute {
+    fn name(&self) -> &'static str {
+        self.0.name()
+    }
+
+    fn place(&self) -> String {
+        self.0.place()
+    }
+
+    async fn check(&self) -> std::result::Result<BrokerFacts, TransportError> {
+        self.0.check().await
+    }
+
+    async fn publish(&self, messages: Vec<Message>) -> Vec<std::result::Result<(), TransportError>> {
+        self.0.publish(messages).await
+    }
+
+    fn consume(&self, options: ConsumeOptions) -> Box<dyn Consumer> {
+        self.0.consume(options)
+    }
+
+    async fn announce(&self, _: &str, _: Vec<u8>) -> std::result::Result<(), TransportError> {
+        self.1.fetch_add(1, std::sync::atomic::Ordering::SeqCst);
+        Ok(())
+    }
+
+    fn subscribe(&self, topic: &str) -> Subscription {
+        self.0.subscribe(topic)
+    }
+
+    async fn depth(&self, queue: &str) -> std::result::Result<Depth, TransportError> {
+        self.0.depth(queue).await
+    }
+
+    fn health(&self) -> TransportHealth {
+        self.0.health()
+    }
+}
+
+/// Goal: what a user takes away stops on its worker within a beat, also if the word of it is lost. Method: a scheduler none of
+/// whose announcements arrive; the task ends by nothing but being stopped.
+#[tokio::test(flavor = "multi_thread")]
+async fn a_cancel_that_is_not_heard_reaches_the_worker_within_a_beat() {
+    const BEAT: Duration = Duration::from_secs(2);
+    let Some(broker) = redis() else { return };
+    let (database, gate) = (Database::new(), Gate::new());
+    let mute = Arc::new(Mute(Arc::clone(&broker), std::sync::atomic::AtomicUsize::new(0)));
+    let airflow = long_scheduler(&database, &(Arc::clone(&mute) as Arc<dyn Transport>), 0).await;
+    let builder = Airflow::builder().shared_store(database.open().await).dag(one_long(0));
+    let builder = builder.resource(Arc::clone(&gate)).scheduler(|config| config.beat = BEAT);
+    let worker =
+        Worker::start(&builder.build().await.unwrap(), Arc::clone(&broker), named("w")).await.unwrap();
+    let running = airflow.start();
+    let run = airflow.trigger("one_long").await.unwrap();
+    gate.has_begun().await;
+    airflow.clear(&run.dag_id, &run.run_id, &airflow::app::ClearOptions::default(), "me").await.unwrap();
+    let cleared = std::time::Instant::now();
+    let stopped = async {
+        while worker.info().counts.cancelled == 0 {
+            tokio::time::sleep(Duration::from_millis(20)).await;
+        }
+        cleared.elapsed()
+    };
+    let took = tokio::time::timeout(Duration::from_secs(60), stopped).await.expect("it is stopped");
+    assert!(
+        took < BEAT + Duration::from_secs(2),
+        "{took:?}; a beat is {BEAT:?}, and the looks take a moment"
+    );
+    let lost = mute.1.load(std::sync::atomic::Ordering::SeqCst);
+    assert!(lost > 0, "the scheduler has announced it");
+    gate.has_begun().await;
+    gate.go_on.add_permits(1);
+    assert_eq!(airflow.wait(&run).await.unwrap().state, RunState::Success);
+    running.stop(Duration::from_secs(5)).await.unwrap();
+    worker.stop(Duration::from_secs(5)).await.unwrap();
+}
+
+/// Where an attempt runs.
+#[derive(Debug, Clone, Copy)]
+struct Where(&'static str);
+
+#[task]
+async fn place(here: &Where) -> Result<String> {
+    Ok(here.0.to_owned())
+}
+
+fn placed() -> DagDef {
+    DagDef::new("placed").define(|d| {
+        d.add(place::call().id("plain"));
+        d.add(place::call().id("of_the_queue").queue("gpu"));
+        d.add(place::call().id("by_name").executor("redis"));
+        d.add(place::call().id("by_name_beats_the_queue").queue("gpu").executor("local"));
+    })
+}
+
+/// Goal: of several executors each task gets the one that it names, else that of its queue, else the first; all of one run.
+/// Method: a local one beside workers; each task says where it runs.
+#[tokio::test(flavor = "multi_thread")]
+async fn tasks_of_one_run_go_to_their_executors() {
+    let Some(broker) = redis() else { return };
+    let database = Database::new();
+    let airflow = Airflow::builder()
+        .shared_store(database.open().await)
+        .executor(LocalExecutor::new(2))
+        .executor_for(["gpu"], RemoteExecutor::shared(Arc::clone(&broker)))
+        .resource(Where("scheduler"))
+        .dag(placed())
+        .build()
+        .await
+        .unwrap();
+    let working =
+        Airflow::builder().shared_store(database.open().await).resource(Where("worker")).dag(placed());
+    let working = working.build().await.unwrap();
+    let options = WorkerOptions { queues: vec!["default".into(), "gpu".into()], ..named("w") };
+    let worker = Worker::start(&working, Arc::clone(&broker), options).await.unwrap();
+    let running = airflow.start();
+    let run = airflow.trigger("placed").await.unwrap();
+    let run = airflow.wait(&run).await.unwrap();
+    assert_eq!(run.state, RunState::Success);
+    for (task, wanted) in [
+        ("plain", "scheduler"),
+        ("of_the_queue", "worker"),
+        ("by_name", "worker"),
+        ("by_name_beats_the_queue", "scheduler"),
+    ] {
+        assert_eq!(airflow.result::<String>(&run, task).await.unwrap(), wanted, "{task}");
+    }
+    assert_eq!(worker.info().counts.claimed, 2);
     running.stop(Duration::from_secs(5)).await.unwrap();
     worker.stop(Duration::from_secs(5)).await.unwrap();
 }

@@ -1,10 +1,14 @@
 //! `jobs check` and `health`: probes for whoever keeps processes running.
 
-use airflow_core::app::stranded;
+use std::sync::Arc;
+
+use airflow_core::app::{Airflow, ExecutorHealth, check_executors, stranded};
 use airflow_core::scheduler::seems_alive;
 use airflow_core::store::Incarnation;
+use airflow_executors::remote::RemoteExecutor;
 use clap::{Args, Subcommand};
 
+use crate::broker::{self, ExecutorKind};
 use crate::cx::Cx;
 use crate::error::{CliError, failed};
 use crate::output::{Format, OutputArg, Table, row};
@@ -55,7 +59,13 @@ pub(crate) async fn run(cx: &mut Cx<'_>, command: JobsCommand) -> Result<(), Cli
         let why = "`--allow-multiple` needs a `--limit` greater than 1, or 0 for all";
         return Err(CliError::Usage(why.to_owned()));
     }
-    let store = cx.store().await?;
+    let airflow = cx.airflow().await?;
+    let store = Arc::clone(airflow.store());
+    for executor in executors(cx, &airflow).await? {
+        if let Some(error) = executor.error {
+            cx.host.note(&format!("executor {}: {error}", executor.name));
+        }
+    }
     let mut known = store.incarnations().await?;
     for stranded in stranded(&*store, chrono::Utc::now()).await? {
         cx.host.note(&stranded.reason);
@@ -95,7 +105,18 @@ fn list(cx: &mut Cx<'_>, alive: &[Incarnation], output: OutputArg) -> Result<(),
 
 /// Writes health in the shape of Airflow's `/health`.
 pub(crate) async fn health(cx: &mut Cx<'_>) -> Result<(), CliError> {
-    let health = cx.airflow().await?.health().await;
+    let airflow = cx.airflow().await?;
+    let mut health = airflow.health().await;
+    health.executors = executors(cx, &airflow).await?;
     cx.host.line(&serde_json::to_string_pretty(&health)?)?;
     if health.is_healthy() { Ok(()) } else { Err(CliError::Shown) }
+}
+
+/// The executors that a scheduler of this program hands attempts to others by, as seen from here.
+async fn executors(cx: &Cx<'_>, airflow: &Airflow) -> Result<Vec<ExecutorHealth>, CliError> {
+    let mut all = airflow.executors().clone();
+    if all.is_empty() && broker::executors(cx.settings.executor())?.contains(&ExecutorKind::Workers) {
+        all.push(Arc::new(RemoteExecutor::shared(broker::open(cx)?)));
+    }
+    Ok(check_executors(&all, &**airflow.clock()).await)
 }

@@ -162,7 +162,12 @@ pub(crate) use row;
 
 impl Table {
     pub(crate) fn new<const N: usize>(columns: [&str; N]) -> Self {
-        Self { columns: columns.map(str::to_owned).to_vec(), rows: Vec::new() }
+        Self::of(columns)
+    }
+
+    /// The same, of columns that are known only when it is made.
+    pub(crate) fn of<'c>(columns: impl IntoIterator<Item = &'c str>) -> Self {
+        Self { columns: columns.into_iter().map(str::to_owned).collect(), rows: Vec::new() }
     }
 
     pub(crate) fn push(&mut self, row: Vec<Cell>) {

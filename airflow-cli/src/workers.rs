@@ -5,14 +5,16 @@ use std::time::Duration;
 use airflow_core::dag::Isolation;
 use airflow_core::store::SharedStore;
 use airflow_executors::ProcessCommand;
-use airflow_executors::remote::{Autoscale, Worker, WorkerOptions, WorkerStatus, find, workers};
+use airflow_executors::remote::{
+    Autoscale, CarriedVersion, Worker, WorkerOptions, WorkerStatus, carried_versions, find, workers,
+};
 use clap::{Args, Subcommand};
 
 use crate::broker;
 use crate::cx::Cx;
 use crate::error::{CliError, failed};
 use crate::orders::{self, OrderCommand};
-use crate::output::{OutputArg, Table, row};
+use crate::output::{Cell, Format, OutputArg, Table, row};
 use crate::roles::{GRACE, StopRequests};
 use crate::top::{self, TopArgs};
 
@@ -54,6 +56,8 @@ pub(crate) struct WorkerArgs {
 pub(crate) enum WorkersCommand {
     /// List all workers
     List(OutputArg),
+    /// Which versions of dags the live workers carry, and which of them schedulers do not
+    Versions(OutputArg),
     /// What the workers run now
     Running(OutputArg),
     /// What has become of attempts on each worker since its start
@@ -177,7 +181,8 @@ impl Drop for PidFile {
 pub(crate) async fn run(cx: &mut Cx<'_>, command: WorkersCommand) -> Result<(), CliError> {
     let store = cx.store().await?;
     match command {
-        WorkersCommand::List(output) => list(&store).await?.print(cx.host, output),
+        WorkersCommand::List(output) => list(&store, output).await?.print(cx.host, output),
+        WorkersCommand::Versions(output) => versions(&store).await?.print(cx.host, output),
         WorkersCommand::Running(output) => running(&store).await?.print(cx.host, output),
         WorkersCommand::Stats(output) => stats(&store).await?.print(cx.host, output),
         WorkersCommand::Top(args) => top::run(cx, args).await,
@@ -201,8 +206,11 @@ pub(crate) async fn run(cx: &mut Cx<'_>, command: WorkersCommand) -> Result<(), 
     }
 }
 
-async fn list(store: &SharedStore) -> Result<Table, CliError> {
-    let mut table = Table::new([
+/// For programs, with the version of each dag that they carry; a table has no room for those.
+async fn list(store: &SharedStore, output: OutputArg) -> Result<Table, CliError> {
+    let for_programs = matches!(output.output, Format::Json | Format::Yaml);
+    let carried = if for_programs { carried_versions(store).await? } else { Vec::new() };
+    let mut columns = vec![
         "name",
         "state",
         "queues",
@@ -215,13 +223,16 @@ async fn list(store: &SharedStore) -> Result<Table, CliError> {
         "pid",
         "log_server",
         "last_seen",
-    ]);
+    ];
+    columns.extend(for_programs.then_some("versions"));
+    let mut table = Table::of(columns);
     for one in workers(store).await? {
         let state = one.state.as_str();
         let is_alive = one.is_alive();
         let (name, at) = (one.row.name, one.row.at);
-        match one.info {
-            Some(info) => table.push(row![
+        let versions = versions_of(&carried, &name);
+        let mut cells = match one.info {
+            Some(info) => row![
                 name,
                 state,
                 info.queues.join(", "),
@@ -234,9 +245,33 @@ async fn list(store: &SharedStore) -> Result<Table, CliError> {
                 info.pid,
                 info.log_server,
                 at
-            ]),
-            None => table.push(row![name, state, "", "", "", "", "", "of another version", "", "", "", at]),
-        }
+            ],
+            None => row![name, state, "", "", "", "", "", "of another version", "", "", "", at],
+        };
+        cells.extend(for_programs.then(|| Cell::json(versions)));
+        table.push(cells);
+    }
+    Ok(table)
+}
+
+/// By dag, what a worker carries.
+fn versions_of(carried: &[CarriedVersion], worker: &str) -> serde_json::Value {
+    let mut dags = serde_json::Map::new();
+    for one in carried.iter().filter(|one| one.worker == worker) {
+        let version = serde_json::json!({
+            "version": one.version, "fingerprint": one.fingerprint, "differs": one.differs,
+        });
+        dags.insert(one.dag_id.to_string(), version);
+    }
+    dags.into()
+}
+
+async fn versions(store: &SharedStore) -> Result<Table, CliError> {
+    let mut table = Table::new(["worker", "dag_id", "version", "fingerprint", "differs"]);
+    for one in carried_versions(store).await? {
+        let (dag_id, differs) =
+            (one.dag_id.to_string(), if one.differs { "from all schedulers" } else { "" });
+        table.push(row![one.worker, dag_id, one.version, one.fingerprint, differs]);
     }
     Ok(table)
 }

@@ -5,9 +5,9 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use async_trait::async_trait;
-use tokio::sync::{Notify, mpsc};
+use tokio::sync::{Notify, mpsc, watch};
 
-use crate::id::AttemptId;
+use crate::id::{AttemptId, IncarnationId};
 use crate::operator::Cancel;
 use crate::plan::{Attempt, Outcome, Report};
 use crate::store::SharedStore;
@@ -70,6 +70,45 @@ pub trait Waiter: Send + Sync + fmt::Debug + 'static {
     fn stop(&self);
 }
 
+/// When attempts of a life of this process must be dead at the latest: others may begin them anew after that.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct LeaseEnd {
+    /// The life.
+    pub life: IncarnationId,
+    /// The moment, as [`since_boot`](crate::time::since_boot) tells it.
+    pub at: Duration,
+}
+
+/// Tells whatever runs attempts outside of this process when they must be dead, should this process stand still: the
+/// moment moves on with each renewal of the lease. What runs inside stops by itself.
+#[derive(Debug, Clone)]
+pub struct LeaseWatch(watch::Receiver<Option<LeaseEnd>>);
+
+impl LeaseWatch {
+    /// Listens to these moments.
+    pub fn new(ends: watch::Receiver<Option<LeaseEnd>>) -> Self {
+        Self(ends)
+    }
+
+    /// Of a process that has no lease: nobody takes its attempts away.
+    pub fn none() -> Self {
+        Self(watch::channel(None).1)
+    }
+
+    /// The moment as far as it is known now; `None` if nobody may take over.
+    pub fn end(&self) -> Option<LeaseEnd> {
+        *self.0.borrow()
+    }
+
+    /// Returns when it has changed since the last call.
+    pub async fn changed(&mut self) {
+        if self.0.changed().await.is_err() {
+            // Nobody is left who renews it.
+            std::future::pending::<()>().await;
+        }
+    }
+}
+
 /// What an executor gets when it starts.
 #[derive(Clone)]
 pub struct ExecutorServices {
@@ -82,6 +121,8 @@ pub struct ExecutorServices {
     pub reports_wait: Arc<Notify>,
     /// Where everything is kept.
     pub store: SharedStore,
+    /// When attempts that run outside of this process must be dead, if it stands still.
+    pub lease: LeaseWatch,
 }
 
 impl fmt::Debug for ExecutorServices {
@@ -103,7 +144,7 @@ pub trait Executor: Send + Sync + fmt::Debug + 'static {
     /// Its name, for tasks that ask for it.
     fn name(&self) -> &str;
 
-    /// How many attempts it runs at once; of a remote one, how many may be queued and running at once.
+    /// How many attempts it runs at once; of a remote one, how many may be queued and running at once in each queue.
     fn slots(&self) -> usize;
 
     /// Whether other processes run the attempts. They are `queued` in the store when they are submitted; who runs one
@@ -111,6 +152,21 @@ pub trait Executor: Send + Sync + fmt::Debug + 'static {
     /// nobody claims is submitted again, with the same attempt id.
     fn is_remote(&self) -> bool {
         false
+    }
+
+    /// What keeps it from handing over attempts, for people; `None` if nothing does. Asks nobody, as health is asked for often.
+    fn problem(&self) -> Option<String> {
+        None
+    }
+
+    /// Looks whether it can hand over attempts. May take some seconds; for those who look from another process than the
+    /// one that it was started in.
+    ///
+    /// # Errors
+    ///
+    /// What keeps it from that, for people.
+    async fn check(&self) -> Result<(), String> {
+        Ok(())
     }
 
     /// Gets ready. Called once, before anything is submitted.

@@ -105,6 +105,24 @@ impl Clock for SystemClock {
     }
 }
 
+/// How long this machine has been up, suspension included: one moment is the same for all of its processes, and nobody can
+/// set it.
+pub fn since_boot() -> Duration {
+    #[cfg(unix)]
+    {
+        use rustix::time::{ClockId, clock_gettime};
+        // What others call monotonic goes on during a suspension; on Linux it does not.
+        #[cfg(any(target_os = "linux", target_os = "android"))]
+        const CLOCK: ClockId = ClockId::Boottime;
+        #[cfg(not(any(target_os = "linux", target_os = "android")))]
+        const CLOCK: ClockId = ClockId::Monotonic;
+        let now = clock_gettime(CLOCK);
+        Duration::new(u64::try_from(now.tv_sec).unwrap_or(0), u32::try_from(now.tv_nsec).unwrap_or(0))
+    }
+    #[cfg(not(unix))]
+    START.instant.elapsed()
+}
+
 /// The moment that [`SystemClock::elapsed`] counts from.
 struct Start {
     instant: Instant,
@@ -434,5 +452,15 @@ mod tests {
             assert!(now >= last, "{now:?} after {last:?}");
             last = now;
         }
+    }
+
+    #[cfg(target_os = "linux")]
+    #[test]
+    fn the_time_since_the_boot_is_that_of_the_system() {
+        let before = uptime().unwrap();
+        let now = since_boot();
+        // The system tells it in hundredths.
+        let after = uptime().unwrap() + Duration::from_millis(10);
+        assert!((before..=after).contains(&now), "{before:?} {now:?} {after:?}");
     }
 }

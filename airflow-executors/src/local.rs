@@ -134,7 +134,8 @@ impl Executor for LocalExecutor {
     }
 
     fn start(&self, services: ExecutorServices) {
-        let runner = ProcessRunner::new(services.runner, self.isolation, self.command.clone());
+        let lease = services.lease.clone();
+        let runner = ProcessRunner::new(services.runner, self.isolation, self.command.clone(), lease);
         let services = ExecutorServices { runner: Arc::new(runner), ..services };
         // A second start would only change who gets reports; the first scheduler owns this executor.
         let _ = self.services.set(services);

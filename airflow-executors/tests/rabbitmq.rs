@@ -4,10 +4,10 @@
 
 use std::sync::Arc;
 
-use airflow_executors::remote::Transport;
 use airflow_executors::remote::rabbitmq::{RabbitmqOptions, RabbitmqTransport};
 use airflow_executors::remote::testing::BrokerServer;
 use airflow_executors::remote::testing::suite::{Ground, QUEUES};
+use airflow_executors::remote::{Transport, TransportError};
 use lapin::options::{ExchangeDeleteOptions, QueueDeleteOptions};
 use lapin::{Connection, ConnectionProperties};
 use uuid::Uuid;
@@ -74,3 +74,26 @@ airflow_executors::transport_suite!(ground);
 mod common;
 #[path = "rabbitmq/faults.rs"]
 mod faults;
+
+/// Goal: a queue that somebody has made in another way is known before work is waited for in vain. Method: make one that is
+/// limited, then look at it as one who wants it without limits; the check that knows no queues sees nothing of it.
+#[tokio::test(flavor = "multi_thread")]
+async fn a_queue_that_was_made_in_another_way_is_found_at_the_start() {
+    let Some(ground) = ground().await else { return };
+    let options = RabbitmqOptions::new(&ground.url).prefix(&ground.prefix);
+    let limited = RabbitmqTransport::new(&options.clone().max_length(7)).unwrap();
+    let plain = RabbitmqTransport::new(&options).unwrap();
+    let (queue, other) = (QUEUES[0].to_owned(), QUEUES[1].to_owned());
+    limited.check_queues(std::slice::from_ref(&queue)).await.unwrap();
+    plain.check().await.unwrap();
+    plain.check_queues(std::slice::from_ref(&other)).await.unwrap();
+    match plain.check_queues(&[other, queue.clone()]).await {
+        Err(TransportError::Unfit { why, .. }) => {
+            let name = format!("{}queue.{queue}", ground.prefix);
+            assert!(why.contains(&name) && why.contains("x-max-length"), "{why}");
+            assert!(why.contains("it was made with other settings"), "{why}");
+        }
+        other => panic!("{other:?}"),
+    }
+    limited.check_queues(&[queue]).await.unwrap();
+}

@@ -5,10 +5,10 @@
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
-use airflow_executors::remote::Transport;
 use airflow_executors::remote::redis::{RedisOptions, RedisTransport};
 use airflow_executors::remote::testing::BrokerServer;
 use airflow_executors::remote::testing::suite::Ground;
+use airflow_executors::remote::{Message, Transport, TransportError};
 use uuid::Uuid;
 
 /// A prefix of a test's own.
@@ -71,3 +71,22 @@ airflow_executors::transport_suite!(ground);
 mod common;
 #[path = "redis/faults.rs"]
 mod faults;
+
+/// Goal: a key of somebody else in the place of a queue is known before work is waited for in vain.
+#[tokio::test(flavor = "multi_thread")]
+async fn a_key_that_is_no_queue_is_found_at_the_start() {
+    let Some(ground) = ground().await else { return };
+    let transport = ground.transport_by(&ground.host());
+    let queues = ["q".to_owned(), "a".to_owned()];
+    transport.check_queues(&queues).await.unwrap();
+    let mut conn = redis::Client::open(ground.url.as_str()).unwrap().get_connection().unwrap();
+    transport.publish(vec![Message { queue: "a".into(), body: b"x".to_vec() }]).await.remove(0).unwrap();
+    transport.check_queues(&queues).await.unwrap();
+    let keys: Vec<String> = redis::cmd("KEYS").arg(format!("{}*", ground.prefix)).query(&mut conn).unwrap();
+    let [key] = &keys[..] else { panic!("{keys:?}") };
+    redis::pipe().del(key).set(key, "a text").query::<()>(&mut conn).unwrap();
+    match transport.check_queues(&queues).await {
+        Err(TransportError::Unfit { why, .. }) => assert!(why.contains(key) && why.contains("DEL"), "{why}"),
+        other => panic!("{other:?}"),
+    }
+}

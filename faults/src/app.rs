@@ -9,6 +9,7 @@ use airflow_core::app::Airflow;
 use airflow_core::attempt::LogShipping;
 use airflow_core::attempt::log::TaskLogLayer;
 use airflow_core::attempt::process::AttemptProcess;
+use airflow_core::dag::Isolation;
 use airflow_core::scheduler::OnLeaseLoss;
 use airflow_core::store::{MysqlStore, PostgresStore, SharedStore, SqliteStore};
 use airflow_executors::LocalExecutor;
@@ -71,6 +72,9 @@ pub(crate) const LOGS: &str = "AIRFLOW_FAULTS_LOGS";
 
 /// How many bytes of what a task says are kept then.
 pub(crate) const LOG_QUOTA: u64 = 4 << 20;
+
+/// The variable that gives each attempt a process of its own.
+pub(crate) const ISOLATED: &str = "AIRFLOW_FAULTS_ISOLATED";
 
 /// The variable that names the milliseconds between two beats.
 pub(crate) const BEAT: &str = "AIRFLOW_FAULTS_BEAT";
@@ -166,10 +170,15 @@ impl Setup {
                 }
                 builder = builder.executor(RemoteExecutor::shared(transport));
             }
-            None => builder = builder.executor(LocalExecutor::new(slots)),
+            None => builder = builder.executor(LocalExecutor::new(slots).isolation(isolation())),
         }
         Ok(builder.build().await?)
     }
+}
+
+/// Where attempts run whose tasks do not say.
+fn isolation() -> Isolation {
+    if std::env::var_os(ISOLATED).is_some() { Isolation::Process } else { Isolation::None }
 }
 
 /// Another time between two beats, for tests that do not want to wait for them.
@@ -224,7 +233,8 @@ pub(crate) async fn run(setup: &Setup) -> Result<(), Box<dyn std::error::Error>>
     let mut stop = signal(SignalKind::terminate())?;
     if let (Ok(name), Some(broker)) = (std::env::var(WORKER), &setup.broker) {
         let airflow = setup.build(0).await?;
-        let options = WorkerOptions { name: Some(name), slots: setup.slots, ..WorkerOptions::default() };
+        let (name, slots, isolation) = (Some(name), setup.slots, isolation());
+        let options = WorkerOptions { name, slots, isolation, ..WorkerOptions::default() };
         let worker = Worker::start(&airflow, transport(broker)?, options).await?;
         stop.recv().await;
         worker.stop(GRACE).await?;

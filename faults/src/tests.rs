@@ -74,6 +74,7 @@ pub(crate) const TESTS: &[Test] = &[
     test!("F7", SERVERS, Here, database::cuts),
     test!("F8", ALL, Here, frozen::schedulers),
     test!("F9", ALL, Anywhere, frozen::long_tasks),
+    test!("F9-processes", ALL, Anywhere, frozen::processes),
     test!("F10", ALL, Here, crowd),
     test!("F11", SERVERS, Remote, messages::copies),
     test!("F12", SERVERS, Remote, messages::strangers),

@@ -35,6 +35,34 @@ fn who(d: &Dag) {
     d.add(process_id::call());
 }
 
+/// How many tasks of the dag `steady` there are for one worker: more than it can do while a second one starts.
+const STEADY: usize = 100;
+
+/// Takes its time, and writes down in which process it has begun.
+#[task]
+async fn brief() -> Result<()> {
+    let home = std::env::var("AIRFLOW_HOME").unwrap_or_default();
+    std::fs::write(std::path::Path::new(&home).join(format!("begun-in-{}", std::process::id())), "")?;
+    tokio::time::sleep(std::time::Duration::from_millis(250)).await;
+    Ok(())
+}
+
+#[dag(max_active_tasks = 1_000)]
+fn steady(d: &Dag) {
+    let queue = std::env::var(QUEUE).unwrap_or_else(|_| "default".to_owned());
+    for n in 0..STEADY {
+        d.add(brief::call().id(format!("brief_{n}")).queue(queue.clone()));
+    }
+}
+
+/// One task for the first executor, and one for that of the broker, which only deployments with workers have.
+#[dag]
+fn mixed(d: &Dag) {
+    let queue = std::env::var(QUEUE).unwrap_or_else(|_| "default".to_owned());
+    d.add(process_id::call().id("here"));
+    d.add(process_id::call().id("there").executor("redis").queue(queue));
+}
+
 /// The queue of the tasks that workers of a test run: brokers are shared.
 pub(crate) const QUEUE: &str = "AIRFLOW_TEST_QUEUE";
 
@@ -74,7 +102,8 @@ fn stubborn(d: &Dag) {
 }
 
 async fn make_with_slow(builder: AirflowBuilder) -> Result<AirflowBuilder, std::convert::Infallible> {
-    Ok(make(builder).await?.dag(slow()).dag(who()).dag(far()).dag(stubborn()))
+    let builder = make(builder).await?.dag(slow()).dag(who()).dag(far()).dag(stubborn()).dag(steady());
+    Ok(if std::env::var_os(QUEUE).is_some() { builder.dag(mixed()) } else { builder })
 }
 
 /// Not a test by itself: the program, if the environment asks for it.

@@ -1,8 +1,9 @@
 //! A worker as a process of its own, and the commands that look at it and tell it what to do.
 
 use std::io::{BufRead as _, BufReader};
-use std::process::{Child, Command, Output};
+use std::process::{Child, Command, Output, Stdio};
 use std::sync::{Arc, Mutex};
+use std::time::{Duration, Instant};
 
 use airflow::remote::testing::BrokerServer;
 
@@ -216,6 +217,18 @@ fn a_worker_is_changed_watched_and_shut_down() {
     assert_eq!((&list[0]["name"], &list[0]["slots"]), (&"w1".into(), &5.into()), "{list}");
     let queues = format!("{}, more", ground.queue);
     assert_eq!(list[0]["queues"], serde_json::Value::from(queues));
+    let versions = list[0]["versions"].as_object().expect("by dag");
+    assert_eq!(list[0]["dags"], versions.len(), "{list}");
+    let sales = &versions["sales"];
+    assert_eq!(
+        (&sales["version"], &sales["differs"]),
+        (&1.into(), &false.into()),
+        "no scheduler has another one"
+    );
+    let wide = ground.say(&["workers", "versions", "-o", "plain"]);
+    let fingerprint = sales["fingerprint"].as_str().expect("it is text");
+    assert!(wide.lines().any(|line| line.contains("sales") && line.contains(fingerprint)), "{wide}");
+    assert!(!ground.say(&["workers", "list"]).contains(fingerprint), "a table has no room for them");
     ground.say(&["workers", "cancel-consumer", "w1", "more"]);
     ground.say(&["workers", "autoscale", "w1", "7,2"]);
     let queues = ground.say(&["queues", "list", "-o", "json"]);
@@ -258,4 +271,140 @@ fn exit_codes_tell_a_service_manager_what_happened() {
     assert_eq!(nowhere.expect("it runs").status.code(), Some(1), "the broker is not there");
     let unset = command(&ground.app, &["worker"]).output().expect("it runs");
     assert_eq!(unset.status.code(), Some(2), "no broker is named");
+}
+
+/// Goal: probes say what is wrong with the broker of a deployment, as they see it, and nothing if all is well.
+#[test]
+fn probes_tell_of_a_broker_that_is_not_there() {
+    let Some(ground) = Ground::new() else { return };
+    let (nowhere, said) = ("redis://127.0.0.1:1", "cannot reach the broker redis://127.0.0.1:1");
+    let probe = |args: &[&str], broker: &str| {
+        let output =
+            ground.command(args).env("AIRFLOW__CELERY__BROKER_URL", broker).output().expect("it runs");
+        let [out, error] =
+            [output.stdout, output.stderr].map(|text| String::from_utf8_lossy(&text).into_owned());
+        (out, error)
+    };
+    let (_, error) = probe(&["jobs", "check"], nowhere);
+    assert!(error.contains(&format!("executor redis: {said}")), "{error}");
+    let (_, error) = probe(&["jobs", "check"], ground.broker);
+    assert!(!error.contains("executor") && error.contains("no alive jobs found"), "{error}");
+    let health = |broker| {
+        let (out, _) = probe(&["health"], broker);
+        let json = out.find('{').map(|start| &out[start..]).unwrap_or_default();
+        serde_json::from_str::<serde_json::Value>(json).unwrap_or_else(|error| panic!("{error}: {out}"))
+    };
+    let executor = &health(nowhere)["executors"][0];
+    assert_eq!(executor["status"], "unhealthy", "{executor}");
+    assert!(executor["error"].as_str().is_some_and(|error| error.starts_with(said)), "{executor}");
+    assert_eq!(health(ground.broker)["executors"][0]["status"], "healthy");
+}
+
+/// Goal: `LocalExecutor,CeleryExecutor` is both: the first runs what says nothing, and a task picks the other one by its name.
+#[test]
+fn two_executors_of_the_settings_share_a_run() {
+    let Some(ground) = Ground::new() else { return };
+    let mut worker = ground.worker(&["-H", "w1"]);
+    ground.say(&["dags", "trigger", "mixed", "-l", RUN]);
+    let mut scheduler = ground.command(&["scheduler", "--until-idle"]);
+    scheduler.env("AIRFLOW__CORE__EXECUTOR", "LocalExecutor,CeleryExecutor");
+    let scheduler = scheduler.stdout(Stdio::null()).stderr(Stdio::null()).spawn().expect("it starts");
+    let own = scheduler.id();
+    assert!(scheduler.wait_with_output().expect("it ends").status.success());
+    assert_eq!(ground.say(&["dags", "state", "mixed", RUN]), "success\n");
+    let ran_in = |task: &str| ground.say(&["xcom", "get", "mixed", RUN, task]).trim().to_owned();
+    assert_eq!((ran_in("here"), ran_in("there")), (own.to_string(), worker.id().to_string()));
+    terminate(&worker);
+    assert_eq!(worker.wait().expect("it ends").code(), Some(0));
+}
+
+/// Returns when a process has begun a task of the dag `steady`, and says how long that took.
+fn until_begun_in(ground: &Ground, pid: u32, most: Duration) -> Duration {
+    let (mark, begun) = (ground.app.file(&format!("begun-in-{pid}")), Instant::now());
+    while !mark.exists() {
+        assert!(begun.elapsed() < most, "no task begins in it within {most:?}");
+        std::thread::sleep(Duration::from_millis(5));
+    }
+    begun.elapsed()
+}
+
+/// Goal: a worker that is added takes work at once, and nobody has to be told of it. Method: one worker with far more to do than
+/// it can, then a second one; the tasks themselves write down where they run.
+#[test]
+fn a_worker_that_is_added_takes_work_within_two_seconds() {
+    let Some(ground) = Ground::new() else { return };
+    ground.say(&["dags", "trigger", "steady", "-l", RUN]);
+    let mut first = ground.worker(&["-H", "w1", "-c", "1"]);
+    let mut scheduler = ground
+        .command(&["scheduler"])
+        .stdout(Stdio::null())
+        .stderr(Stdio::null())
+        .spawn()
+        .expect("it starts");
+    until_begun_in(&ground, first.id(), Duration::from_secs(60));
+    let mut second = ground.worker(&["-H", "w2", "-c", "1"]);
+    until_begun_in(&ground, second.id(), Duration::from_secs(2));
+    assert_eq!(ground.say(&["dags", "state", "steady", RUN]), "running\n", "there was work for both");
+    for child in [&mut scheduler, &mut first, &mut second] {
+        child.kill().expect("it runs");
+        child.wait().expect("it ends");
+    }
+}
+
+/// How a worker is.
+fn state_of(ground: &Ground, name: &str) -> String {
+    let list: serde_json::Value =
+        serde_json::from_str(&ground.say(&["workers", "list", "-o", "json"])).expect("JSON");
+    let rows = list.as_array().expect("a list");
+    let row = rows.iter().find(|row| row["name"] == name).expect("the worker");
+    row["state"].as_str().expect("it is text").to_owned()
+}
+
+/// Returns when a worker is shown as lost, and says how long that took.
+fn until_lost(ground: &Ground, name: &str, most: Duration) -> Duration {
+    let begun = Instant::now();
+    loop {
+        match state_of(ground, name).as_str() {
+            "lost" => return begun.elapsed(),
+            state => assert!(begun.elapsed() < most, "{name} is {state} after {most:?}"),
+        }
+    }
+}
+
+/// Goal: a worker that is killed, or that stands still, is shown as lost within 30 s, and so it stays when it is declared dead;
+/// one that was stopped is not. Method: real processes. The one that is killed is missed in the process table of the machine; the one
+/// that stands still is missed by its lease, of 4 s here instead of 20 s, so within 6 s instead of 30 s.
+#[cfg(feature = "postgres")]
+#[tokio::test(flavor = "multi_thread")]
+async fn a_worker_that_is_killed_is_shown_as_lost() {
+    use airflow::store::{PostgresStore, Store as _};
+    use airflow::testing::servers::{Server, TestDatabase};
+    let Some(mut ground) = Ground::new() else { return };
+    let Some(database) = TestDatabase::on(Server::Postgres).await else { return };
+    ground.database = Some(database.url());
+    ground.say(&["db", "migrate"]);
+    let quick = [
+        ("AIRFLOW__SCHEDULER__JOB_HEARTBEAT_SEC", "1"),
+        ("AIRFLOW__SCHEDULER__SCHEDULER_HEALTH_CHECK_THRESHOLD", "4"),
+    ];
+    let start = |name: &str| ground.worker_with(&["-H", name], &quick).0;
+    let (mut killed, mut frozen, mut stopped) = (start("killed"), start("frozen"), start("stopped"));
+    killed.kill().expect("it runs");
+    killed.wait().expect("it ends");
+    until_lost(&ground, "killed", Duration::from_secs(30));
+    assert_eq!(state_of(&ground, "frozen"), "online");
+    let status = Command::new("kill").args(["-STOP", &frozen.id().to_string()]).status().expect("kill runs");
+    assert!(status.success());
+    until_lost(&ground, "frozen", Duration::from_secs(6));
+    terminate(&stopped);
+    assert_eq!(stopped.wait().expect("it ends").code(), Some(0));
+    assert_eq!(state_of(&ground, "stopped"), "offline");
+    // What a scheduler does that finds it dead.
+    let store = PostgresStore::connect(&database.url()).await.expect("a store");
+    let rows = store.workers().await.expect("rows");
+    let row = rows.iter().find(|row| row.name == "killed").expect("the worker");
+    store.end_incarnation(row.process).await.expect("it is written");
+    assert_eq!(state_of(&ground, "killed"), "lost");
+    frozen.kill().expect("it is there");
+    frozen.wait().expect("it ends");
 }

@@ -179,6 +179,7 @@ impl Sim {
             reports,
             reports_wait: scheduler.reports_wait(),
             store: Arc::clone(&store),
+            lease: scheduler.lease_watch(),
         });
         Ok(Self { store, clock, dag, scheduler, executor, _folder: folder })
     }

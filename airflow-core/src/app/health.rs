@@ -5,8 +5,10 @@ use std::time::Duration;
 use chrono::{DateTime, Utc};
 use serde::Serialize;
 
-use crate::scheduler::seems_alive;
+use crate::executor::Executor;
+use crate::scheduler::{Executors, seems_alive};
 use crate::store::{StoreResult, WatcherRow};
+use crate::time::Clock;
 
 use super::waiting::stranded;
 use super::{Airflow, Stranded};
@@ -79,12 +81,34 @@ pub struct Health {
     pub triggerer: TriggererHealth,
     /// What reads dags: nothing, they are code of the program. Always null, as in Airflow for parts that never ran.
     pub dag_processor: DagProcessorHealth,
+    /// The executors of the scheduler of this process that hand attempts to others, and whether they can: their brokers. What
+    /// waits for one is sent when it can be; the rest works.
+    #[serde(skip_serializing_if = "Vec::is_empty")]
+    pub executors: Vec<ExecutorHealth>,
     /// What waits for processes that are not there: queues without a worker, versions that nobody has. The rest works.
     #[serde(skip_serializing_if = "Vec::is_empty")]
     pub stranded: Vec<Stranded>,
     /// Watchers of assets that have failed and have not worked since. They are called again; the rest works.
     #[serde(skip_serializing_if = "Vec::is_empty")]
     pub failing_watchers: Vec<FailingWatcher>,
+}
+
+/// An executor that hands attempts to other processes.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize)]
+pub struct ExecutorHealth {
+    /// Its name.
+    pub name: String,
+    /// Whether it can.
+    pub status: HealthStatus,
+    /// What keeps it from that.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub error: Option<String>,
+}
+
+impl ExecutorHealth {
+    fn of(executor: &dyn Executor, error: Option<String>) -> Self {
+        Self { name: executor.name().to_owned(), status: HealthStatus::of(error.is_none()), error }
+    }
 }
 
 /// A watcher of an asset that has failed and has not worked since.
@@ -134,6 +158,21 @@ impl Health {
     pub fn is_healthy(&self) -> bool {
         self.metadatabase.status == HealthStatus::Healthy && self.scheduler.status == HealthStatus::Healthy
     }
+}
+
+/// Looks whether executors that hand attempts to others can do so, as seen from this process: for probes beside the one
+/// that schedules. Answers within seconds.
+pub async fn check_executors(executors: &Executors, clock: &dyn Clock) -> Vec<ExecutorHealth> {
+    let mut all = Vec::new();
+    for executor in executors.iter().filter(|executor| executor.is_remote()) {
+        let checked = tokio::select! {
+            biased;
+            checked = executor.check() => checked,
+            () = clock.sleep(ANSWER) => Err(format!("it does not answer within {ANSWER:?}")),
+        };
+        all.push(ExecutorHealth::of(&**executor, checked.err()));
+    }
+    all
 }
 
 impl Airflow {
@@ -188,7 +227,14 @@ impl Airflow {
             TriggererHealth { status: latest.map(|_| scheduler.status), latest_triggerer_heartbeat: latest };
         let (_, stranded, failing_watchers) = asked.unwrap_or_default();
         let dag_processor = DagProcessorHealth::default();
-        Health { metadatabase, scheduler, triggerer, dag_processor, stranded, failing_watchers }
+        let executors = if self.scheduler().is_some() { self.executor_health() } else { Vec::new() };
+        Health { metadatabase, scheduler, triggerer, dag_processor, executors, stranded, failing_watchers }
+    }
+
+    /// How the started executors are that hand attempts to others. Asks nobody.
+    fn executor_health(&self) -> Vec<ExecutorHealth> {
+        let remote = self.executors().iter().filter(|executor| executor.is_remote());
+        remote.map(|executor| ExecutorHealth::of(&**executor, executor.problem())).collect()
     }
 
     async fn asked(&self) -> StoreResult<Asked> {

@@ -46,8 +46,8 @@ pub use builder::{AirflowBuilder, BuildError};
 pub use clean::{CleanError, CleanOptions, CleanedTable, clean};
 pub use doctor::{Checkup, Finding, Severity, doctor};
 pub use health::{
-    DagProcessorHealth, DatabaseHealth, FailingWatcher, Health, HealthStatus, SchedulerHealth,
-    TriggererHealth,
+    DagProcessorHealth, DatabaseHealth, ExecutorHealth, FailingWatcher, Health, HealthStatus,
+    SchedulerHealth, TriggererHealth, check_executors,
 };
 pub use ops::{ClearOptions, Cleared, Mark, OpError, Selection, suggestion};
 pub use runs::{BackfillOptions, BackfillOutcome, Reprocess, Trigger, TriggerError};
@@ -216,12 +216,12 @@ impl Airflow {
                 masker: parts.secrets.masker().clone(),
             });
         }
-        let reports_wait = scheduler.reports_wait();
+        let (reports_wait, lease) = (scheduler.reports_wait(), scheduler.lease_watch());
         for executor in parts.executors.iter() {
             let (runner, reports, reports_wait) =
                 (runner.clone(), reports.clone(), Arc::clone(&reports_wait));
-            let store = Arc::clone(&parts.store);
-            executor.start(ExecutorServices { runner, reports, reports_wait, store });
+            let (store, lease) = (Arc::clone(&parts.store), lease.clone());
+            executor.start(ExecutorServices { runner, reports, reports_wait, store, lease });
         }
         let handle = scheduler.handle();
         self.attach(handle.clone());

@@ -7,7 +7,8 @@
 //!
 //! If the other end of the socket closes, whoever started this process is dead: it kills its process group, and with it
 //! what the task has started. The death signal of Linux would reach this process alone, and would come when the *thread*
-//! that started it ends.
+//! that started it ends. One that stands still closes nothing. So it says, with each renewal of its lease, until when the
+//! attempt may run, and when that moment has passed without another word the group is killed as well.
 
 use std::fs::File;
 use std::io::{self, Read as _, Write as _};
@@ -15,6 +16,7 @@ use std::os::fd::{AsFd as _, OwnedFd};
 use std::os::unix::fs::MetadataExt as _;
 use std::os::unix::net::UnixStream;
 use std::sync::Arc;
+use std::time::Duration;
 
 use chrono::{DateTime, Utc};
 use rustix::process::Signal;
@@ -24,6 +26,7 @@ use tokio::sync::watch;
 use crate::executor::AttemptRunner;
 use crate::operator::Cancel;
 use crate::plan::{Attempt, Outcome, Report, Said, from_body, to_body};
+use crate::time::since_boot;
 
 /// The variable with the number of the socket that is the standard input. What a task starts inherits the variable, but
 /// not the socket.
@@ -38,16 +41,45 @@ pub const HELLO: u8 = b'h';
 /// What asks the process to stop its attempt.
 pub const STOP: u8 = b's';
 
+/// The first byte of a word that says until when the attempt may run.
+const LEASE: u8 = b'l';
+
+/// The length of that word: its first byte, and the moment in nanoseconds.
+const LEASE_LENGTH: usize = 9;
+
+/// For how long the process that started this one is listened to before the time is looked at again: while the machine is
+/// suspended the wait stands still, and the time does not.
+const LOOK: Duration = Duration::from_secs(1);
+
+/// A wait must have a length. What lies there is heard, however late it is.
+const SHORTEST: Duration = Duration::from_millis(1);
+
 /// The longest message, in bytes: values that an attempt returns have limits of their own, far below.
 const MAX_MESSAGE: usize = 1 << 30;
 
-/// What the process that runs an attempt is told.
+/// What the process that runs an attempt is told first; `until` is the moment, as [`since_boot`] tells it, at which it must be
+/// dead unless it is told of a later one.
 ///
 /// # Panics
 ///
 /// Never: an attempt is always JSON.
-pub fn order(attempt: &Attempt) -> Vec<u8> {
-    framed(&serde_json::to_vec(attempt).expect("an attempt is always JSON"))
+pub fn order(attempt: &Attempt, until: Option<Duration>) -> Vec<u8> {
+    let attempt = framed(&serde_json::to_vec(attempt).expect("an attempt is always JSON"));
+    [&lease_word(until)[..], &attempt].concat()
+}
+
+/// The word that says when the process must be dead from now on, if nothing else is said; `None` if never.
+pub fn lease_word(until: Option<Duration>) -> [u8; LEASE_LENGTH] {
+    let nanos = until.map_or(u64::MAX, |until| u64::try_from(until.as_nanos()).unwrap_or(u64::MAX));
+    let mut word = [LEASE; LEASE_LENGTH];
+    word[1..].copy_from_slice(&nanos.to_be_bytes());
+    word
+}
+
+/// The moment in such a word.
+fn moment(nanos: [u8; 8]) -> Option<Duration> {
+    let nanos = u64::from_be_bytes(nanos);
+    (nanos != u64::MAX).then(|| Duration::from_nanos(nanos))
 }
 
 /// A message with its length in front.
@@ -79,6 +111,7 @@ pub fn report_in(said: &[u8], attempt: &Attempt) -> Option<Report> {
 pub struct AttemptProcess {
     socket: UnixStream,
     attempt: Attempt,
+    until: Option<Duration>,
 }
 
 impl AttemptProcess {
@@ -109,13 +142,13 @@ impl AttemptProcess {
 
     /// Runs the attempt, answers, and ends the process. `runner` is what went wrong if there is none.
     pub async fn run(self, runner: Result<Arc<dyn AttemptRunner>, String>) -> std::convert::Infallible {
-        let Self { mut socket, attempt } = self;
+        let Self { mut socket, attempt, until } = self;
         let (sender, cancel) = Cancel::pair();
         let report = match runner {
             Ok(runner) => {
                 // Only the socket asks to stop: whoever stops a whole group or unit means the one that started this.
                 let _ignored = signal(SignalKind::terminate());
-                match listen(&socket, sender) {
+                match listen(&socket, until, sender) {
                     Ok(()) => runner.run(attempt, cancel).await,
                     Err(error) => failed(&attempt, format!("its process cannot start a thread: {error}")),
                 }
@@ -139,6 +172,12 @@ fn own_socket() -> Option<File> {
 fn take_over(mut socket: UnixStream) -> io::Result<AttemptProcess> {
     rustix::stdio::dup2_stdin(File::open("/dev/null")?)?;
     socket.write_all(&[HELLO])?;
+    let (mut word, mut nanos) = ([0], [0; 8]);
+    socket.read_exact(&mut word)?;
+    socket.read_exact(&mut nanos)?;
+    if word != [LEASE] {
+        return Err(io::ErrorKind::InvalidData.into());
+    }
     let mut length = [0; 4];
     socket.read_exact(&mut length)?;
     let length = u32::from_be_bytes(length) as usize;
@@ -147,22 +186,101 @@ fn take_over(mut socket: UnixStream) -> io::Result<AttemptProcess> {
     }
     let mut order = vec![0; length];
     socket.read_exact(&mut order)?;
-    Ok(AttemptProcess { attempt: serde_json::from_slice(&order)?, socket })
+    Ok(AttemptProcess { attempt: serde_json::from_slice(&order)?, until: moment(nanos), socket })
 }
 
-/// Stops the attempt when that is asked for, and everything when nobody is left to ask.
-fn listen(socket: &UnixStream, cancel: watch::Sender<bool>) -> io::Result<()> {
-    let mut socket = socket.try_clone()?;
+/// Stops the attempt when that is asked for, and everything when nobody is left to ask or the time is over.
+fn listen(socket: &UnixStream, until: Option<Duration>, cancel: watch::Sender<bool>) -> io::Result<()> {
+    let mut line = Line { socket: socket.try_clone()?, part: Vec::new(), until, cancel };
+    // The one that started this may have stood still since: then nothing begins.
+    while line.is_over() {
+        line.go_on_or_die();
+    }
     let listening = move || {
-        let mut byte = [0];
-        while socket.read_exact(&mut byte).is_ok() {
-            if byte == [STOP] {
-                cancel.send_replace(true);
-            }
+        loop {
+            line.go_on_or_die();
         }
-        kill_all();
     };
     std::thread::Builder::new().name("attempt".into()).spawn(listening).map(drop)
+}
+
+/// What this process hears from the one that started it.
+struct Line {
+    socket: UnixStream,
+    /// The beginning of a word, the rest of which is on its way.
+    part: Vec<u8>,
+    /// When this process must be dead.
+    until: Option<Duration>,
+    cancel: watch::Sender<bool>,
+}
+
+/// What listening for a while has come to.
+#[derive(Debug, PartialEq, Eq)]
+enum Heard {
+    /// Some words, or nothing that matters.
+    Something,
+    /// Nothing, and the time is over.
+    TooLittle,
+    /// Nobody is there any more.
+    TheEnd,
+}
+
+impl Line {
+    fn is_over(&self) -> bool {
+        self.until.is_some_and(|until| since_boot() >= until)
+    }
+
+    fn go_on_or_die(&mut self) {
+        match self.hear() {
+            Heard::Something => {}
+            Heard::TooLittle | Heard::TheEnd => kill_all(),
+        }
+    }
+
+    /// Waits for words, at most until the time is over.
+    fn hear(&mut self) -> Heard {
+        let wait = self.until.map(|until| until.saturating_sub(since_boot()).clamp(SHORTEST, LOOK));
+        let mut bytes = [0; 256];
+        let read = self.socket.set_read_timeout(wait).and_then(|()| self.socket.read(&mut bytes));
+        match read {
+            Ok(0) => Heard::TheEnd,
+            Ok(count) => {
+                self.part.extend_from_slice(&bytes[..count]);
+                self.take_words();
+                Heard::Something
+            }
+            Err(error) => match error.kind() {
+                io::ErrorKind::WouldBlock | io::ErrorKind::TimedOut if self.is_over() => Heard::TooLittle,
+                io::ErrorKind::WouldBlock | io::ErrorKind::TimedOut | io::ErrorKind::Interrupted => {
+                    Heard::Something
+                }
+                _ => Heard::TheEnd,
+            },
+        }
+    }
+
+    /// Obeys all words that have come as a whole.
+    fn take_words(&mut self) {
+        let mut rest = self.part.as_slice();
+        while let Some((first, after)) = rest.split_first() {
+            match *first {
+                LEASE => match after.split_first_chunk() {
+                    Some((nanos, after)) => {
+                        self.until = moment(*nanos);
+                        rest = after;
+                    }
+                    None => break,
+                },
+                word => {
+                    if word == STOP {
+                        self.cancel.send_replace(true);
+                    }
+                    rest = after;
+                }
+            }
+        }
+        self.part = rest.to_vec();
+    }
 }
 
 /// Kills this process and what it has started.
@@ -201,8 +319,8 @@ mod tests {
     fn orders_and_answers_arrive_whole_or_not_at_all() {
         let attempt = attempt();
         assert_eq!((attempt.task, attempt.ti.map_index), (TaskIdx(3), MapIndex::UNMAPPED));
-        let order = order(&attempt);
-        let back: Attempt = serde_json::from_slice(&order[4..]).unwrap();
+        let order = order(&attempt, None);
+        let back: Attempt = serde_json::from_slice(&order[LEASE_LENGTH + 4..]).unwrap();
         assert_eq!(format!("{attempt:?}"), format!("{back:?}"));
         let mut said = vec![HELLO];
         said.extend(answer(&failed(&attempt, "no".into())));
@@ -211,5 +329,43 @@ mod tests {
         for end in 0..said.len() {
             assert!(report_in(&said[..end], &attempt).is_none(), "{end} bytes");
         }
+    }
+
+    /// A process that listens until `until`, the other end of its line, and whether it was asked to stop.
+    fn line(until: Option<Duration>) -> (Line, UnixStream, watch::Receiver<bool>) {
+        let (ours, theirs) = UnixStream::pair().unwrap();
+        let (cancel, cancelled) = watch::channel(false);
+        (Line { socket: ours, part: Vec::new(), until, cancel }, theirs, cancelled)
+    }
+
+    /// Goal: a process lives as long as it hears of later moments, and no longer. Method: a line on which words come whole, in
+    /// parts, late and not at all.
+    #[test]
+    fn a_process_ends_when_its_time_has_passed_without_a_word() {
+        let (mut line, mut other, cancelled) = line(Some(Duration::ZERO));
+        assert_eq!(line.hear(), Heard::TooLittle, "its time was over before it listened");
+        let later = since_boot() + Duration::from_secs(60);
+        other.write_all(&lease_word(Some(later))).unwrap();
+        assert_eq!(line.hear(), Heard::Something, "a word that lies there counts, however late it is heard");
+        assert_eq!((line.until, line.is_over()), (Some(later), false));
+        // A word that comes in two parts, with another one behind it.
+        let soon = since_boot() + Duration::from_millis(200);
+        let words = [&lease_word(Some(soon))[..], &[STOP]].concat();
+        other.write_all(&words[..4]).unwrap();
+        assert_eq!(line.hear(), Heard::Something);
+        assert_eq!((line.until, *cancelled.borrow()), (Some(later), false));
+        other.write_all(&words[4..]).unwrap();
+        assert_eq!(line.hear(), Heard::Something);
+        assert_eq!((line.until, *cancelled.borrow()), (Some(soon), true));
+        while line.hear() == Heard::Something {
+            assert!(since_boot() < soon + LOOK, "it goes on after its time");
+        }
+        assert!(line.is_over());
+        // A lease that nobody can take away any more.
+        other.write_all(&lease_word(None)).unwrap();
+        assert_eq!(line.hear(), Heard::Something);
+        assert_eq!(line.until, None);
+        drop(other);
+        assert_eq!(line.hear(), Heard::TheEnd);
     }
 }

@@ -2,18 +2,20 @@
 //!
 //! A renewal that begins at a moment holds until that moment plus the lease, less a margin, on a clock that nobody can
 //! set and that goes on while the machine is suspended. The database counts from when it writes, which is later, so the
-//! process always gives up before anybody may take over.
+//! process always gives up before anybody may take over. A process that stands still cannot give up: what runs attempts
+//! outside of it is told when they must be dead ([`LeaseEnd`]), in the middle of the margin.
 
 use std::fmt;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
 
-use tokio::sync::Notify;
+use tokio::sync::{Notify, watch};
 
+use crate::executor::{LeaseEnd, LeaseWatch};
 use crate::id::IncarnationId;
 use crate::store::SharedStore;
 use crate::store::points::pass_point;
-use crate::time::Clock;
+use crate::time::{Clock, since_boot};
 
 /// The most that is held back at the end of a lease, for attempts to end in.
 const MOST_MARGIN: Duration = Duration::from_secs(2);
@@ -27,7 +29,7 @@ pub enum OnLeaseLoss {
     /// Ends the process: nothing can run twice at the same time. What the roles of the command line do.
     Exit,
     /// Leaves them running, and takes no new work in their place. They cannot write their result any more; what they
-    /// do outside may happen twice at the same time.
+    /// do outside may happen twice at the same time. Attempts in processes of their own are killed nevertheless.
     KeepRunning,
     /// Calls this with the number of attempts that still run.
     Call(Arc<dyn Fn(usize) + Send + Sync>),
@@ -74,12 +76,14 @@ pub(super) struct Lease {
     length: Duration,
     held: Arc<Mutex<Held>>,
     changed: Arc<Notify>,
+    ends: Arc<watch::Sender<Option<LeaseEnd>>>,
 }
 
 impl Lease {
     pub(super) fn new(clock: Arc<dyn Clock>, id: IncarnationId, length: Duration) -> Self {
         let held = Held { id, until: None, refused: false, renewed: None };
-        Self { clock, length, held: Arc::new(Mutex::new(held)), changed: Arc::default() }
+        let ends = Arc::new(watch::channel(None).0);
+        Self { clock, length, held: Arc::new(Mutex::new(held)), changed: Arc::default(), ends }
     }
 
     fn lock(&self) -> MutexGuard<'_, Held> {
@@ -102,9 +106,34 @@ impl Lease {
 
     /// The process is known to the store since a call that began at `begun`.
     pub(super) fn begin(&self, id: IncarnationId, begun: Duration) {
-        let until = Some(self.trusted_until(begun));
-        *self.lock() = Held { id, until, refused: false, renewed: Some(begun) };
+        let until = self.trusted_until(begun);
+        *self.lock() = Held { id, until: Some(until), refused: false, renewed: Some(begun) };
+        self.tell_end(id, until);
         self.changed.notify_waiters();
+    }
+
+    /// For what runs attempts outside of this process.
+    pub(super) fn watch(&self) -> LeaseWatch {
+        LeaseWatch::new(self.ends.subscribe())
+    }
+
+    /// Says when attempts of a life must be dead that is trusted until then: they have half of the margin to stop when they
+    /// are told to, and the other half is left to kill them.
+    fn tell_end(&self, life: IncarnationId, until: Duration) {
+        // Asked first: a pause in between makes the time shorter, not longer.
+        let boot = since_boot();
+        let left = (until + self.margin() / 2).saturating_sub(self.clock.elapsed());
+        self.ends.send_replace(Some(LeaseEnd { life, at: boot + left }));
+    }
+
+    /// A life was ended by somebody else: its attempts have no more time than they need to stop.
+    fn tell_refusal(&self, life: IncarnationId) {
+        let soon = since_boot() + self.margin();
+        self.ends.send_modify(|end| {
+            if let Some(end) = end.as_mut().filter(|end| end.life == life) {
+                end.at = end.at.min(soon);
+            }
+        });
     }
 
     /// Whether what this process does outside is its own: always, as long as nobody watches.
@@ -163,9 +192,11 @@ impl Lease {
                 let mut held = self.lock();
                 if held.id == id {
                     let until = self.trusted_until(begun);
-                    held.until = Some(held.until.map_or(until, |old| old.max(until)));
+                    let until = held.until.map_or(until, |old| old.max(until));
+                    held.until = Some(until);
                     held.renewed = Some(begun);
                     drop(held);
+                    self.tell_end(id, until);
                     self.changed.notify_waiters();
                 }
                 Some(true)
@@ -176,6 +207,7 @@ impl Lease {
                     tracing::error!("this process was declared dead; it stops its attempts and begins anew");
                     held.refused = true;
                     drop(held);
+                    self.tell_refusal(id);
                     self.changed.notify_waiters();
                 }
                 Some(false)
@@ -248,5 +280,39 @@ mod tests {
         assert!(!lease.is_trusted(), "it was declared dead");
         lease.begin(IncarnationId(Uuid::now_v7()), clock.elapsed());
         assert!(lease.is_trusted(), "a new life");
+    }
+
+    /// Goal: what runs outside is dead before the lease ends, and has the time to stop when it is asked to. Method: the moment
+    /// that it is told, counted from now, beside what the lease says.
+    #[tokio::test]
+    async fn what_runs_outside_is_told_a_moment_within_the_margin() {
+        let clock = clock();
+        let start = clock.now();
+        let store: SharedStore = Arc::new(MemoryStore::with_clock(clock.clone()));
+        let process = IncarnationSpec::of_this_process("test");
+        let lease = Lease::new(Arc::new(clock.clone()), process.id, LENGTH);
+        let watch = lease.watch();
+        assert_eq!(watch.end(), None, "nobody watches yet");
+        let left = || {
+            let end = watch.end().expect("it is watched");
+            (end.life, end.at.saturating_sub(since_boot()).as_secs_f64())
+        };
+        store.register(process.new_incarnation(LENGTH)).await.unwrap();
+        lease.begin(process.id, clock.elapsed());
+        let (life, seconds) = left();
+        assert_eq!(life, process.id);
+        assert!((18.5..=19.0).contains(&seconds), "{seconds} of 20, less half of the margin of 2");
+        clock.set(start + TimeDelta::seconds(15));
+        assert_eq!(lease.renew(&store).await, Some(true));
+        let (_, seconds) = left();
+        assert!((18.5..=19.0).contains(&seconds), "{seconds}: renewed");
+        store.end_incarnation(process.id).await.unwrap();
+        assert_eq!(lease.renew(&store).await, Some(false));
+        let (life, seconds) = left();
+        assert_eq!(life, process.id);
+        assert!(seconds <= 2.0, "{seconds}: others have it already");
+        let next = IncarnationId(Uuid::now_v7());
+        lease.begin(next, clock.elapsed());
+        assert_eq!(left().0, next);
     }
 }

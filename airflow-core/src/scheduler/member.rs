@@ -6,6 +6,7 @@ use std::time::Duration;
 
 use tokio::task::AbortHandle;
 
+use crate::executor::LeaseWatch;
 use crate::id::IncarnationId;
 use crate::store::{SharedStore, StoreResult};
 use crate::time::Clock;
@@ -86,6 +87,11 @@ impl Member {
     /// Whether what this process does outside is its own: nobody may have taken over yet.
     pub fn is_trusted(&self) -> bool {
         self.lease.is_trusted()
+    }
+
+    /// When attempts that run outside of this process must be dead, if it stands still.
+    pub fn lease_watch(&self) -> LeaseWatch {
+        self.lease.watch()
     }
 
     /// Returns when the process must stop what it does.

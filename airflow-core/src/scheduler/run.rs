@@ -7,6 +7,7 @@ use std::time::Duration;
 use chrono::TimeDelta;
 use tokio::sync::watch;
 
+use crate::executor::LeaseWatch;
 use crate::id::{DagId, IncarnationId};
 use crate::plan::Outcome;
 use crate::registry::Registry;
@@ -37,6 +38,11 @@ const SWEEP: Duration = Duration::from_secs(3600);
 const KEPT: TimeDelta = TimeDelta::days(1);
 
 impl Scheduler {
+    /// For executors: when attempts that run outside of this process must be dead, if it stands still.
+    pub fn lease_watch(&self) -> LeaseWatch {
+        self.lease.watch()
+    }
+
     /// Makes itself known, takes over from processes that died, and reads what is going on.
     ///
     /// # Errors

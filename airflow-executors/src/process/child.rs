@@ -7,6 +7,7 @@ use std::io::{self, Write as _};
 use std::os::fd::OwnedFd;
 use std::os::unix::fs::MetadataExt as _;
 use std::os::unix::net::UnixStream;
+use std::os::unix::process::ExitStatusExt as _;
 use std::process::Stdio;
 use std::time::Duration;
 
@@ -16,13 +17,16 @@ use airflow_core::plan::{Attempt, Outcome, Report};
 use rustix::process::{Pid, Signal};
 use tokio::io::{AsyncReadExt as _, AsyncWriteExt as _};
 use tokio::process::Command;
+use tokio::sync::Notify;
 
+use super::feed::Feed;
 use super::{ProcessCommand, end, failed};
 
 /// How long after its time a process that does not end its attempt itself is left alone.
 const LEEWAY: Duration = Duration::from_secs(1);
 
-/// A process that was started. When it is dropped the process sees its socket close, and kills itself and its group.
+/// A process that was started. When it is dropped the process sees its socket close, and kills itself and its group; it does
+/// so too when it hears for too long of no renewal of the lease.
 pub(super) struct Child {
     process: tokio::process::Child,
     socket: tokio::net::UnixStream,
@@ -71,12 +75,18 @@ impl Child {
         attempt: &Attempt,
         cancel: &Cancel,
         kill_after: Duration,
+        mut feed: Feed,
     ) -> Result<Report, Outcome> {
         let group = self.process.id().and_then(|id| Pid::from_raw(i32::try_from(id).ok()?));
         let mut said = Vec::new();
         let reason = {
-            let talk = talk(&mut self.socket, order(attempt), &mut said);
-            watch(talk, &self.stop, group, attempt, cancel, kill_after).await
+            let is_told = Notify::new();
+            let talk = talk(&mut self.socket, order(attempt, feed.until()), &is_told, &mut said);
+            tokio::select! {
+                biased;
+                reason = watch(talk, &self.stop, group, attempt, cancel, kill_after) => reason,
+                never = feed.run(&self.stop, &is_told) => match never {},
+            }
         };
         // The other end is closed: the process is dead, or has become something else that must not live.
         signal(group, Signal::KILL);
@@ -91,6 +101,13 @@ impl Child {
                     "the attempt took longer than its timeout of {limit:?} and did not stop; its process was killed"
                 )))
             }
+            (None, None) if feed.has_lapsed() && was_killed(&status) => {
+                tracing::warn!(
+                    task = %attempt.ti.task_id,
+                    "the lease of this process was not renewed in time: the process of the attempt has ended itself"
+                );
+                Err(Outcome::HandedBack)
+            }
             (None, None) => Err(failed(match status {
                 Ok(status) => end::text(status, said.first() == Some(&HELLO)),
                 Err(error) => format!("the process of the attempt is gone: {error}"),
@@ -99,12 +116,17 @@ impl Child {
     }
 }
 
-/// Sends the order and collects all that is said until the process closes its end.
-async fn talk(socket: &mut tokio::net::UnixStream, order: Vec<u8>, said: &mut Vec<u8>) {
+/// Sends the order, says so, and collects all that is said until the process closes its end.
+async fn talk(socket: &mut tokio::net::UnixStream, order: Vec<u8>, is_told: &Notify, said: &mut Vec<u8>) {
     // A process that is dead reads nothing; its end is seen below.
     if socket.write_all(&order).await.is_ok() {
+        is_told.notify_one();
         let _ = socket.read_to_end(said).await;
     }
+}
+
+fn was_killed(status: &io::Result<std::process::ExitStatus>) -> bool {
+    status.as_ref().is_ok_and(|status| status.signal() == Some(Signal::KILL.as_raw()))
 }
 
 /// Waits for the end of the talk; asks the process to stop when it is to, and kills its group when it does not.

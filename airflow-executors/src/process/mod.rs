@@ -7,6 +7,8 @@
 mod child;
 #[cfg(unix)]
 mod end;
+#[cfg(unix)]
+mod feed;
 
 use std::ffi::OsString;
 use std::path::PathBuf;
@@ -14,7 +16,7 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use airflow_core::dag::Isolation;
-use airflow_core::executor::AttemptRunner;
+use airflow_core::executor::{AttemptRunner, LeaseWatch};
 use airflow_core::operator::Cancel;
 use airflow_core::plan::{Attempt, Outcome, Report};
 use airflow_core::time::{Clock as _, SystemClock};
@@ -111,18 +113,30 @@ pub(crate) struct ProcessRunner {
     inner: Arc<dyn AttemptRunner>,
     isolation: Isolation,
     command: ProcessCommand,
+    #[cfg_attr(not(unix), expect(dead_code, reason = "there are no processes to tell"))]
+    lease: LeaseWatch,
 }
 
 impl ProcessRunner {
-    /// Around `inner`; `isolation` is that of tasks that do not say.
-    pub(crate) fn new(inner: Arc<dyn AttemptRunner>, isolation: Isolation, command: ProcessCommand) -> Self {
-        Self { inner, isolation, command }
+    /// Around `inner`; `isolation` is that of tasks that do not say. Processes end with the lease.
+    pub(crate) fn new(
+        inner: Arc<dyn AttemptRunner>,
+        isolation: Isolation,
+        command: ProcessCommand,
+        lease: LeaseWatch,
+    ) -> Self {
+        Self { inner, isolation, command, lease }
     }
 
     #[cfg(unix)]
     async fn in_process(&self, attempt: &Attempt, cancel: &Cancel) -> Result<Report, Outcome> {
+        // What comes after the loss of a lease would get a process with the next one.
+        if cancel.is_cancelled() {
+            return Err(Outcome::Cancelled);
+        }
+        let feed = feed::Feed::new(self.lease.clone());
         let child = child::Child::start(&self.command, self.inner.ships_logs()).await?;
-        child.attend(attempt, cancel, self.command.kill_after).await
+        child.attend(attempt, cancel, self.command.kill_after, feed).await
     }
 
     #[cfg(not(unix))]

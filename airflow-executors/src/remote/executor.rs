@@ -1,6 +1,6 @@
 //! The scheduler's side: sends messages about queued attempts until the broker keeps them.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 use std::fmt;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
@@ -13,21 +13,32 @@ use airflow_core::time::{Clock, SystemClock};
 use async_trait::async_trait;
 use tokio::sync::Notify;
 use tokio::task::JoinHandle;
+use tokio::time::Instant;
 
 use super::envelope::Envelope;
 use super::keys::signer_at_last;
 use super::notices::{REPORTS, announce_cancels, is_ours};
 use super::signer::Signer;
-use super::transport::{Message, Transport, TransportHealth};
+use super::transport::{Message, Transport, TransportError, TransportHealth};
 
-/// How many attempts of a remote executor may be queued and running at once, unless configured otherwise. It bounds what
-/// lies in the broker and in the memory of a scheduler; what is more waits in the database.
+/// How many attempts of a queue may be queued and running at once, unless configured otherwise. It bounds what lies in the
+/// broker and in the memory of a scheduler; what is more waits in the database. Each queue has as many, so that one that
+/// nobody serves does not stop the others.
 const DEFAULT_PARALLELISM: usize = 4096;
 
 /// How many messages go to the broker at once.
 const BATCH: usize = 256;
 
-/// How long it waits after the broker did not keep a message: at first, and at most.
+/// How often the broker is asked whether it is there when there is nothing to send: health is to tell before there is work.
+const PROBE: Duration = Duration::from_secs(5);
+
+/// A queue that it is asked about then; there need not be one.
+const PROBED: &str = "default";
+
+/// The longest pause between two looks whether a broker that could not serve at the start can now.
+const CHECK_LAST: Duration = Duration::from_secs(30);
+
+/// How long a queue rests whose message the broker did not keep: at first, and at most.
 const PAUSE_FIRST: Duration = Duration::from_millis(100);
 /// It adds to the pause of the connection, so it is no longer: work is to go on soon after the broker is back.
 const PAUSE_LAST: Duration = Duration::from_secs(1);
@@ -42,6 +53,8 @@ pub struct RemoteExecutor {
     keys: Vec<Secret>,
     transport: Arc<dyn Transport>,
     outbox: Arc<Outbox>,
+    /// Why the broker cannot serve, if that was found at the start and has not changed since.
+    unfit: Arc<Mutex<Option<String>>>,
     tasks: Mutex<Vec<JoinHandle<()>>>,
 }
 
@@ -65,7 +78,58 @@ struct Outbox {
 struct Waiting {
     attempts: BTreeMap<AttemptId, Attempt>,
     cancels: Vec<AttemptId>,
+    /// Queues that did not keep what they were sent: the others go on meanwhile.
+    resting: BTreeMap<String, Rest>,
     stopping: bool,
+}
+
+/// When a queue is tried again.
+#[derive(Debug)]
+struct Rest {
+    until: Instant,
+    pause: Duration,
+}
+
+/// What is to be sent now.
+struct Batch {
+    attempts: Vec<Attempt>,
+    cancels: Vec<AttemptId>,
+    /// When there may be more although nothing happens: a queue has rested.
+    next: Option<Instant>,
+}
+
+impl Waiting {
+    fn take(&mut self, now: Instant) -> Batch {
+        let attempts = self.attempts.values();
+        let is_awake =
+            |attempt: &&Attempt| self.resting.get(&attempt.queue).is_none_or(|rest| rest.until <= now);
+        let attempts = attempts.filter(is_awake).take(BATCH).cloned().collect();
+        let next = self.resting.values().map(|rest| rest.until).filter(|until| *until > now).min();
+        Batch { attempts, cancels: std::mem::take(&mut self.cancels), next }
+    }
+
+    /// The broker has said of messages whether it keeps them.
+    fn answered(
+        &mut self,
+        sent: &[(AttemptId, String)],
+        answers: &[Result<(), TransportError>],
+        now: Instant,
+    ) {
+        let mut refused = BTreeSet::new();
+        for ((id, queue), answer) in sent.iter().zip(answers) {
+            match answer {
+                Ok(()) => drop(self.attempts.remove(id)),
+                Err(_) => drop(refused.insert(queue)),
+            }
+        }
+        for (_, queue) in sent.iter().filter(|(_, queue)| !refused.contains(queue)) {
+            self.resting.remove(queue);
+        }
+        for queue in refused {
+            let pause = self.resting.get(queue).map_or(PAUSE_FIRST, |rest| (rest.pause * 2).min(PAUSE_LAST));
+            self.resting.insert(queue.clone(), Rest { until: now + pause, pause });
+        }
+    }
 }
 
 impl Outbox {
@@ -88,6 +152,7 @@ impl RemoteExecutor {
             keys: Vec::new(),
             transport,
             outbox: Arc::default(),
+            unfit: Arc::default(),
             tasks: Mutex::default(),
         }
     }
@@ -99,7 +164,7 @@ impl RemoteExecutor {
         self
     }
 
-    /// How many attempts may be queued and running at once. Default 4096.
+    /// How many attempts may be queued and running at once in each queue. Default 4096.
     ///
     /// # Panics
     ///
@@ -144,9 +209,23 @@ impl Executor for RemoteExecutor {
         true
     }
 
+    fn problem(&self) -> Option<String> {
+        let unfit = self.unfit.lock().unwrap_or_else(PoisonError::into_inner).clone();
+        unfit.or_else(|| problem(&self.transport.place(), self.transport.health()))
+    }
+
+    async fn check(&self) -> Result<(), String> {
+        self.transport.check().await.map(drop).map_err(|error| error.to_string())
+    }
+
     fn start(&self, services: ExecutorServices) {
         let (transport, outbox, keys) =
             (Arc::clone(&self.transport), Arc::clone(&self.outbox), self.keys.clone());
+        let (asked, unfit) = (Arc::clone(&self.transport), Arc::clone(&self.unfit));
+        let probing = tokio::spawn(async move {
+            until_fit(&asked, &unfit).await;
+            probe(&*asked).await;
+        });
         let task = tokio::spawn(async move {
             let Some(signer) = signer_at_last(&services.store, &keys).await else { return };
             let hear = hear(&*transport, &signer, &services);
@@ -154,7 +233,7 @@ impl Executor for RemoteExecutor {
                 Sender { transport: &*transport, signer: &signer, outbox: &outbox, services: &services };
             tokio::join!(hear, send.run());
         });
-        self.tasks.lock().unwrap_or_else(PoisonError::into_inner).push(task);
+        self.tasks.lock().unwrap_or_else(PoisonError::into_inner).extend([task, probing]);
     }
 
     fn submit(&self, attempt: Attempt) -> Result<(), SubmitError> {
@@ -191,6 +270,47 @@ impl Drop for RemoteExecutor {
     }
 }
 
+/// What is wrong with a connection, for people.
+fn problem(place: &str, health: TransportHealth) -> Option<String> {
+    if let Some(why) = health.blocked {
+        return Some(format!("the broker {place} takes no messages for now: {why}"));
+    }
+    health.last_error.filter(|_| !health.is_connected)
+}
+
+/// Looks whether the broker can serve, again and again until it can: work goes on as far as it can meanwhile.
+async fn until_fit(transport: &Arc<dyn Transport>, unfit: &Mutex<Option<String>>) {
+    let mut pause = PAUSE_LAST;
+    loop {
+        // Goes on if this executor is stopped meanwhile: what it makes at the broker it takes away at its end.
+        let asked = Arc::clone(transport);
+        let Ok(checked) = tokio::spawn(async move { asked.check().await }).await else { return };
+        *unfit.lock().unwrap_or_else(PoisonError::into_inner) =
+            checked.as_ref().err().map(ToString::to_string);
+        match checked {
+            Ok(facts) => {
+                facts.warnings.iter().for_each(|warning| tracing::warn!(broker = facts.server, warning));
+                return;
+            }
+            Err(error) => {
+                tracing::error!(%error, "the broker cannot serve: no worker hears of attempts; trying again");
+            }
+        }
+        tokio::time::sleep(pause).await;
+        pause = (pause * 2).min(CHECK_LAST);
+    }
+}
+
+/// Asks the broker something now and then: its connection tells how that went.
+async fn probe(transport: &dyn Transport) {
+    loop {
+        tokio::time::sleep(PROBE).await;
+        if let Err(error) = transport.depth(PROBED).await {
+            tracing::debug!(%error, "the broker does not answer");
+        }
+    }
+}
+
 /// Passes on that reports wait in the store.
 async fn hear(transport: &dyn Transport, signer: &Signer, services: &ExecutorServices) {
     let mut reports = transport.subscribe(REPORTS);
@@ -211,58 +331,53 @@ struct Sender<'a> {
 
 impl Sender<'_> {
     async fn run(&self) {
-        let mut pause = PAUSE_FIRST;
         loop {
-            let (attempts, cancels) = self.take();
+            let Batch { attempts, cancels, next } = self.outbox.lock().take(Instant::now());
             if attempts.is_empty() && cancels.is_empty() {
-                self.outbox.changed.notified().await;
+                self.wait(next).await;
                 continue;
             }
             announce_cancels(self.transport, self.signer, &SystemClock, &cancels).await;
-            if self.send(attempts).await {
-                pause = PAUSE_FIRST;
-            } else {
-                tokio::time::sleep(pause).await;
-                pause = (pause * 2).min(PAUSE_LAST);
-            }
+            // They stay in the outbox until the broker keeps their messages.
+            self.send(attempts).await;
         }
     }
 
-    /// The next batch. Attempts stay in the outbox until the broker keeps their messages.
-    fn take(&self) -> (Vec<Attempt>, Vec<AttemptId>) {
-        let mut waiting = self.outbox.lock();
-        let attempts = waiting.attempts.values().take(BATCH).cloned().collect();
-        (attempts, std::mem::take(&mut waiting.cancels))
+    /// Returns when there is something new, or a queue has rested.
+    async fn wait(&self, next: Option<Instant>) {
+        let rested = async {
+            match next {
+                Some(next) => tokio::time::sleep_until(next).await,
+                None => std::future::pending().await,
+            }
+        };
+        tokio::select! {
+            () = self.outbox.changed.notified() => {}
+            () = rested => {}
+        }
     }
 
-    /// Says whether the broker keeps all.
-    async fn send(&self, attempts: Vec<Attempt>) -> bool {
+    async fn send(&self, attempts: Vec<Attempt>) {
         let mut sent = Vec::with_capacity(attempts.len());
         let mut messages = Vec::with_capacity(attempts.len());
         for attempt in attempts {
             match message_of(&attempt, self.signer) {
                 Ok(message) => {
                     messages.push(message);
-                    sent.push(attempt.ti.attempt_id);
+                    sent.push((attempt.ti.attempt_id, attempt.queue.clone()));
                 }
                 Err(error) => self.cannot_be_sent(&attempt, error),
             }
         }
         let answers = self.transport.publish(messages).await;
-        let mut first_error = None;
-        let mut waiting = self.outbox.lock();
-        for (id, answer) in sent.iter().zip(answers) {
-            match answer {
-                Ok(()) => drop(waiting.attempts.remove(id)),
-                Err(error) => first_error = first_error.or(Some(error)),
-            }
-        }
-        let left = waiting.attempts.len();
-        drop(waiting);
-        if let Some(error) = &first_error {
+        let left = {
+            let mut waiting = self.outbox.lock();
+            waiting.answered(&sent, &answers, Instant::now());
+            waiting.attempts.len()
+        };
+        if let Some(error) = answers.iter().find_map(|answer| answer.as_ref().err()) {
             tracing::warn!(%error, waiting = left, "the broker did not keep messages; trying again");
         }
-        first_error.is_none()
     }
 
     /// No worker will ever hear of it.
@@ -288,4 +403,69 @@ fn message_of(attempt: &Attempt, signer: &Signer) -> Result<Message, String> {
     };
     let body = envelope.encode(signer).map_err(|error| format!("no message can be made of it: {error}"))?;
     Ok(Message { queue: attempt.queue.clone(), body })
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_connection_that_is_blocked_or_broken_is_a_problem_and_one_that_nobody_needed_is_none() {
+        let health = TransportHealth::default;
+        assert_eq!(problem("b", health()), None, "it was not needed yet");
+        let broken = TransportHealth { last_error: Some("gone".into()), ..health() };
+        assert_eq!(problem("b", broken.clone()).as_deref(), Some("gone"));
+        assert_eq!(problem("b", TransportHealth { is_connected: true, ..broken }), None, "it is back");
+        let blocked =
+            TransportHealth { is_connected: true, blocked: Some("low on memory".into()), ..health() };
+        let said = "the broker b takes no messages for now: low on memory";
+        assert_eq!(problem("b", blocked).as_deref(), Some(said));
+    }
+
+    fn attempt(number: u128, queue: &str) -> Attempt {
+        let text = r#"{"run":{"pk":1,"dag_id":"d","run_id":"r","run_type":"manual","logical_date":"2026-01-01T00:00:00Z",
+            "data_interval":{"start":"2026-01-01T00:00:00Z","end":"2026-01-01T00:00:00Z"},"run_after":"2026-01-01T00:00:00Z",
+            "queued_at":"2026-01-01T00:00:00Z","started_at":null,"conf":null},"fingerprint":"f","task":3,
+            "ti":{"task_id":"t","map_index":-1,"try_number":1,"max_tries":2,
+            "attempt_id":"00000000-0000-0000-0000-000000000001","epoch":2},"queue":"default",
+            "terms":{"isolation":null,"timeout":null,"executor_config":null},"at":"2026-01-01T00:00:00Z",
+            "try_started_at":"2026-01-01T00:00:00Z","wait":null,"source_stamp":0}"#;
+        let mut attempt: Attempt = serde_json::from_str(text).unwrap();
+        attempt.ti.attempt_id = AttemptId(uuid::Uuid::from_u128(number));
+        attempt.queue = queue.to_owned();
+        attempt
+    }
+
+    /// Goal: messages that the broker does not keep stay, rest for a while, and leave the others their turn. Method: more of them
+    /// than are sent at once, all older than the one that is kept.
+    #[tokio::test(start_paused = true)]
+    async fn a_queue_that_keeps_nothing_does_not_hold_up_the_others() {
+        let many = BATCH + 44;
+        let mut waiting = Waiting::default();
+        let dead = (0..many as u128).map(|number| attempt(number, "dead"));
+        waiting.attempts.extend(dead.chain([attempt(9_999, "served")]).map(|one| (one.ti.attempt_id, one)));
+        let full = || Err(TransportError::Rejected { queue: "dead".into(), why: "it is full".into() });
+        let sent = |batch: &Batch| -> Vec<_> {
+            batch.attempts.iter().map(|one| (one.ti.attempt_id, one.queue.clone())).collect()
+        };
+        let now = Instant::now();
+        let first = waiting.take(now);
+        assert_eq!(first.attempts.len(), BATCH);
+        waiting.answered(&sent(&first), &vec![full(); BATCH], now);
+        assert_eq!(waiting.attempts.len(), many + 1, "nothing is dropped");
+        let second = waiting.take(now);
+        let queues: Vec<&str> = second.attempts.iter().map(|one| one.queue.as_str()).collect();
+        assert_eq!(queues, ["served"]);
+        assert_eq!(second.next, Some(now + PAUSE_FIRST));
+        waiting.answered(&sent(&second), &[Ok(())], now);
+        assert!(waiting.take(now).attempts.is_empty());
+        let later = now + PAUSE_FIRST;
+        let third = waiting.take(later);
+        assert_eq!(third.attempts.len(), BATCH, "it is tried again");
+        waiting.answered(&sent(&third), &vec![full(); BATCH], later);
+        assert_eq!(waiting.take(later).next, Some(later + PAUSE_FIRST * 2));
+        let again = waiting.take(later + PAUSE_FIRST * 2);
+        waiting.answered(&sent(&again), &vec![Ok(()); BATCH], later);
+        assert_eq!(waiting.take(later).attempts.len(), many - BATCH, "the rest follows at once");
+    }
 }

@@ -32,7 +32,10 @@ pub use executor::RemoteExecutor;
 #[cfg(feature = "worker-logs")]
 pub use logs::WorkerLogFiles;
 pub use logs::{LOG_PORT, LogServerOptions};
-pub use monitor::{OrderError, QueueStatus, WorkerMonitor, WorkerState, WorkerStatus, find, workers};
+pub use monitor::{
+    CarriedVersion, OrderError, QueueStatus, WorkerMonitor, WorkerState, WorkerStatus, carried_versions,
+    find, workers,
+};
 pub use orders::{Autoscale, WorkerOrder};
 pub use signer::{KeyError, MAX_AGE, MAX_PAYLOAD, MIN_KEY, MessageError, Purpose, Signed, Signer, VERSION};
 pub use transport::{

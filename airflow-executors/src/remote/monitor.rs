@@ -1,9 +1,11 @@
 //! What people see of workers and queues, and what they tell workers to do. Flower's part.
 
+use std::collections::{BTreeMap, BTreeSet};
 use std::sync::Arc;
 use std::time::Duration;
 
 use airflow_core::app::{QueueState, queues as queues_of, suggestion};
+use airflow_core::id::DagId;
 use airflow_core::scheduler::seems_alive;
 use airflow_core::secret::Secret;
 use airflow_core::store::{SharedStore, StoreError, StoreResult, WorkerRow};
@@ -34,9 +36,9 @@ pub enum WorkerState {
     Online,
     /// It takes no new work and ends when it is done.
     Draining,
-    /// It has not said goodbye, and gives no sign of life.
+    /// It has not said goodbye, and gives no sign of life, or was declared dead.
     Lost,
-    /// It has ended.
+    /// It has said goodbye.
     Offline,
 }
 
@@ -82,6 +84,8 @@ pub async fn workers(store: &SharedStore) -> StoreResult<Vec<WorkerStatus>> {
     let status = |row: WorkerRow| {
         let info: Option<WorkerInfo> = serde_json::from_value(row.info.clone()).ok();
         let state = match &info {
+            // One that was declared dead had no time to say that it ends.
+            Some(info) if row.has_ended && !info.is_draining => WorkerState::Lost,
             _ if row.has_ended => WorkerState::Offline,
             _ if !seems_alive(&row) => WorkerState::Lost,
             Some(info) if info.is_draining => WorkerState::Draining,
@@ -90,6 +94,59 @@ pub async fn workers(store: &SharedStore) -> StoreResult<Vec<WorkerStatus>> {
         WorkerStatus { row, state, info }
     };
     Ok(store.workers().await?.into_iter().map(status).collect())
+}
+
+/// A version of a dag that a live worker carries.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct CarriedVersion {
+    /// The name of the worker.
+    pub worker: String,
+    /// The dag.
+    pub dag_id: DagId,
+    /// The number of the version, 1 for the first; `None` if the store does not know it.
+    pub version: Option<u32>,
+    /// What identifies it.
+    pub fingerprint: String,
+    /// Live schedulers carry the dag, and none of them this version: nobody sends the worker anything new of it.
+    pub differs: bool,
+}
+
+/// Which versions of dags the live workers carry, by worker and dag. Asks the store once or twice for each dag.
+///
+/// # Errors
+///
+/// If the store fails.
+pub async fn carried_versions(store: &SharedStore) -> StoreResult<Vec<CarriedVersion>> {
+    let processes = store.incarnations().await?;
+    let is_alive = |id| processes.iter().any(|one| one.process.id == id && seems_alive(one));
+    let workers = store.workers().await?;
+    let names: BTreeMap<_, _> = workers.iter().map(|row| (row.process, row.name.as_str())).collect();
+    let mut carried = Vec::new();
+    for dag in store.dags().await? {
+        let carriers = store.carriers(&dag.dag_id).await?;
+        let carriers: Vec<_> = carriers.into_iter().filter(|one| is_alive(one.process)).collect();
+        let of_schedulers: BTreeSet<&str> = carriers
+            .iter()
+            .filter(|one| one.kind == "scheduler")
+            .map(|one| one.fingerprint.as_str())
+            .collect();
+        let mut numbers = BTreeMap::from([(dag.fingerprint.clone(), dag.version)]);
+        if carriers.iter().any(|one| one.fingerprint != dag.fingerprint) {
+            let known = store.dag_versions(&dag.dag_id).await?;
+            numbers.extend(known.into_iter().map(|version| (version.fingerprint, version.number)));
+        }
+        carried.extend(carriers.iter().filter_map(|one| {
+            Some(CarriedVersion {
+                worker: (*names.get(&one.process)?).to_owned(),
+                dag_id: dag.dag_id.clone(),
+                version: numbers.get(&one.fingerprint).copied(),
+                fingerprint: one.fingerprint.clone(),
+                differs: !of_schedulers.is_empty() && !of_schedulers.contains(one.fingerprint.as_str()),
+            })
+        }));
+    }
+    carried.sort_by(|one, other| (&one.worker, &one.dag_id).cmp(&(&other.worker, &other.dag_id)));
+    Ok(carried)
 }
 
 /// Finds one among workers.

@@ -180,6 +180,16 @@ pub trait Transport: Send + Sync + fmt::Debug + 'static {
     /// [`TransportError::Unreachable`] or [`TransportError::Unfit`].
     async fn check(&self) -> Result<BrokerFacts, TransportError>;
 
+    /// Looks whether these queues can be used as they are: somebody may have made one of the same name in another way. For
+    /// the start of whoever takes work from them.
+    ///
+    /// # Errors
+    ///
+    /// [`TransportError::Unfit`] with the name of the queue, or [`TransportError::Unreachable`].
+    async fn check_queues(&self, _queues: &[String]) -> Result<(), TransportError> {
+        Ok(())
+    }
+
     /// Hands messages over and returns when the broker has said of each whether it keeps it. One answer for each, in
     /// order. Messages of one call may be sent in one go.
     async fn publish(&self, messages: Vec<Message>) -> Vec<Result<(), TransportError>>;
@@ -206,6 +216,13 @@ pub trait Transport: Send + Sync + fmt::Debug + 'static {
 
     /// How the connection for publishing is. Asks nobody.
     fn health(&self) -> TransportHealth;
+}
+
+/// Reaches a broker at the start of whoever takes work from these queues, and says what may be better.
+pub(super) async fn reach(transport: &dyn Transport, queues: &[String]) -> Result<(), TransportError> {
+    let facts = transport.check().await?;
+    facts.warnings.iter().for_each(|warning| tracing::warn!(broker = facts.server, warning));
+    transport.check_queues(queues).await
 }
 
 /// What is announced under a topic. At most [`Subscription::ROOM`] notices wait to be read; more are dropped.

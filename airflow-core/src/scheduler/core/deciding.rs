@@ -146,7 +146,7 @@ impl Core {
         let mut room = self.out.room();
         let may = !self.closed && !self.rests(now);
         self.spare = if may { room.total() } else { 0 };
-        if self.spare == 0 || self.backlog.is_empty() {
+        if !may || room.is_empty() || self.backlog.is_empty() {
             return;
         }
         // What the drafts give back is free for this round.

@@ -25,8 +25,7 @@ pub(super) struct Out {
 
 impl Out {
     pub(super) fn new(routes: Routes) -> Self {
-        let taken = Taken::none(&routes);
-        Self { routes, sent: BTreeMap::new(), strays: BTreeMap::new(), taken }
+        Self { routes, sent: BTreeMap::new(), strays: BTreeMap::new(), taken: Taken::default() }
     }
 
     pub(super) fn routes(&self) -> &Routes {

@@ -78,6 +78,18 @@ impl Transport for RabbitmqTransport {
         tokio::time::timeout(link::DEADLINE, check::check(&self.target)).await.map_err(late)?
     }
 
+    async fn check_queues(&self, queues: &[String]) -> Result<(), TransportError> {
+        queues.iter().try_for_each(|queue| check_queue(queue))?;
+        self.publisher
+            .ask(|live| async move {
+                for queue in queues {
+                    link::declare(&self.target, &live.connection, queue).await?;
+                }
+                Ok(())
+            })
+            .await
+    }
+
     async fn publish(&self, messages: Vec<Message>) -> Vec<Result<(), TransportError>> {
         self.publisher.publish(&messages).await
     }

@@ -132,6 +132,32 @@ impl Transport for RedisTransport {
         tokio::time::timeout(link::DEADLINE, looking).await.map_err(late)?
     }
 
+    async fn check_queues(&self, queues: &[String]) -> Result<(), TransportError> {
+        queues.iter().try_for_each(|queue| check_queue(queue))?;
+        let keys = &self.keys;
+        let asked = self.link.ask(|mut conn| async move {
+            for queue in queues {
+                let key = keys.stream(queue);
+                let length: Result<u64, RedisError> = cmd("XLEN").arg(&key).query_async(&mut conn).await;
+                match length {
+                    Err(error) if error.code() == Some("WRONGTYPE") => return Ok(Some(key)),
+                    length => length.map(drop)?,
+                }
+            }
+            Ok(None)
+        });
+        match asked.await.map_err(|error| self.explain(&error))? {
+            None => Ok(()),
+            Some(key) => Err(TransportError::Unfit {
+                place: self.place(),
+                why: format!(
+                    "the key `{key}` of a queue is no stream, so somebody else made it: delete it (DEL {key}), or use \
+                     another database or prefix"
+                ),
+            }),
+        }
+    }
+
     async fn publish(&self, messages: Vec<Message>) -> Vec<Result<(), TransportError>> {
         let mut answers = BTreeMap::new();
         let mut sound = Vec::with_capacity(messages.len());

@@ -39,7 +39,7 @@ use super::keys::{SignerError, signer};
 use super::logs::{LogServer, LogServerOptions};
 use super::orders::{Autoscale, Obeyed};
 use super::signer::Signer;
-use super::transport::{ConsumeOptions, Consumer, Transport, TransportError, TransportHealth};
+use super::transport::{ConsumeOptions, Consumer, Transport, TransportError, TransportHealth, reach};
 use desk::Desk;
 use hops::Hops;
 
@@ -393,8 +393,7 @@ impl Worker {
         options: WorkerOptions,
     ) -> Result<Self, WorkerError> {
         let options = checked(options)?;
-        let facts = transport.check().await?;
-        facts.warnings.iter().for_each(|warning| tracing::warn!(broker = facts.server, warning));
+        reach(&*transport, &options.queues).await?;
         let store = Arc::clone(airflow.store());
         let clock = Arc::clone(airflow.clock());
         let signer = signer(&store, &options.signing_keys).await?;
@@ -405,7 +404,8 @@ impl Worker {
         let (finished, reports) = mpsc::unbounded_channel();
         let code = Arc::new(Code::default());
         let runner = Arc::new(airflow.runner().beside_workers());
-        let runner = ProcessRunner::new(runner, options.isolation, options.process_command.clone());
+        let command = options.process_command.clone();
+        let runner = ProcessRunner::new(runner, options.isolation, command, member.lease_watch());
         let shared = Arc::new(Shared {
             actor: format!("worker:{name}"),
             name,
