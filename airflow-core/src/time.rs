@@ -6,7 +6,7 @@ use std::collections::BTreeMap;
 use std::fmt;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Arc, LazyLock, Mutex};
-use std::time::{Duration, Instant};
+use std::time::Duration;
 
 use async_trait::async_trait;
 use chrono::{DateTime, SubsecRound as _, TimeDelta, Utc};
@@ -92,12 +92,7 @@ impl Clock for SystemClock {
     }
 
     fn elapsed(&self) -> Duration {
-        // Linux's uptime counts while the machine is suspended, the clock behind `Instant` does not.
-        let running = START.instant.elapsed();
-        match (START.uptime, uptime()) {
-            (Some(then), Some(now)) => running.max(now.saturating_sub(then)),
-            _ => running,
-        }
+        since_boot().saturating_sub(*START)
     }
 
     async fn sleep(&self, time: Duration) {
@@ -120,28 +115,14 @@ pub fn since_boot() -> Duration {
         Duration::new(u64::try_from(now.tv_sec).unwrap_or(0), u32::try_from(now.tv_nsec).unwrap_or(0))
     }
     #[cfg(not(unix))]
-    START.instant.elapsed()
+    {
+        static FIRST_CALL: LazyLock<std::time::Instant> = LazyLock::new(std::time::Instant::now);
+        FIRST_CALL.elapsed()
+    }
 }
 
 /// The moment that [`SystemClock::elapsed`] counts from.
-struct Start {
-    instant: Instant,
-    uptime: Option<Duration>,
-}
-
-static START: LazyLock<Start> = LazyLock::new(|| Start { instant: Instant::now(), uptime: uptime() });
-
-/// How long the machine has been up, suspension included; `None` where no clock tells.
-#[cfg(target_os = "linux")]
-fn uptime() -> Option<Duration> {
-    let time = rustix::time::clock_gettime(rustix::time::ClockId::Boottime);
-    Some(Duration::new(time.tv_sec.try_into().ok()?, time.tv_nsec.try_into().ok()?))
-}
-
-#[cfg(not(target_os = "linux"))]
-fn uptime() -> Option<Duration> {
-    None
-}
+static START: LazyLock<Duration> = LazyLock::new(since_boot);
 
 /// A clock that stands still until it is set. Clones share one time.
 #[derive(Debug, Clone)]
@@ -457,10 +438,14 @@ mod tests {
     #[cfg(target_os = "linux")]
     #[test]
     fn the_time_since_the_boot_is_that_of_the_system() {
-        let before = uptime().unwrap();
+        let uptime = || {
+            let text = std::fs::read_to_string("/proc/uptime").unwrap();
+            Duration::from_secs_f64(text.split(' ').next().unwrap().parse().unwrap())
+        };
+        let before = uptime();
         let now = since_boot();
         // The system tells it in hundredths.
-        let after = uptime().unwrap() + Duration::from_millis(10);
+        let after = uptime() + Duration::from_millis(10);
         assert!((before..=after).contains(&now), "{before:?} {now:?} {after:?}");
     }
 }

@@ -24,7 +24,7 @@ fn six(options: TaskOptions) -> DagDef {
 
 /// The most instances of a task that execute at once, in these runs together.
 fn most_at_once<'r>(runs: impl IntoIterator<Item = &'r TestRun>, task: &str) -> i32 {
-    let mut steps: Vec<_> = runs.into_iter().flat_map(|run| run.events()).collect();
+    let mut steps: Vec<_> = runs.into_iter().flat_map(TestRun::events).collect();
     steps.retain(|event| event.task_id == *task);
     // What ends at a moment makes room for what begins at it.
     steps.sort_by_key(|event| (event.at, event.to.is_executing()));
