@@ -11,8 +11,9 @@ use airflow::app::{HealthStatus, Running};
 use airflow::asset::AssetEventFilter;
 use airflow::prelude::*;
 use airflow::state::RunState;
-use airflow::store::{Layer, Layered, RunFilter, SharedStore, SqliteStore, StoreResult};
+use airflow::store::{Layer, Layered, MemoryStore, RunFilter, SharedStore, SqliteStore, StoreResult};
 use airflow_core::id::AttemptId;
+use tokio::sync::Barrier;
 use tokio::sync::broadcast::error::RecvError;
 
 /// How many attempts hold a slot of the pool, now and at most, and which ones ran where.
@@ -177,6 +178,50 @@ impl Layer for Hole {
             work.await
         })
     }
+}
+
+/// How many tasks each of two runs has that exchange their pools.
+const EXCHANGES: usize = 60;
+
+#[task]
+async fn together(both: &Arc<Barrier>) -> Result<()> {
+    both.wait().await;
+    Ok(())
+}
+
+/// Tasks in a line that are in one pool and in the other by turns.
+fn exchanging(id: &'static str, pools: [&'static str; 2]) -> DagDef {
+    DagDef::new(id).define(|d| {
+        let task = |at: usize| d.add(together::call().id(format!("t{at}")).pool(pools[at % 2])).node();
+        d.chain((0..EXCHANGES).map(task).collect::<Vec<_>>());
+    })
+}
+
+/// Goal: two runs that each want the slot which the other one gives back at the same moment both get it. Method: two
+/// pools of one slot, tasks of two runs that end together and then need each other's pool, again and again.
+#[tokio::test(flavor = "multi_thread")]
+async fn runs_that_exchange_their_slots_do_not_wait_for_each_other() {
+    let airflow = Airflow::builder()
+        .store(MemoryStore::new())
+        .executor(LocalExecutor::new(4))
+        .pool("left", 1)
+        .pool("right", 1)
+        .resource(Arc::new(Barrier::new(2)))
+        .dag(exchanging("a", ["left", "right"]))
+        .dag(exchanging("b", ["right", "left"]))
+        .build()
+        .await
+        .unwrap();
+    let running = airflow.start();
+    let mut runs = Vec::new();
+    for dag in ["a", "b"] {
+        runs.push(airflow.trigger(dag).await.unwrap());
+    }
+    for run in &runs {
+        let ended = tokio::time::timeout(Duration::from_secs(60), airflow.wait(run)).await.expect("in time");
+        assert_eq!(ended.unwrap().state, RunState::Success);
+    }
+    running.stop(Duration::from_secs(5)).await.unwrap();
 }
 
 /// Goal: a database that does not answer holds up nothing for good, and health shows it meanwhile. Method: in virtual

@@ -149,8 +149,10 @@ impl Core {
         if !may || room.is_empty() || self.backlog.is_empty() {
             return;
         }
-        // What the drafts give back is free for this round.
+        // What the drafts give back is free for this round, unless that went wrong in the last one.
+        let is_careful = std::mem::take(&mut self.is_careful);
         let mut limits_now = drafts.values().flat_map(|draft| draft.unit.slots.clone()).collect::<Vec<_>>();
+        limits_now.retain(|change| !is_careful || change.delta > 0);
         self.limits.apply(&limits_now);
         let mut heads: BinaryHeap<Reverse<(Candidate, Lane)>> =
             self.backlog.heads().map(|(candidate, lane)| Reverse((candidate, lane.clone()))).collect();

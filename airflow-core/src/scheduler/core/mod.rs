@@ -190,6 +190,9 @@ pub(super) struct Core {
     backlog: Backlog,
     limits: Limits,
     limits_unknown: bool,
+    /// A limit was full that should have had room. Then nothing is started with what other units of the same round give
+    /// back: two units that each wait for what the other one gives back would refuse each other for ever.
+    is_careful: bool,
     /// Attempts that were handed to an executor and have not reported.
     out: Out,
     remote: Remote,
@@ -236,6 +239,7 @@ impl Core {
             backlog: Backlog::default(),
             limits: Limits::default(),
             limits_unknown: true,
+            is_careful: false,
             out,
             remote: Remote::default(),
             stray_logs: Vec::new(),

@@ -27,7 +27,7 @@ impl Core {
                 UnitResult::Stale => self.refused(draft, now),
                 UnitResult::Full(key) => {
                     tracing::debug!(limit = %key, "somebody else took the last slot");
-                    self.limits_unknown = true;
+                    (self.limits_unknown, self.is_careful) = (true, true);
                     self.refused(draft, now);
                 }
             }
