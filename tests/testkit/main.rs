@@ -10,4 +10,5 @@ mod flow;
 mod one_run;
 mod schedule;
 mod tasks;
+mod templates;
 mod waiting;
