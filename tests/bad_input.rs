@@ -96,6 +96,29 @@ fn all_mistakes_of_a_dag_are_reported_at_once() {
     }
 }
 
+/// Goal: a variable of Airflow that no template can have here is refused with the reason, unless the template asks whether
+/// it is there or the dag has one of its own.
+#[test]
+fn variables_that_no_template_can_have_are_refused_with_the_reason() {
+    let dag = |text: &str| {
+        let text = text.to_owned();
+        DagDef::new("d").define(move |d| {
+            d.add(render::call(template(text)));
+        })
+    };
+    for (name, why) in [
+        ("exception", "a callback finds the error in its `reason`"),
+        ("reason", "a callback finds it in its `reason`"),
+        ("outlet_events", "`cx.outlet_event(..)`"),
+    ] {
+        let text = errors(&[dag(&format!("{{{{ {name} }}}}"))]);
+        assert!(text.contains(&format!("unknown variable `{name}`")) && text.contains(why), "{text}");
+        assert_eq!(errors(&[dag(&format!("{{{{ {name} | default('') }}}}"))]), "no error");
+        let own = dag(&format!("{{{{ {name} }}}}")).user_defined_macro(name, "mine");
+        assert_eq!(errors(&[own]), "no error");
+    }
+}
+
 #[test]
 fn two_dags_of_one_id_are_named_with_both_places() {
     let one = DagDef::new("twin").define(|d| {

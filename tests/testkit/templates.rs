@@ -1,5 +1,7 @@
 //! What templates of real runs know.
 
+use std::sync::atomic::{AtomicU32, Ordering};
+
 use airflow::prelude::*;
 
 /// Returns its text as rendered.
@@ -67,6 +69,25 @@ async fn a_template_knows_how_many_instances_its_task_has() {
         assert_eq!(run.output_of::<String>(&format!("each.second[{n}]")), Some(format!("{n} of 3")));
     }
     assert_eq!(run.output_of::<String>("alone").as_deref(), Some("-1 of None"));
+}
+
+/// Goal: a template knows its try and how often that try has come back. Method: each of two tries comes back a few times
+/// before it ends.
+#[tokio::test]
+async fn a_template_knows_its_try_and_how_often_it_has_come_back() {
+    let dag = DagDef::new("d").define(|d| {
+        d.add(say("{{ try_number }} {{ ti.try_number }} {{ task_reschedule_count }}").retries(1));
+    });
+    let (tries, start) = (AtomicU32::new(0), "2026-01-01T00:00:00Z".parse::<DateTime<Utc>>().unwrap());
+    let test =
+        DagTest::new(dag).at(start).mock::<Say>(move |_| match tries.fetch_add(1, Ordering::Relaxed) {
+            n @ (0 | 1 | 3..6) => Err(TaskError::Reschedule(start + mins(10) * (n + 1))),
+            2 => Err(TaskError::msg("the first try ends")),
+            _ => Ok("done".into()),
+        });
+    let run = test.run().await;
+    run.assert_success();
+    assert_eq!(run.rendered::<Say>()["text"], "2 2 3", "the first try had come back twice");
 }
 
 /// Goal: a template knows the machine that it is rendered on, and only a test command is one.

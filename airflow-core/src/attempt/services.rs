@@ -20,7 +20,7 @@ use crate::registry::Registry;
 use crate::secret::Secret;
 use crate::secrets::{EnvironmentSecrets, Secrets};
 use crate::state::{RunState, RunType, TaskState};
-use crate::store::{RunFilter, RunRow, SharedStore, XComFilter};
+use crate::store::{AttemptState, RunFilter, RunRow, SharedStore, XComFilter};
 use crate::template::{Lookups, PreviousRun, Renderer, TemplateAssets, TemplateConnection, TemplateContext};
 use crate::xcom::XComValue;
 
@@ -299,6 +299,9 @@ pub(super) async fn template_parts(
         if names("expanded_ti_count") {
             context.expanded_ti_count = mapped_instances(runner, dag, attempt).await?;
         }
+        if names("task_reschedule_count") {
+            context.task_reschedule_count = reschedules(runner, attempt).await?;
+        }
         if names("triggering_") {
             let filter = AssetEventFilter::that_made(attempt.run.pk);
             assets.triggering = runner.store.asset_events(&filter).await?;
@@ -321,6 +324,15 @@ async fn past_events(runner: &Runner, inlets: &[AssetRef]) -> Result<Vec<AssetEv
         all.extend(runner.store.asset_events(&newest).await?.into_iter().rev());
     }
     Ok(all)
+}
+
+/// How often this try has asked to be run again later.
+async fn reschedules(runner: &Runner, attempt: &Attempt) -> Result<u32, BoxError> {
+    let ti = &attempt.ti;
+    let rows = runner.store.attempts(attempt.run.pk, Some((&ti.task_id, ti.map_index))).await?;
+    let of_try = rows.iter().filter(|row| row.start.try_number == ti.try_number);
+    let count = of_try.filter(|row| row.state == AttemptState::Rescheduled).count();
+    Ok(u32::try_from(count).unwrap_or(u32::MAX))
 }
 
 async fn previous(runner: &Runner, attempt: &Attempt) -> Result<Option<PreviousRun>, BoxError> {

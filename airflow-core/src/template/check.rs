@@ -4,7 +4,7 @@ use std::sync::OnceLock;
 
 use minijinja::Environment;
 
-use super::context::NAMES;
+use super::context::{NAMES, REFUSED};
 use super::error::{TemplateError, TemplateErrorKind, nearest};
 use super::render::environment;
 use super::rewrite::{Named, Used, is_plain, rewrite};
@@ -98,6 +98,9 @@ pub(super) fn unknown_name(
     let (line, name) = unknown.map(|name| (line_of(template, name), name)).min()?;
     let what = format!("unknown variable `{name}`");
     let error = TemplateError::new(TemplateErrorKind::Undefined, template, line, what);
+    if let Some((_, why)) = REFUSED.iter().find(|(refused, _)| refused == name) {
+        return Some(error.with_cure(*why));
+    }
     let candidates = NAMES.into_iter().chain(extra.iter().map(String::as_str));
     Some(match nearest(name, candidates) {
         Some(near) => error.with_cure(format!("did you mean `{near}`?")),
