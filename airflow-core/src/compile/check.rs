@@ -3,7 +3,7 @@
 use std::collections::HashMap;
 use std::sync::Arc;
 
-use chrono::{DateTime, Utc};
+use chrono::{DateTime, Datelike as _, Utc};
 use chrono_tz::Tz;
 use serde_json::Value;
 
@@ -43,6 +43,11 @@ pub(super) fn options(
     let bad = |option, why: String| ProblemKind::BadOption { option, of: format!("dag `{}`", def.id), why };
     let mut date = |option, when: &Option<When>| match when {
         None => None,
+        Some(When::At(at)) if !crate::time::YEARS.contains(&at.year()) => {
+            let (first, last) = (crate::time::YEARS.start(), crate::time::YEARS.end());
+            report(bad(option, format!("{at} is outside the years {first} to {last}")));
+            None
+        }
         Some(When::At(at)) => Some(*at),
         Some(When::Text(text)) => match crate::time::parse_moment(text, zone) {
             Ok(at) => Some(at),
