@@ -1,8 +1,10 @@
-//! What templates of real runs know.
+//! What templates of real runs know, and what a dag can change about how they render.
 
 use std::sync::atomic::{AtomicU32, Ordering};
 
 use airflow::prelude::*;
+use airflow::template::Undefined;
+use serde_json::{Value, json};
 
 /// Returns its text as rendered.
 #[derive(Operator, Clone, Serialize, Deserialize)]
@@ -100,4 +102,156 @@ async fn a_template_knows_its_machine() {
     let here = airflow::scheduler::host_name();
     assert!(!here.is_empty());
     assert_eq!(run.output::<Say>(), Some(format!("{here}|False|")));
+}
+
+/// Goal: functions and filters of a dag's own are used by its templates, and checked when it is built.
+#[tokio::test]
+async fn a_dag_has_functions_and_filters_of_its_own() {
+    let dag = |text: &str| {
+        let repeat = |args: &[Value]| match args {
+            [Value::String(text), times] => {
+                let times = times.as_u64().and_then(|times| usize::try_from(times).ok());
+                Ok(json!(text.repeat(times.unwrap_or(0))))
+            }
+            _ => Err("it takes a text and a number".to_owned()),
+        };
+        DagDef::new("d")
+            .user_defined_macro("region", json!({"name": "eu"}))
+            .user_defined_function("repeat", repeat)
+            .user_defined_filter("wrap", |value, args| {
+                Ok(json!(format!("{0}{1}{0}", args[0].as_str().unwrap_or(""), value.as_str().unwrap_or(""))))
+            })
+            .define(|d| {
+                d.add(say(text));
+            })
+    };
+    let run = DagTest::new(dag("{{ repeat(region.name, 2) | wrap('|') }}")).run().await;
+    assert_eq!(run.output::<Say>().as_deref(), Some("|eueu|"));
+    let run = DagTest::new(dag("{{ repeat(1) }}")).run().await;
+    assert!(run.tasks()[0].reason.as_deref().unwrap().contains("repeat(): it takes a text and a number"));
+    let error = dag("{{ 'x' | wrapp }}").compile().unwrap_err().to_string();
+    assert!(error.contains("no filter named `wrapp`"), "{error}");
+}
+
+/// Goal: a dag chooses what undefined names do, when it is built and when it runs.
+#[tokio::test]
+async fn a_dag_chooses_what_undefined_names_do() {
+    let dag = |undefined| {
+        DagDef::new("d").template_undefined(undefined).define(|d| {
+            d.add(say("<{{ nobody }}{{ params.nothing }}>"));
+        })
+    };
+    let error = dag(Undefined::Strict).compile().unwrap_err().to_string();
+    assert!(error.contains("unknown variable `nobody`"), "{error}");
+    let run = DagTest::new(dag(Undefined::Lenient)).run().await;
+    assert_eq!(run.output::<Say>().as_deref(), Some("<>"));
+}
+
+/// Returns its value as rendered.
+#[derive(Operator, Clone, Serialize, Deserialize)]
+struct Give {
+    #[template]
+    value: Value,
+}
+
+impl Execute for Give {
+    type Output = Value;
+
+    async fn execute(&self, _: &TaskContext) -> Result<Value> {
+        Ok(self.value.clone())
+    }
+}
+
+fn give() -> Give {
+    Give { value: json!({"n": "{{ params.n }}", "list": ["{{ [1, 'a'] }}", "{{ ds }}"], "same": 1}) }
+}
+
+#[dag(render_template_as_native_obj = true)]
+fn native(d: &Dag) {
+    d.add(give());
+}
+
+#[dag(template_undefined = Undefined::Lenient, template_searchpath = ["/nowhere", "/nowhere/else"])]
+fn lenient(d: &Dag) {
+    d.add(say("{{ nobody }}"));
+}
+
+/// Goal: values keep their types where a dag wants that, and are texts elsewhere. Method: the same fields both ways.
+#[tokio::test]
+async fn a_dag_keeps_the_types_of_rendered_values() {
+    let plain = DagDef::new("plain").define(|d| {
+        d.add(give());
+    });
+    for (dag, wanted) in [
+        (native(), json!({"n": 3, "list": [[1, "a"], "2026-03-02"], "same": 1})),
+        (plain, json!({"n": "3", "list": ["[1, 'a']", "2026-03-02"], "same": 1})),
+    ] {
+        let run = DagTest::new(dag).at("2026-03-02").conf(&json!({"n": 3})).run().await;
+        assert_eq!(run.output::<Give>(), Some(wanted));
+    }
+}
+
+/// Goal: templates include, import and extend others from the folders of their dag, and what those name is there too.
+#[tokio::test]
+async fn templates_include_others_from_the_folders_of_their_dag() {
+    let [first, second] = [(); 2].map(|()| tempfile::tempdir().unwrap());
+    let write = |folder: &tempfile::TempDir, name: &str, text: &str| {
+        std::fs::write(folder.path().join(name), text).unwrap();
+    };
+    write(&second, "select.sql", "select * from {{ var.value.table }}{% include 'where.sql' %}");
+    write(&first, "where.sql", " where day = '{{ ds }}'");
+    write(&second, "where.sql", " the second folder does not win");
+    write(&first, "macros.j2", "{% macro twice(x) %}{{ x }}{{ x }}{% endmacro %}");
+    let dag = |text: &str| {
+        DagDef::new("d").template_searchpath([first.path(), second.path()]).define(|d| {
+            d.add(say(text));
+        })
+    };
+    for (text, wanted) in [
+        ("{% include 'select.sql' %}", "select * from orders where day = '2026-03-02'"),
+        ("{% include params.file %}", "select * from orders where day = '2026-03-02'"),
+        ("{% from 'macros.j2' import twice %}{{ twice('ab') }}", "abab"),
+    ] {
+        let test = DagTest::new(dag(text)).at("2026-03-02").variable("table", "orders");
+        let run = test.conf(&json!({"file": "select.sql"})).run().await;
+        assert_eq!(run.output::<Say>().as_deref(), Some(wanted), "{text}");
+    }
+    let run = DagTest::new(dag("{% include '../where.sql' %}")).run().await;
+    assert_eq!(run.state_of::<Say>(), TaskState::Failed);
+}
+
+/// Goal: what a dag says of its templates is part of its version, and a dag that says nothing keeps the one it had.
+#[test]
+fn what_a_dag_says_of_its_templates_is_part_of_its_version() {
+    let version = |change: fn(DagDef) -> DagDef| {
+        let dag = DagDef::new("d").define(|d| {
+            d.add(say("x"));
+        });
+        change(dag).compile().unwrap().fingerprint
+    };
+    let plain = version(|dag| dag);
+    assert_eq!(
+        plain,
+        version(|dag| dag.render_template_as_native_obj(false).template_undefined(Undefined::Strict))
+    );
+    let changes: [fn(DagDef) -> DagDef; 6] = [
+        |dag| dag.render_template_as_native_obj(true),
+        |dag| dag.template_undefined(Undefined::Lenient),
+        |dag| dag.template_searchpath(["/a"]),
+        |dag| dag.user_defined_macro("x", 1),
+        |dag| dag.user_defined_function("x", |_| Ok(Value::Null)),
+        |dag| dag.user_defined_filter("x", |_, _| Ok(Value::Null)),
+    ];
+    let mut versions: Vec<String> = changes.iter().map(|change| version(*change)).collect();
+    versions.push(plain);
+    versions.sort();
+    versions.dedup();
+    assert_eq!(versions.len(), changes.len() + 1);
+    assert_ne!(version(|dag| dag.user_defined_macro("x", 1)), version(|dag| dag.user_defined_macro("x", 2)));
+    let said = lenient();
+    assert_eq!(
+        format!("{:?}", said.options().templates),
+        "Lenient\npath /nowhere\npath /nowhere/else",
+        "the attributes reach the definition"
+    );
 }

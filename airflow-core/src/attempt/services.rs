@@ -21,7 +21,9 @@ use crate::secret::Secret;
 use crate::secrets::{EnvironmentSecrets, Secrets};
 use crate::state::{RunState, RunType, TaskState};
 use crate::store::{AttemptState, RunFilter, RunRow, SharedStore, XComFilter};
-use crate::template::{Lookups, PreviousRun, Renderer, TemplateAssets, TemplateConnection, TemplateContext};
+use crate::template::{
+    Lookups, PreviousRun, Renderer, TemplateAssets, TemplateConnection, TemplateContext, TemplateOptions,
+};
 use crate::xcom::XComValue;
 
 use super::inputs::mapped_instances;
@@ -256,14 +258,13 @@ impl Fetched {
 pub(super) struct TemplateParts {
     context: Arc<TemplateContext>,
     lookups: Arc<Fetched>,
-    macros: Vec<(String, Value)>,
+    options: Arc<TemplateOptions>,
 }
 
 impl TemplateParts {
     pub(super) fn renderer(&self) -> Renderer {
         let lookups: Arc<dyn Lookups> = Arc::clone(&self.lookups) as _;
-        let renderer = Renderer::new((*self.context).clone(), lookups);
-        self.macros.iter().fold(renderer, |renderer, (name, value)| renderer.with_value(name, value))
+        Renderer::new((*self.context).clone(), lookups).with_options(&self.options)
     }
 }
 
@@ -284,9 +285,13 @@ pub(super) async fn template_parts(
     if task.has_templates || !task.operator.description().input_templates.is_empty() {
         let description = task.operator.description();
         let fields = description.templates.iter().flat_map(|field| &field.sources);
-        let texts: Vec<&String> = fields.chain(&description.input_templates).collect();
-        let names = |word: &str| texts.iter().any(|text| text.contains(word));
-        lookups.look_up(&runner.secrets, Names::of(texts.iter().copied())).await?;
+        let own: Vec<&String> = fields.chain(&description.input_templates).collect();
+        // What is included by a computed name may name anything.
+        let included = dag.settings.templates.included(&own);
+        let texts: Vec<&String> = own.into_iter().chain(included.iter().flatten()).collect();
+        let names = |word: &str| included.is_none() || texts.iter().any(|text| text.contains(word));
+        let looked_up = if included.is_none() { Names::any() } else { Names::of(texts.iter().copied()) };
+        lookups.look_up(&runner.secrets, looked_up).await?;
         if names("xcom_pull") {
             let filter = XComFilter { run: attempt.run.pk, tasks: Vec::new(), map_index: None, key: None };
             for row in runner.store.xcoms(&filter).await? {
@@ -311,8 +316,8 @@ pub(super) async fn template_parts(
         }
     }
     context.assets = Box::new(assets);
-    let macros = dag.settings.user_defined_macros.clone();
-    Ok(TemplateParts { context: Arc::new(context), lookups: Arc::new(lookups), macros })
+    let options = Arc::clone(&dag.settings.templates);
+    Ok(TemplateParts { context: Arc::new(context), lookups: Arc::new(lookups), options })
 }
 
 /// The events of the assets that a task reads, by time.

@@ -189,7 +189,7 @@ fn dag_settings(def: &DagDef, timezone: Tz, restriction: TimeRestriction) -> Dag
         callbacks: o.callbacks.clone(),
         deadlines: Vec::new(),
         max_consecutive_failed_dag_runs: o.max_consecutive_failed_dag_runs,
-        user_defined_macros: o.user_defined_macros.clone(),
+        templates: Arc::new(o.templates.clone()),
     }
 }
 
@@ -201,13 +201,12 @@ type Kind = (*const TaskOptions, Option<usize>, bool, bool);
 pub(super) fn tasks(def: &DagDef, problems: &mut Vec<Problem>) -> Vec<Arc<TaskSettings>> {
     let mut from_dag = def.options.default_args.clone();
     from_dag.owner = from_dag.owner.or_else(|| def.options.owner.clone());
-    let macros: Vec<&str> = def.options.user_defined_macros.iter().map(|(name, _)| name.as_str()).collect();
     let mut known: HashMap<Kind, Arc<TaskSettings>> = HashMap::new();
     let mut all = Vec::with_capacity(def.definition.tasks.len());
     for task in &def.definition.tasks {
         let templates = task.description.templates.iter().flat_map(|field| &field.sources);
         for template in templates.chain(&task.description.input_templates) {
-            if let Err(error) = crate::template::check(template, &macros, &[]) {
+            if let Err(error) = def.options.templates.check(template) {
                 let kind = ProblemKind::BadTemplate { task: task.id.to_string(), error: error.to_string() };
                 problems.push(Problem { kind, place: task.place });
             }
