@@ -104,6 +104,47 @@ async fn a_template_knows_its_machine() {
     assert_eq!(run.output::<Say>(), Some(format!("{here}|False|")));
 }
 
+/// Goal: the names of the last successful run are those of Airflow. Method: four days of a schedule, of which the second
+/// fails; each day writes them out.
+#[tokio::test]
+async fn the_last_success_is_that_before_a_failure() {
+    let names = [
+        "prev_data_interval_start_success",
+        "prev_data_interval_end_success",
+        "prev_execution_date_success",
+        "prev_start_date_success",
+        "prev_end_date_success",
+    ];
+    let text = names.map(|name| format!("{{{{ {name} | ts }}}}")).join(" ") + " {{ prev_ds }} {{ next_ds }}";
+    let dag = DagDef::new("d").schedule("@daily").start_date("2026-03-01").catchup(true).define(|d| {
+        d.add(say(&text));
+    });
+    let sim = Sim::new([dag]).start("2026-03-01").await;
+    sim.advance_to("2026-03-02T12:00Z").await;
+    sim.fail_next::<Say>(TaskError::fail("the second day"));
+    sim.advance_to("2026-03-05T12:00Z").await;
+    let ids = sim.runs("d").ids();
+    let days: Vec<_> = ids.iter().map(|id| sim.run("d", id)).collect();
+    let states: Vec<String> = days.iter().map(|day| day.state().to_string()).collect();
+    assert_eq!(states, ["success", "failed", "success", "success"]);
+    let shown = |day: usize| days[day].rendered_of("say")["text"].as_str().unwrap().to_owned();
+    let success = |day: usize, own: usize| {
+        let run = days[day].run();
+        let times = [
+            run.data_interval.start,
+            run.data_interval.end,
+            run.logical_date,
+            run.started_at.unwrap(),
+            run.ended_at.unwrap(),
+        ];
+        let times = times.map(|time| time.to_rfc3339()).join(" ");
+        format!("{times} 2026-03-0{own} 2026-03-0{}", own + 2)
+    };
+    assert_eq!(shown(0), "None None None None None 2026-02-28 2026-03-02");
+    assert_eq!(shown(2), success(0, 2), "the first day, as the second failed");
+    assert_eq!(shown(3), success(2, 3), "the third day");
+}
+
 /// Goal: functions and filters of a dag's own are used by its templates, and checked when it is built.
 #[tokio::test]
 async fn a_dag_has_functions_and_filters_of_its_own() {
