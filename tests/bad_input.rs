@@ -96,6 +96,90 @@ fn all_mistakes_of_a_dag_are_reported_at_once() {
     }
 }
 
+/// Goal: a variable of Airflow that no template can have here is refused with the reason, unless the template asks whether
+/// it is there or the dag has one of its own.
+#[test]
+fn variables_that_no_template_can_have_are_refused_with_the_reason() {
+    let dag = |text: &str| {
+        let text = text.to_owned();
+        DagDef::new("d").define(move |d| {
+            d.add(render::call(template(text)));
+        })
+    };
+    for (name, why) in [
+        ("exception", "a callback finds the error in its `reason`"),
+        ("reason", "a callback finds it in its `reason`"),
+        ("outlet_events", "`cx.outlet_event(..)`"),
+    ] {
+        let text = errors(&[dag(&format!("{{{{ {name} }}}}"))]);
+        assert!(text.contains(&format!("unknown variable `{name}`")) && text.contains(why), "{text}");
+        assert_eq!(errors(&[dag(&format!("{{{{ {name} | default('') }}}}"))]), "no error");
+        let own = dag(&format!("{{{{ {name} }}}}")).user_defined_macro(name, "mine");
+        assert_eq!(errors(&[own]), "no error");
+    }
+}
+
+fn dag_on(schedule: &str) -> DagDef {
+    DagDef::new("d").schedule(schedule).define(|d| {
+        d.add(step::call());
+    })
+}
+
+/// Goal: no run gets a date that a database or a date of Airflow does not know, whatever its schedule. Method: every kind of
+/// schedule, both ends, by a trigger, a backfill and a definition; the store stays empty.
+#[tokio::test]
+async fn dates_outside_of_the_calendar_are_refused_with_its_years() {
+    let at = |text: &str| text.parse::<DateTime<Utc>>().unwrap();
+    let outside = [at("0000-12-31T23:59:59Z"), at("+10000-01-01T00:00:00Z"), DateTime::<Utc>::MAX_UTC];
+    let events = move || airflow::timetable::Events::new([at("2026-01-01T00:00:00Z")]);
+    let schedules: [Box<dyn Fn() -> DagDef>; 6] = [
+        Box::new(|| dag_on("none")),
+        Box::new(|| dag_on("@once")),
+        Box::new(|| dag_on("@continuous").max_active_runs(1)),
+        Box::new(|| dag_on("@daily")),
+        Box::new(|| dag_on("none").schedule(days(3))),
+        Box::new(move || dag_on("none").schedule(events())),
+    ];
+    for dag in &schedules {
+        let store = MemoryStore::new();
+        let airflow = Airflow::builder().store(store).dag(dag()).build().await.unwrap();
+        for date in outside {
+            let error = airflow.trigger("d").logical_date(date).await.unwrap_err().to_string();
+            assert_eq!(
+                error,
+                format!("the logical date {date} is outside the years 1 to 9999: choose another one")
+            );
+        }
+        assert!(airflow.store().runs(&RunFilter::default()).await.unwrap().is_empty());
+        for inside in [at("0001-01-02T00:00:00Z"), at("9999-12-30T00:00:00Z")] {
+            let run = airflow.trigger("d").logical_date(inside).await;
+            // What lies beside the ends has no interval in some schedules, which say so themselves.
+            assert!(run.is_ok() || run.unwrap_err().to_string().contains("outside the years 1 to 9999"));
+        }
+    }
+    let airflow = Airflow::builder().store(MemoryStore::new()).dag(dag_on("@daily")).build().await.unwrap();
+    let options = |from, to| airflow::app::BackfillOptions {
+        from,
+        to,
+        conf: None,
+        run_backwards: false,
+        reprocess: airflow::app::Reprocess::None,
+        dry_run: true,
+        actor: "test".into(),
+    };
+    for (from, to) in [(outside[0], at("2026-01-01T00:00:00Z")), (at("2026-01-01T00:00:00Z"), outside[1])] {
+        let error = airflow.backfill(&"d".into(), &options(from, to)).await.unwrap_err().to_string();
+        assert!(error.contains("outside the years 1 to 9999: choose another one"), "{error}");
+    }
+    for wrong in [dag_on("@daily").start_date(outside[0]), dag_on("@once").start_date("0000-06-01")] {
+        let text = errors(&[wrong]);
+        assert!(
+            text.contains("`start_date` of dag `d`") && text.contains("outside the years 1 to 9999"),
+            "{text}"
+        );
+    }
+}
+
 #[test]
 fn two_dags_of_one_id_are_named_with_both_places() {
     let one = DagDef::new("twin").define(|d| {

@@ -442,6 +442,46 @@ async fn mistakes_in_dags_are_all_reported_by_what_needs_the_dags() {
     assert_eq!(run_with(["app", "pools", "list"], make, &mut host).await, 0, "pools need no dags");
 }
 
+#[derive(Operator)]
+struct Tried {
+    #[template]
+    text: String,
+}
+
+impl Execute for Tried {
+    type Output = ();
+
+    async fn execute(&self, _: &TaskContext) -> Result<()> {
+        if self.text == "True" { Ok(()) } else { Err(TaskError::fail(format!("test_mode: {}", self.text))) }
+    }
+}
+
+/// Goal: templates know whether somebody only tries what a task does. Method: a task that fails unless `test_mode` is true,
+/// by both test commands and by a real run.
+#[tokio::test]
+async fn templates_know_the_test_commands() {
+    let app = App::migrated().await;
+    let make = async |builder: AirflowBuilder| {
+        let dag = DagDef::new("tried").define(|d| {
+            d.add(Tried { text: "{{ test_mode }}".into() }.id("try"));
+        });
+        Ok::<_, Infallible>(builder.dag(dag))
+    };
+    let run = async |args: &[&str]| {
+        let (mut host, out, err) = Host::captured(&app.env(), "");
+        let code = run_with([&["app"], args].concat(), make, &mut host).await;
+        (code, out.take() + &err.take())
+    };
+    for args in [&["tasks", "test", "tried", "try", RUN][..], &["dags", "test", "tried", RUN]] {
+        let (code, said) = run(args).await;
+        assert_eq!(code, 0, "{args:?}: {said}");
+    }
+    assert_eq!(run(&["dags", "trigger", "tried", "-l", RUN]).await.0, 0);
+    assert_eq!(run(&["scheduler", "--until-idle"]).await.0, 0);
+    let (code, said) = run(&["dags", "state", "tried", RUN]).await;
+    assert!(code == 0 && said.starts_with("failed"), "{said}");
+}
+
 #[tokio::test]
 async fn states_are_coloured_on_a_terminal_only_and_never_with_no_color() {
     let app = App::migrated().await;

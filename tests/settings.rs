@@ -119,6 +119,24 @@ impl Execute for Show {
     }
 }
 
+/// The same, once for each element.
+#[derive(Operator, Clone)]
+struct ShowOf {
+    #[template]
+    text: String,
+    #[input]
+    n: In<i64>,
+}
+
+impl Execute for ShowOf {
+    type Output = String;
+
+    async fn execute(&self, cx: &TaskContext) -> Result<String> {
+        self.n.get(cx)?;
+        Ok(self.text.clone())
+    }
+}
+
 fn settings(text: &str) -> Settings {
     Settings::read(&Config::parse(text).unwrap(), "home").unwrap()
 }
@@ -174,6 +192,31 @@ async fn templates_see_the_configuration_but_no_secrets() {
         let error = error_of(&airflow, &run, &format!("t{}", n + good.len())).await;
         assert!(error.contains(wanted) && !error.contains("t0ken"), "{text}: {error}");
     }
+    running.stop(secs(5)).await.unwrap();
+}
+
+/// Goal: `ti.log_url` has the form of Airflow, also for an instance of a mapping.
+#[tokio::test(flavor = "multi_thread")]
+async fn the_address_of_a_log_is_that_of_airflow() {
+    let dag = DagDef::new("show").define(|d| {
+        d.add(Show { text: "{{ ti.log_url }}".into() }.id("one"));
+        d.map(vec![1_i64, 2], |n| {
+            let url = ShowOf { text: "{{ ti.log_url }}".into(), n: n.into_in() };
+            url.id("many")
+        });
+    });
+    let settings = settings("[webserver]\nbase_url = https://flow.example/a/\n");
+    let airflow = Airflow::builder().settings(&settings).store(MemoryStore::new());
+    let airflow = airflow.executor(LocalExecutor::new(4)).dag(dag).build().await.unwrap();
+    let running = airflow.start();
+    let date: DateTime<Utc> = "2026-03-02T05:30:00Z".parse().unwrap();
+    let run = airflow.trigger("show").logical_date(date).run_id("a:b+c").await.unwrap();
+    let run = airflow.wait(&run).await.unwrap();
+    let begin = "https://flow.example/a/dags/show/grid?dag_run_id=a%3Ab%2Bc&task_id=";
+    let end = "&base_date=2026-03-02T05%3A30%3A00%2B0000&tab=logs";
+    assert_eq!(airflow.result::<String>(&run, "one").await.unwrap(), format!("{begin}one{end}"));
+    let many: Vec<String> = airflow.results(&run, "many").await.unwrap();
+    assert_eq!(many[1], format!("{begin}many&map_index=1{end}"));
     running.stop(secs(5)).await.unwrap();
 }
 

@@ -5,7 +5,7 @@ use std::path::{Path, PathBuf};
 
 /// The modules of `airflow-core`, lowest first. A module uses only modules of its own or a lower layer.
 const LAYERS: &[(&str, &[&str])] = &[
-    ("words", &["id", "time", "hash", "secret", "mask", "fernet"]),
+    ("words", &["id", "time", "hash", "secret", "mask", "fernet", "host"]),
     ("states", &["state"]),
     (
         "definitions",

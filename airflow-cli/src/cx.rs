@@ -60,7 +60,8 @@ impl<'h> Cx<'h> {
         if let Some(slots) = command.slots() {
             self.settings.set("core", "parallelism", slots, "--slots");
         }
-        self.settings.builder(!command.tests_tasks(), &self.masker)
+        let builder = self.settings.builder(!command.tests_tasks(), &self.masker);
+        if command.tests_tasks() { builder.test_mode() } else { builder }
     }
 
     /// Takes what the program's closure made.

@@ -27,6 +27,7 @@ pub mod dag;
 pub mod executor;
 pub mod fernet;
 mod hash;
+mod host;
 pub mod id;
 pub mod mask;
 pub mod operator;

@@ -312,28 +312,41 @@ pub const fn days(n: u64) -> Duration {
     Duration::from_secs(n * 86_400)
 }
 
+/// The years that a date of a run may lie in: those that the ids of runs and Airflow's dates know. A database may know
+/// fewer.
+pub const YEARS: std::ops::RangeInclusive<i32> = 1..=9999;
+
 /// Reads a moment: RFC 3339 (`2026-03-02T06:00+01:00`), or a date with optional time, which is then local to `zone`.
 ///
 /// # Errors
 ///
-/// [`InvalidMoment`] if the text has none of these forms or names a local time that `zone` skips.
+/// [`InvalidMoment`] if the text has none of these forms, names a local time that `zone` skips, or lies outside of the
+/// [`YEARS`], in UTC.
 pub fn parse_moment(text: &str, zone: chrono_tz::Tz) -> Result<DateTime<Utc>, InvalidMoment> {
+    use chrono::Datelike as _;
+    let moment =
+        read_moment(text, zone).ok_or_else(|| InvalidMoment::Unreadable { text: text.to_owned(), zone })?;
+    if YEARS.contains(&moment.year()) {
+        return Ok(moment);
+    }
+    Err(InvalidMoment::OutOfRange { text: text.to_owned() })
+}
+
+fn read_moment(text: &str, zone: chrono_tz::Tz) -> Option<DateTime<Utc>> {
     use chrono::{NaiveDate, NaiveDateTime, TimeZone as _};
-    let fail = || InvalidMoment { text: text.to_owned(), zone };
     let trimmed = text.trim();
     for format in
         ["%Y-%m-%dT%H:%M:%S%.f%#z", "%Y-%m-%dT%H:%M%#z", "%Y-%m-%d %H:%M:%S%.f%#z", "%Y-%m-%d %H:%M%#z"]
     {
         if let Ok(moment) = DateTime::parse_from_str(&trimmed.replace('Z', "+00:00"), format) {
-            return Ok(moment.with_timezone(&Utc));
+            return Some(moment.with_timezone(&Utc));
         }
     }
     let naive = ["%Y-%m-%dT%H:%M:%S%.f", "%Y-%m-%d %H:%M:%S%.f", "%Y-%m-%dT%H:%M", "%Y-%m-%d %H:%M"]
         .iter()
         .find_map(|format| NaiveDateTime::parse_from_str(trimmed, format).ok())
-        .or_else(|| NaiveDate::parse_from_str(trimmed, "%Y-%m-%d").ok()?.and_hms_opt(0, 0, 0))
-        .ok_or_else(fail)?;
-    zone.from_local_datetime(&naive).latest().map(|local| local.with_timezone(&Utc)).ok_or_else(fail)
+        .or_else(|| NaiveDate::parse_from_str(trimmed, "%Y-%m-%d").ok()?.and_hms_opt(0, 0, 0))?;
+    zone.from_local_datetime(&naive).latest().map(|local| local.with_timezone(&Utc))
 }
 
 /// The moment of a local time: of two the first, of a time that the zone skips the one after the gap by as much.
@@ -351,12 +364,24 @@ pub(crate) fn local_moment(local: chrono::NaiveDateTime, zone: chrono_tz::Tz) ->
 
 /// Why a text is no moment in time.
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
-#[error(
-    "`{text}` is no moment in {zone}; write `2026-01-31`, `2026-01-31T06:00` or `2026-01-31T06:00+01:00`"
-)]
-pub struct InvalidMoment {
-    text: String,
-    zone: chrono_tz::Tz,
+#[non_exhaustive]
+pub enum InvalidMoment {
+    /// It has another form, or names a local time that the zone skips.
+    #[error(
+        "`{text}` is no moment in {zone}; write `2026-01-31`, `2026-01-31T06:00` or `2026-01-31T06:00+01:00`"
+    )]
+    Unreadable {
+        /// The text.
+        text: String,
+        /// The zone of local times.
+        zone: chrono_tz::Tz,
+    },
+    /// It lies outside of the [`YEARS`].
+    #[error("`{text}` is outside the years {} to {} (UTC)", YEARS.start(), YEARS.end())]
+    OutOfRange {
+        /// The text.
+        text: String,
+    },
 }
 
 #[cfg(test)]
@@ -388,6 +413,27 @@ mod tests {
             assert_eq!(parse_moment(text, paris).unwrap(), utc.parse::<DateTime<Utc>>().unwrap(), "{text}");
         }
         assert!(parse_moment("2026-13-01", paris).is_err());
+    }
+
+    /// Goal: no date gets in that a run cannot have. Method: both ends, to the second, with and without an offset.
+    #[test]
+    fn moments_lie_in_the_years_that_dates_of_runs_may_lie_in() {
+        let utc = chrono_tz::UTC;
+        for good in
+            ["0001-01-01", "9999-12-31T23:59:59", "0001-01-01T01:00+01:00", "9999-12-31T22:59:59-01:00"]
+        {
+            assert!(parse_moment(good, utc).is_ok(), "{good}");
+        }
+        for bad in [
+            "0000-12-31T23:59:59",
+            "0001-01-01T00:59+01:00",
+            "9999-12-31T23:00:00-01:00",
+            "+10000-01-01",
+            "-0044-03-15",
+        ] {
+            let error = parse_moment(bad, utc).unwrap_err().to_string();
+            assert_eq!(error, format!("`{bad}` is outside the years 1 to 9999 (UTC)"));
+        }
     }
 
     #[test]

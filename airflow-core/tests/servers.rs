@@ -32,6 +32,27 @@ async fn mysql_keeps_the_contract() {
     run_all(store.shared()).await.unwrap();
 }
 
+/// Goal: a date that MySQL's columns do not know is refused before it gets there. Method: the last one that is refused, the
+/// first one that is kept and read back.
+#[tokio::test]
+async fn a_date_that_mysql_does_not_know_is_refused() {
+    use airflow_core::{app::Airflow, dag::DagDef, dag::TaskExt as _, operator::Empty};
+    let dag = || {
+        DagDef::new("d").define(|d| {
+            d.add(Empty::new().id("t"));
+        })
+    };
+    let Some((_database, store)) = store(Server::Mysql).await else { return };
+    let airflow = Airflow::builder().shared_store(store.shared()).dag(dag()).build().await.unwrap();
+    let at = |text: &str| text.parse::<chrono::DateTime<chrono::Utc>>().unwrap();
+    let refused = airflow.trigger("d").logical_date(at("0999-12-31T23:59:59Z")).await.unwrap_err();
+    assert!(refused.to_string().contains("is outside the years 1000 to 9999"), "{refused}");
+    for date in ["1000-01-01T00:00:00Z", "9999-12-31T23:59:59Z"].map(at) {
+        let run = airflow.trigger("d").logical_date(date).await.unwrap();
+        assert_eq!(airflow.run(&run.dag_id, &run.run_id).await.unwrap().logical_date, date);
+    }
+}
+
 /// How many lists of operations are tried on a server; each costs a fifth of a second in a debug build.
 const LISTS: u32 = 25;
 

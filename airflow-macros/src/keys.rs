@@ -156,6 +156,9 @@ pub(crate) const DAG: &[Key] = &[
     key("deadline", Kind::Expr, &[]),
     key("params", Kind::Type, &[]),
     key("default_args", Kind::Expr, &[]),
+    key("render_template_as_native_obj", Kind::Bool, &[]),
+    key("template_undefined", Kind::Expr, &[]),
+    key("template_searchpath", Kind::Texts, &[]),
     key("crate", Kind::Path, &[]),
 ];
 

@@ -115,7 +115,8 @@ pub fn sensor(options: TokenStream, item: TokenStream) -> TokenStream {
 /// - Options: `id`, `schedule`, `timezone`, `start_date`, `end_date`, `catchup`, `max_active_runs`,
 ///   `max_active_tasks`, `dagrun_timeout`, `tags`, `owner`, `description`, `doc` (default: the doc comment),
 ///   `display_name`, `paused_at_creation`, `fail_fast`, `max_consecutive_failed_dag_runs`, `on_success`, `on_failure`,
-///   `on_sla_miss`, `deadline`, `params`, `default_args`, `crate`.
+///   `on_sla_miss`, `deadline`, `params`, `default_args`, `render_template_as_native_obj`, `template_undefined`,
+///   `template_searchpath`, `crate`.
 #[proc_macro_attribute]
 pub fn dag(options: TokenStream, item: TokenStream) -> TokenStream {
     dag::expand(options.into(), &item.into()).into()

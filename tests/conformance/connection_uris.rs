@@ -65,7 +65,8 @@ fn raised(expected: &Value, error: &ConnectionError) -> Result<(), String> {
     same(&expected["raises"], &json!(class))
 }
 
-fn of_fields(fields: &Value) -> Result<Connection, ConnectionError> {
+/// A connection of these fields, called `c`.
+pub(crate) fn of_fields(fields: &Value) -> Result<Connection, ConnectionError> {
     let text = |name: &str| fields[name].as_str().map(str::to_owned);
     let mut conn = Connection {
         conn_id: "c".into(),

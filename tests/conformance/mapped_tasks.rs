@@ -168,6 +168,8 @@ impl<'d> Build<'d> {
             Value::Object(object) => match object.get("xcom").and_then(Value::as_str) {
                 None => (Over::Entries(object.clone().into_iter().collect()), same),
                 Some(task) => {
+                    let strange = object.keys().find(|key| !matches!(key.as_str(), "xcom" | "then"));
+                    assert!(strange.is_none(), "nothing is known of {strange:?} beside `xcom`");
                     let steps = object.get("then").and_then(Value::as_array);
                     let steps = steps.map_or(&[][..], Vec::as_slice);
                     steps.iter().fold((self.results(task), same), |so_far, step| self.then(so_far, step))
@@ -185,6 +187,11 @@ impl<'d> Build<'d> {
     }
 
     fn then(&self, (over, change): (Over<'d>, Change), step: &Value) -> (Over<'d>, Change) {
+        let names: Vec<&str> =
+            step.as_object().into_iter().flatten().map(|(name, _)| name.as_str()).collect();
+        let is_known =
+            matches!(names[..], ["map" | "zip" | "concat"] | ["fillvalue", "zip"] | ["zip", "fillvalue"]);
+        assert!(is_known, "nothing is known of the step {step}");
         if let Some(function) = step["map"].as_str() {
             let function = function.to_owned();
             return (over, Arc::new(move |value| apply(&function, change(value))));

@@ -8,6 +8,7 @@ use std::{env, fs, path::PathBuf};
 use serde_json::Value;
 
 use super::exclusions::EXCLUDED;
+use super::known::{strange, strange_file};
 use super::{Check, FAMILIES};
 
 /// How much of a family may be excluded, in percent, and where more.
@@ -45,6 +46,16 @@ fn read(path: &std::path::Path) -> Value {
     serde_json::from_str(&text).unwrap_or_else(|error| panic!("{} is no JSON: {error}", path.display()))
 }
 
+/// The cases of a file: at least one, and nothing beside them that nobody reads.
+fn cases<'f>(path: &std::path::Path, file: &'f Value) -> &'f [Value] {
+    let cases = file["cases"].as_array().map_or(&[][..], Vec::as_slice);
+    assert!(!cases.is_empty(), "{} has no list `cases` with cases in it", path.display());
+    if let Some(field) = strange_file(file) {
+        panic!("{} has a field `{field}`, which nobody reads", path.display());
+    }
+    cases
+}
+
 /// Fails if there is a file that nobody looks at, or none at all.
 pub(crate) fn every_file_is_known() {
     let files = files();
@@ -60,8 +71,11 @@ pub(crate) fn hold(family: &str, check: Check) {
     let files: Vec<_> = files().into_iter().filter(|path| family_of(path) == Some(family)).collect();
     for path in &files {
         let file = read(path);
-        let cases = file["cases"].as_array();
-        for case in cases.unwrap_or_else(|| panic!("{} has no list `cases`", path.display())) {
+        for case in cases(path, &file) {
+            if let Err(why) = strange(family, case) {
+                failures.push(format!("{} in {}: {why}", case["id"], path.display()));
+                continue;
+            }
             if let Some((_, _, why)) = EXCLUDED.iter().find(|(of, member, _)| *of == family && member(case)) {
                 *left_out.entry(why).or_default() += 1;
                 continue;
@@ -79,7 +93,8 @@ pub(crate) fn hold(family: &str, check: Check) {
         }
     }
     let count: usize = left_out.values().sum();
-    say(&format!("{family}: {passed} passed, {} failed, {count} excluded", failures.len()));
+    let absent = if files.is_empty() { ", absent: the folder has no file of it" } else { "" };
+    say(&format!("{family}: {passed} passed, {} failed, {count} excluded{absent}", failures.len()));
     left_out.iter().for_each(|(why, count)| say(&format!("  {count} excluded: {why}")));
     failures.iter().for_each(|failure| say(&format!("  {failure}")));
     let (_, is_other) = folder();

@@ -1,46 +1,45 @@
-//! Templates: what each renders to in the contexts of its file, through the public renderer.
+//! Templates: what each renders to in the contexts of its file. Each context is an attempt of a dag with that schedule, over a
+//! store with the variables, connections and the run before; the runner makes its renderer, as it does for every attempt.
 
 use std::sync::Arc;
 
-use airflow_core::template::{
-    Lookups, PreviousRun, Renderer, TemplateConnection, TemplateContext, TemplateError, TemplateErrorKind,
-    Undefined,
+use airflow_core::app::Airflow;
+use airflow_core::attempt::Runner;
+use airflow_core::compile::CompiledDag;
+use airflow_core::dag::{DagDef, TaskExt};
+use airflow_core::id::{AttemptId, MapIndex, RunPk};
+use airflow_core::operator::{
+    Cancel, Description, In, IntoIn, Operator, Result as TaskResult, RunInfo, TaskContext, TiInfo, template,
 };
-use chrono::{DateTime, Utc};
+use airflow_core::plan::{Attempt, Planner, Terms};
+use airflow_core::secrets::EnvironmentSecrets;
+use airflow_core::state::{RunEvent, RunState, RunType};
+use airflow_core::store::{CreatedRun, MemoryStore, NewRun, UnitResult};
+use airflow_core::template::{TemplateError, TemplateErrorKind, Undefined};
+use airflow_core::timetable::{DataInterval, Delta, Schedule};
+use chrono::{DateTime, TimeDelta, Utc};
 use serde_json::{Value, json};
 
-struct World {
-    variables: Value,
-    connections: Value,
-}
+use super::connection_uris::of_fields;
+use super::engine::block_on;
+use super::report::field;
 
-fn text(value: &Value) -> Option<String> {
-    value.as_str().map(str::to_owned)
-}
+/// Mentions all that is fetched only if a template names it: a case's own template may be one that no dag is made with.
+const MENTIONS: &str = "{# {{ var.value.get(x) }} {{ conn.get(x) }} {{ prev_ds }} #}";
 
-impl Lookups for World {
-    fn variable(&self, key: &str) -> Option<String> {
-        text(&self.variables[key])
+/// A task of which only the context is looked at.
+struct Mentions(In<String>);
+
+impl Operator for Mentions {
+    type Output = ();
+    const NAME: &'static str = "mentions";
+
+    fn describe(&self, description: &mut Description) {
+        description.input(&self.0);
     }
 
-    fn connection(&self, id: &str) -> Option<TemplateConnection> {
-        let found = self.connections.get(id)?;
-        Some(TemplateConnection {
-            conn_id: id.to_owned(),
-            conn_type: text(&found["conn_type"]).unwrap_or_default(),
-            description: text(&found["description"]),
-            host: text(&found["host"]),
-            login: text(&found["login"]),
-            password: text(&found["password"]),
-            schema: text(&found["schema"]),
-            port: found["port"].as_u64().and_then(|port| u16::try_from(port).ok()),
-            extra: text(&found["extra"]),
-            uri: None,
-        })
-    }
-
-    fn xcom(&self, _: &str, _: &str, _: Option<i32>) -> Option<Value> {
-        None
+    async fn execute(&self, _: &TaskContext) -> TaskResult<()> {
+        Ok(())
     }
 }
 
@@ -48,40 +47,143 @@ fn time(value: &Value) -> Option<DateTime<Utc>> {
     value.as_str().map(|text| DateTime::parse_from_rfc3339(text).expect("an ISO time").to_utc())
 }
 
-fn interval(value: &Value) -> Option<(DateTime<Utc>, DateTime<Utc>)> {
-    Some((time(&value[0])?, time(&value[1])?))
+fn interval(value: &Value) -> DataInterval {
+    DataInterval::new(time(&value[0]).expect("a start"), time(&value[1]).expect("an end"))
 }
 
-fn context(raw: &Value) -> TemplateContext {
-    let previous = &raw["previous_success"];
-    let logical_date = time(&raw["logical_date"]);
+/// The dag of a context, with what a case says of its templates.
+fn dag_of(raw: &Value, case: &Value) -> DagDef {
+    let task = field(raw, "task_id");
+    let data = interval(&raw["data_interval"]);
+    let schedule: Schedule = match data.end - data.start {
+        day if day == TimeDelta::days(1) => "@daily".into(),
+        length => Delta::every(length).into(),
+    };
+    let undefined = match case["template_undefined"].as_str() {
+        Some("Undefined") => Undefined::Lenient,
+        Some("StrictUndefined") | None => Undefined::Strict,
+        Some(other) => panic!("unknown kind of undefined {other}"),
+    };
+    DagDef::new(field(raw, "dag_id"))
+        .schedule(schedule)
+        .owner(field(raw, "owner"))
+        .params_schema(json!({}), raw["params"].clone())
+        .template_undefined(undefined)
+        .render_template_as_native_obj(case["render_template_as_native_obj"] == true)
+        .define(|d| {
+            let mentions = || Mentions(template(MENTIONS).into_in());
+            match task.split_once('.') {
+                Some((group, task)) => d.group(group, |d| {
+                    d.add(mentions().id(task));
+                }),
+                None => {
+                    d.add(mentions().id(task));
+                }
+            }
+        })
+}
+
+/// The run of a context, as the scheduler hands it out.
+fn run_of(raw: &Value, dag: &CompiledDag) -> RunInfo {
+    let logical_date = time(&raw["logical_date"]).expect("a logical date");
     let data_interval = interval(&raw["data_interval"]);
-    // The schedules of the vectors are regular: neighbours are one interval away.
-    let length = data_interval.map(|(start, end)| end - start);
-    let neighbour = |steps: i32| Some(logical_date? + length? * steps);
-    TemplateContext {
-        dag_id: text(&raw["dag_id"]).expect("dag_id"),
-        task_id: text(&raw["task_id"]).expect("task_id"),
-        owner: text(&raw["owner"]).expect("owner"),
-        run_id: text(&raw["run_id"]).expect("run_id"),
-        run_type: text(&raw["run_type"]).expect("run_type"),
+    RunInfo {
+        pk: RunPk(1_000),
+        dag_id: dag.id.clone(),
+        run_id: field(raw, "run_id").into(),
+        run_type: field(raw, "run_type").parse().expect("a type of runs"),
         logical_date,
         data_interval,
-        previous_logical_date: neighbour(-1),
-        next_logical_date: neighbour(1),
-        previous_success: previous.is_object().then(|| PreviousRun {
-            logical_date: time(&previous["logical_date"]),
-            data_interval: interval(&previous["data_interval"]),
-            start_date: time(&previous["start_date"]),
-            end_date: time(&previous["end_date"]),
-        }),
-        try_number: raw["try_number"].as_u64().and_then(|n| u32::try_from(n).ok()).expect("try_number"),
-        map_index: raw["map_index"].as_i64().and_then(|n| u32::try_from(n).ok()),
-        params: raw["params"].clone(),
+        run_after: data_interval.end,
+        queued_at: data_interval.end,
+        started_at: Some(data_interval.end),
         conf: Some(raw["conf"].clone()),
-        now: Utc::now(),
-        ..TemplateContext::default()
     }
+}
+
+fn attempt_of(raw: &Value, dag: &CompiledDag) -> Attempt {
+    let number =
+        |name: &str| raw[name].as_i64().and_then(|number| i32::try_from(number).ok()).expect("a number");
+    let run = run_of(raw, dag);
+    let at = run.run_after;
+    let ti = TiInfo {
+        task_id: field(raw, "task_id").into(),
+        map_index: MapIndex(number("map_index")),
+        try_number: u32::try_from(number("try_number")).expect("a try"),
+        max_tries: 4,
+        attempt_id: AttemptId(uuid::Uuid::nil()),
+        epoch: 1,
+    };
+    Attempt {
+        run: Arc::new(run),
+        fingerprint: dag.fingerprint.clone(),
+        task: dag.find(field(raw, "task_id")).expect("the task"),
+        ti,
+        queue: "default".into(),
+        terms: Terms::default(),
+        at,
+        try_started_at: at,
+        wait: None,
+        source_stamp: 0,
+    }
+}
+
+/// Stores the successful run before, with its start and its end.
+async fn store_previous(airflow: &Airflow, dag: &CompiledDag, raw: &Value) {
+    let data_interval = interval(&raw["data_interval"]);
+    let run = NewRun {
+        dag_id: dag.id.clone(),
+        run_id: "before".into(),
+        run_type: RunType::Scheduled,
+        logical_date: time(&raw["logical_date"]).expect("a logical date"),
+        data_interval,
+        run_after: data_interval.end,
+        queued_at: data_interval.end,
+        conf: None,
+        fingerprint: dag.fingerprint.clone(),
+        triggered_by: "test".into(),
+        ignores_past: false,
+        advance: None,
+        assets: None,
+        deadlines: Vec::new(),
+    };
+    let Some(CreatedRun::New(run)) = airflow.store().create_runs(vec![run]).await.expect("a run").pop()
+    else {
+        panic!("there is a run already");
+    };
+    for (event, at) in [(RunEvent::Started, &raw["start_date"]), (RunEvent::Succeeded, &raw["end_date"])] {
+        let mut view = airflow.view(&dag.id, run.pk).await.expect("the run");
+        let mut plan = Planner::new(&mut view, "test", time(at).expect("a time"));
+        plan.change_run(event, None).expect("it can change so");
+        let unit = plan.unit;
+        assert_eq!(airflow.store().commit(vec![unit]).await.expect("a commit"), [UnitResult::Committed]);
+    }
+    let run = airflow.run(&dag.id, &"before".into()).await.expect("the run");
+    assert_eq!(run.state, RunState::Success);
+}
+
+/// The context of the attempt of a case, made by the runner of an application.
+async fn context(file: &Value, case: &Value) -> TaskContext {
+    let raw = &file["contexts"][field(case, "context")];
+    let builder = Airflow::builder().store(MemoryStore::new()).dag(dag_of(raw, case)).without_logs();
+    let environment = EnvironmentSecrets::of(Vec::<(String, String)>::new());
+    let airflow = builder.environment(environment).build().await.expect("an application");
+    let dag = Arc::clone(airflow.registry().iter().next().expect("the dag"));
+    for (key, value) in file["variables"].as_object().expect("variables") {
+        let value = value.as_str().expect("a text");
+        airflow.secrets().vault().set_variable(key, value, None).await.expect("it is stored");
+    }
+    for (id, fields) in file["connections"].as_object().expect("connections") {
+        let mut connection = of_fields(fields).expect("a connection");
+        connection.conn_id.clone_from(id);
+        airflow.secrets().vault().set_connection(&connection).await.expect("it is stored");
+    }
+    if raw["previous_success"].is_object() {
+        store_previous(&airflow, &dag, &raw["previous_success"]).await;
+    }
+    let runner: Runner = airflow.runner();
+    let context = runner.context(&dag, &attempt_of(raw, &dag), Cancel::never(), None).await;
+    context.expect("a context")
 }
 
 fn python_class(error: &TemplateError) -> &'static str {
@@ -105,16 +207,8 @@ fn python_class(error: &TemplateError) -> &'static str {
 }
 
 fn outcome(file: &Value, case: &Value) -> Value {
-    let world = World { variables: file["variables"].clone(), connections: file["connections"].clone() };
-    let name = case["context"].as_str().expect("a context");
-    let undefined = match case["template_undefined"].as_str() {
-        Some("Undefined") => Undefined::Lenient,
-        _ => Undefined::Strict,
-    };
-    let renderer = Renderer::new(context(&file["contexts"][name]), Arc::new(world))
-        .with_undefined(undefined)
-        .with_native(case["render_template_as_native_obj"] == true);
-    match renderer.render_value(&case["template"]) {
+    let context = block_on(context(file, case));
+    match context.renderer().render_value(&case["template"]) {
         Ok(value) => json!({ "rendered": value }),
         Err(error) => json!({ "raises": python_class(&error) }),
     }
@@ -139,7 +233,12 @@ fn expressions_have_the_results_of_jinja_and_pendulum() {
         serde_json::from_str(&text).expect("it is JSON")
     };
     let (world, more) = (read("conformance/templates.json"), read("data/jinja.json"));
+    // Their parameters are those of the dag alone: what a run is triggered with would be among them.
+    let mut plain = world.clone();
+    plain["contexts"]["manual_microseconds"]["conf"] = json!({});
+    let world_of =
+        |case: &Value| if case["template"].to_string().contains(".conf") { &world } else { &plain };
     let cases = more["cases"].as_array().expect("a list of cases");
-    let failures: Vec<String> = cases.iter().filter_map(|case| check(&world, case).err()).collect();
+    let failures: Vec<String> = cases.iter().filter_map(|case| check(world_of(case), case).err()).collect();
     assert!(!cases.is_empty() && failures.is_empty(), "{}", failures.join("\n"));
 }

@@ -12,5 +12,6 @@ mod one_run;
 mod rerun;
 mod schedule;
 mod tasks;
+mod templates;
 mod told;
 mod waiting;

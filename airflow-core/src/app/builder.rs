@@ -282,6 +282,14 @@ impl AirflowBuilder {
         self
     }
 
+    /// Says that somebody only tries what tasks do: templates see `test_mode` as true. The test commands of the command
+    /// line say so.
+    #[must_use]
+    pub fn test_mode(mut self) -> Self {
+        self.runner.test_mode = true;
+        self
+    }
+
     /// Leaves the tables as they are: `build` fails if they are missing or old.
     #[must_use]
     pub fn without_migration(mut self) -> Self {

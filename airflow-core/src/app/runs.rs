@@ -10,7 +10,7 @@ use serde::Serialize;
 use serde_json::Value;
 
 use crate::decide::deadline::with_deadlines;
-use crate::decide::timetable::{manual_run, run_id};
+use crate::decide::timetable::{check_logical_date, manual_run, run_id};
 use crate::id::{DagId, RunId};
 use crate::scheduler::Wake;
 use crate::state::{RunState, RunType};
@@ -109,6 +109,7 @@ impl<'a> Trigger<'a> {
         }
         let now = self.airflow.now();
         let date = self.logical_date.unwrap_or(now);
+        check_logical_date(date, &self.airflow.store().years())?;
         Ok((self.airflow, manual_run(&dag, self.run_id, date, conf, &self.actor, now)?))
     }
 
@@ -289,6 +290,9 @@ impl Airflow {
     ) -> Result<Vec<BackfillOutcome>, TriggerError> {
         let dag = self.dag(dag_id)?;
         let now = self.now();
+        for end in [options.from, options.to] {
+            check_logical_date(end, &self.store().years())?;
+        }
         if options.to < options.from {
             return Err(TriggerError::Refused("the end of the range lies before its start".into()));
         }

@@ -92,6 +92,18 @@ pub(super) async fn fetch(runner: &Runner, dag: &CompiledDag, attempt: &Attempt)
     Ok(inputs)
 }
 
+/// How many instances the mapping of a task has; `None` if there is none, or if its values are not there.
+pub(super) async fn mapped_instances(
+    runner: &Runner,
+    dag: &CompiledDag,
+    attempt: &Attempt,
+) -> Result<Option<u32>, BoxError> {
+    let Some(scope) = dag.task(attempt.task).scope else { return Ok(None) };
+    let expand = &dag.scope(scope).expand;
+    let sources = sources(runner, dag, attempt, &expand.tasks()).await?;
+    Ok(expand.len_in(&sources).and_then(|length| u32::try_from(length).ok()))
+}
+
 async fn sources(
     runner: &Runner,
     dag: &CompiledDag,

@@ -89,7 +89,7 @@ impl LogTemplate {
             ..TemplateContext::default()
         };
         let renderer = Renderer::new(context, std::sync::Arc::new(NoLookups));
-        renderer.with_value("try_number", &name.try_number.into()).render_str(&self.0)
+        renderer.render_str(&self.0)
     }
 
     fn format(&self, name: &LogName<'_>) -> String {

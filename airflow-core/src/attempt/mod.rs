@@ -99,6 +99,8 @@ pub struct RunnerConfig {
     pub xcom_limit: usize,
     /// What templates see as `conf`; the defaults of all options unless set.
     pub settings: Arc<Settings>,
+    /// What templates see as `test_mode`: whether somebody only tries what tasks do.
+    pub test_mode: bool,
 }
 
 impl Default for RunnerConfig {
@@ -110,6 +112,7 @@ impl Default for RunnerConfig {
             log_quota: DEFAULT_LOG_QUOTA,
             xcom_limit: DEFAULT_XCOM_LIMIT,
             settings: Arc::default(),
+            test_mode: false,
         }
     }
 }

@@ -16,6 +16,11 @@ pub(super) struct Names {
 }
 
 impl Names {
+    /// All that there are.
+    pub(super) fn any() -> Self {
+        Self { any_variable: true, any_connection: true, ..Self::default() }
+    }
+
     /// Reads `var.value.NAME`, `var.json.NAME`, `conn.NAME`, `.get("NAME")` and `["NAME"]` of each text.
     pub(super) fn of<'t>(texts: impl IntoIterator<Item = &'t String>) -> Self {
         let mut names = Self::default();

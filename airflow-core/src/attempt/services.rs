@@ -5,12 +5,14 @@ use std::sync::Arc;
 
 use async_trait::async_trait;
 use chrono::{DateTime, Utc};
+use percent_encoding::{AsciiSet, NON_ALPHANUMERIC, utf8_percent_encode};
 use serde_json::{Map, Value};
 
 use crate::asset::{AssetEvent, AssetEventFilter, AssetRef};
 use crate::compile::CompiledDag;
 use crate::config::{ConfigError, options::Settings};
 use crate::connection::Connection;
+use crate::host::host_name;
 use crate::id::{DagId, MapIndex, RunPk, TaskId};
 use crate::operator::{BoxError, FoundRun, MadeRun, RunInfo, RunRequest, RunsQuery, TaskServices, XComQuery};
 use crate::plan::Attempt;
@@ -18,15 +20,21 @@ use crate::registry::Registry;
 use crate::secret::Secret;
 use crate::secrets::{EnvironmentSecrets, Secrets};
 use crate::state::{RunState, RunType, TaskState};
-use crate::store::{RunFilter, RunRow, SharedStore, XComFilter};
-use crate::template::{Lookups, PreviousRun, Renderer, TemplateAssets, TemplateConnection, TemplateContext};
+use crate::store::{AttemptState, RunFilter, RunRow, SharedStore, XComFilter};
+use crate::template::{
+    Lookups, PreviousRun, Renderer, TemplateAssets, TemplateConnection, TemplateContext, TemplateOptions,
+};
 use crate::xcom::XComValue;
 
+use super::inputs::mapped_instances;
 use super::names::Names;
 use super::{RunMaker, Runner};
 
 /// How many earlier runs are searched for a value (`include_prior_dates`).
 const PRIOR_RUNS: u32 = 1000;
+
+/// What Python's `quote` encodes in a path.
+const QUOTED: &AsciiSet = &NON_ALPHANUMERIC.remove(b'_').remove(b'.').remove(b'-').remove(b'~').remove(b'/');
 
 /// How many events of each inlet templates see, the newest of them.
 const PAST_EVENTS: u32 = 1000;
@@ -250,14 +258,13 @@ impl Fetched {
 pub(super) struct TemplateParts {
     context: Arc<TemplateContext>,
     lookups: Arc<Fetched>,
-    macros: Vec<(String, Value)>,
+    options: Arc<TemplateOptions>,
 }
 
 impl TemplateParts {
     pub(super) fn renderer(&self) -> Renderer {
         let lookups: Arc<dyn Lookups> = Arc::clone(&self.lookups) as _;
-        let renderer = Renderer::new((*self.context).clone(), lookups);
-        self.macros.iter().fold(renderer, |renderer, (name, value)| renderer.with_value(name, value))
+        Renderer::new((*self.context).clone(), lookups).with_options(&self.options)
     }
 }
 
@@ -269,7 +276,7 @@ pub(super) async fn template_parts(
 ) -> Result<TemplateParts, BoxError> {
     let task = dag.task(attempt.task);
     let mut lookups = Fetched { settings: Arc::clone(&runner.config.settings), ..Fetched::default() };
-    let mut previous_success = None;
+    let mut context = template_context(runner, dag, attempt, params);
     let mut assets = TemplateAssets {
         inlets: Arc::clone(&task.settings.inlets),
         outlets: Arc::clone(&task.settings.outlets),
@@ -278,9 +285,13 @@ pub(super) async fn template_parts(
     if task.has_templates || !task.operator.description().input_templates.is_empty() {
         let description = task.operator.description();
         let fields = description.templates.iter().flat_map(|field| &field.sources);
-        let texts: Vec<&String> = fields.chain(&description.input_templates).collect();
-        let names = |word: &str| texts.iter().any(|text| text.contains(word));
-        lookups.look_up(&runner.secrets, Names::of(texts.iter().copied())).await?;
+        let own: Vec<&String> = fields.chain(&description.input_templates).collect();
+        // What is included by a computed name may name anything.
+        let included = dag.settings.templates.included(&own);
+        let texts: Vec<&String> = own.into_iter().chain(included.iter().flatten()).collect();
+        let names = |word: &str| included.is_none() || texts.iter().any(|text| text.contains(word));
+        let looked_up = if included.is_none() { Names::any() } else { Names::of(texts.iter().copied()) };
+        lookups.look_up(&runner.secrets, looked_up).await?;
         if names("xcom_pull") {
             let filter = XComFilter { run: attempt.run.pk, tasks: Vec::new(), map_index: None, key: None };
             for row in runner.store.xcoms(&filter).await? {
@@ -288,7 +299,13 @@ pub(super) async fn template_parts(
             }
         }
         if names("prev_") {
-            previous_success = previous(runner, attempt).await?;
+            context.previous_success = previous(runner, attempt).await?;
+        }
+        if names("expanded_ti_count") {
+            context.expanded_ti_count = mapped_instances(runner, dag, attempt).await?;
+        }
+        if names("task_reschedule_count") {
+            context.task_reschedule_count = reschedules(runner, attempt).await?;
         }
         if names("triggering_") {
             let filter = AssetEventFilter::that_made(attempt.run.pk);
@@ -298,10 +315,9 @@ pub(super) async fn template_parts(
             assets.past = past_events(runner, &task.settings.inlets).await?;
         }
     }
-    let mut context = template_context(runner, dag, attempt, params, previous_success);
     context.assets = Box::new(assets);
-    let macros = dag.settings.user_defined_macros.clone();
-    Ok(TemplateParts { context: Arc::new(context), lookups: Arc::new(lookups), macros })
+    let options = Arc::clone(&dag.settings.templates);
+    Ok(TemplateParts { context: Arc::new(context), lookups: Arc::new(lookups), options })
 }
 
 /// The events of the assets that a task reads, by time.
@@ -313,6 +329,15 @@ async fn past_events(runner: &Runner, inlets: &[AssetRef]) -> Result<Vec<AssetEv
         all.extend(runner.store.asset_events(&newest).await?.into_iter().rev());
     }
     Ok(all)
+}
+
+/// How often this try has asked to be run again later.
+async fn reschedules(runner: &Runner, attempt: &Attempt) -> Result<u32, BoxError> {
+    let ti = &attempt.ti;
+    let rows = runner.store.attempts(attempt.run.pk, Some((&ti.task_id, ti.map_index))).await?;
+    let of_try = rows.iter().filter(|row| row.start.try_number == ti.try_number);
+    let count = of_try.filter(|row| row.state == AttemptState::Rescheduled).count();
+    Ok(u32::try_from(count).unwrap_or(u32::MAX))
 }
 
 async fn previous(runner: &Runner, attempt: &Attempt) -> Result<Option<PreviousRun>, BoxError> {
@@ -346,12 +371,29 @@ fn neighbours(dag: &CompiledDag, run: &RunInfo) -> [Option<DateTime<Utc>>; 2] {
     [before, (interval.end > interval.start).then_some(interval.end)]
 }
 
+/// Where Airflow's pages show the log of an attempt: `ti.log_url`. Nowhere if it is not said where they are.
+fn log_url(base_url: &str, attempt: &Attempt) -> String {
+    if base_url.is_empty() {
+        return String::new();
+    }
+    let quoted = |text: &str| utf8_percent_encode(text, QUOTED).to_string();
+    let (run, ti) = (&attempt.run, &attempt.ti);
+    let mapped = ti.map_index.get().map(|index| format!("&map_index={index}")).unwrap_or_default();
+    format!(
+        "{}/dags/{}/grid?dag_run_id={}&task_id={}{mapped}&base_date={}&tab=logs",
+        base_url.trim_end_matches('/'),
+        run.dag_id,
+        quoted(run.run_id.as_str()),
+        ti.task_id,
+        quoted(&run.logical_date.format("%Y-%m-%dT%H:%M:%S%z").to_string()),
+    )
+}
+
 fn template_context(
     runner: &Runner,
     dag: &CompiledDag,
     attempt: &Attempt,
     params: &Value,
-    previous_success: Option<PreviousRun>,
 ) -> TemplateContext {
     let (run, ti, task) = (&attempt.run, &attempt.ti, dag.task(attempt.task));
     let [previous_logical_date, next_logical_date] = neighbours(dag, run);
@@ -379,7 +421,6 @@ fn template_context(
         data_interval: Some((run.data_interval.start, run.data_interval.end)),
         previous_logical_date,
         next_logical_date,
-        previous_success,
         try_number: ti.try_number,
         max_tries: ti.max_tries,
         map_index: ti.map_index.get(),
@@ -389,6 +430,9 @@ fn template_context(
         run_start_date: run.started_at,
         run_queued_at: Some(run.queued_at),
         start_date: Some(attempt.at),
+        hostname: host_name(),
+        log_url: log_url(runner.config.settings.text("webserver", "base_url"), attempt),
+        test_mode: runner.config.test_mode,
         now: runner.clock.now(),
         ..TemplateContext::default()
     }

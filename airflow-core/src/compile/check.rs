@@ -3,7 +3,7 @@
 use std::collections::HashMap;
 use std::sync::Arc;
 
-use chrono::{DateTime, Utc};
+use chrono::{DateTime, Datelike as _, Utc};
 use chrono_tz::Tz;
 use serde_json::Value;
 
@@ -43,6 +43,11 @@ pub(super) fn options(
     let bad = |option, why: String| ProblemKind::BadOption { option, of: format!("dag `{}`", def.id), why };
     let mut date = |option, when: &Option<When>| match when {
         None => None,
+        Some(When::At(at)) if !crate::time::YEARS.contains(&at.year()) => {
+            let (first, last) = (crate::time::YEARS.start(), crate::time::YEARS.end());
+            report(bad(option, format!("{at} is outside the years {first} to {last}")));
+            None
+        }
         Some(When::At(at)) => Some(*at),
         Some(When::Text(text)) => match crate::time::parse_moment(text, zone) {
             Ok(at) => Some(at),
@@ -184,7 +189,7 @@ fn dag_settings(def: &DagDef, timezone: Tz, restriction: TimeRestriction) -> Dag
         callbacks: o.callbacks.clone(),
         deadlines: Vec::new(),
         max_consecutive_failed_dag_runs: o.max_consecutive_failed_dag_runs,
-        user_defined_macros: o.user_defined_macros.clone(),
+        templates: Arc::new(o.templates.clone()),
     }
 }
 
@@ -196,13 +201,12 @@ type Kind = (*const TaskOptions, Option<usize>, bool, bool);
 pub(super) fn tasks(def: &DagDef, problems: &mut Vec<Problem>) -> Vec<Arc<TaskSettings>> {
     let mut from_dag = def.options.default_args.clone();
     from_dag.owner = from_dag.owner.or_else(|| def.options.owner.clone());
-    let macros: Vec<&str> = def.options.user_defined_macros.iter().map(|(name, _)| name.as_str()).collect();
     let mut known: HashMap<Kind, Arc<TaskSettings>> = HashMap::new();
     let mut all = Vec::with_capacity(def.definition.tasks.len());
     for task in &def.definition.tasks {
         let templates = task.description.templates.iter().flat_map(|field| &field.sources);
         for template in templates.chain(&task.description.input_templates) {
-            if let Err(error) = crate::template::check(template, &macros, &[]) {
+            if let Err(error) = def.options.templates.check(template) {
                 let kind = ProblemKind::BadTemplate { task: task.id.to_string(), error: error.to_string() };
                 problems.push(Problem { kind, place: task.place });
             }

@@ -87,6 +87,11 @@ pub(super) fn of(dag: &CompiledDag) -> String {
         hash.add(&params.schema.to_string());
         hash.add(&params.defaults.to_string());
     }
+    // Only where something is said, so that other dags keep their version.
+    let templates = s.templates.identity();
+    if !templates.is_empty() {
+        hash.add(&templates);
+    }
     let mut kinds = Kinds::default();
     hash.count(dag.tasks.len());
     for task in &dag.tasks {

@@ -26,6 +26,7 @@ use crate::callback::{Callback, Callbacks};
 use crate::dag::{DagDef, ParamsSpec, Place, Problem, Role, TaskSettings};
 use crate::id::{DagId, TaskId, TaskIdx};
 use crate::operator::{AnyOperator, Expand, InputRef, ScopeId};
+use crate::template::TemplateOptions;
 use crate::timetable::{TimeRestriction, Timetable};
 
 pub(crate) use deadline::SLA;
@@ -99,8 +100,8 @@ pub struct DagSettings {
     pub deadlines: Vec<CompiledDeadline>,
     /// After how many failed runs in a row it pauses itself; 0 = never.
     pub max_consecutive_failed_dag_runs: u32,
-    /// Names that templates may use beside the built-in ones.
-    pub user_defined_macros: Vec<(String, Value)>,
+    /// How its templates are rendered.
+    pub templates: Arc<TemplateOptions>,
 }
 
 /// From when the time of a deadline counts.

@@ -90,6 +90,7 @@ pub const OPTIONS: &[Known] = &[
     known("secrets", "backend", "", Kind::Backend, "a place for connections and variables that is asked before the others: `file`"),
     known("secrets", "backend_kwargs", "", Kind::Object, "arguments of that backend, a JSON object"),
     known("sensors", "default_timeout", "604800", Kind::Seconds(1), "seconds a sensor waits in all that says nothing"),
+    known("webserver", "base_url", "", Kind::Text, "where the pages are that `ti.log_url` in templates points to; there is no address if empty"),
 ];
 
 /// Sections whose options are all known: a name that is neither here nor Airflow's is a mistake.

@@ -1,6 +1,7 @@
 //! A defined dag: its options and what was added to it.
 
 use std::fmt;
+use std::path::PathBuf;
 use std::sync::Arc;
 use std::time::Duration;
 
@@ -10,6 +11,7 @@ use serde::Serialize;
 use serde_json::Value;
 
 use crate::callback::{Callback, Callbacks, IntoCallback};
+use crate::template::{TemplateOptions, Undefined};
 use crate::timetable::Schedule;
 
 use super::builder::{Dag, Definition};
@@ -106,8 +108,8 @@ pub struct DagOptions {
     pub on_sla_miss: Vec<Callback>,
     /// After how many failed runs in a row the dag pauses itself; 0 = never.
     pub max_consecutive_failed_dag_runs: u32,
-    /// Names that templates may use beside the built-in ones, with their values.
-    pub user_defined_macros: Vec<(String, Value)>,
+    /// How templates are rendered, and what they may use beside what is built in.
+    pub templates: TemplateOptions,
     /// What holds where the dag says nothing.
     pub inherited: Arc<DagDefaults>,
 }
@@ -395,10 +397,119 @@ impl DagDef {
         self.set(|o| o.on_sla_miss.push(callback))
     }
 
-    /// A name that templates of this dag may use, with its value.
+    /// A name that templates of this dag may use, with its value. Part of the dag's version.
     #[must_use]
     pub fn user_defined_macro(self, name: impl Into<String>, value: impl Into<Value>) -> Self {
-        let entry = (name.into(), value.into());
-        self.set(|o| o.user_defined_macros.push(entry))
+        let (name, value) = (name.into(), value.into());
+        self.set(|o| o.templates.add_value(name, value))
+    }
+
+    /// A function that templates of this dag may call with positional arguments. What it gives as `Err` fails the
+    /// rendering with that text. Its name is part of the dag's version, what it does is not.
+    ///
+    /// ```
+    /// use airflow_core::dag::DagDef;
+    /// use airflow_core::operator::template;
+    /// # use airflow_core::operator::{Description, In, IntoIn as _, Operator, Result, TaskContext};
+    /// # struct Say(In<String>);
+    /// # impl Operator for Say {
+    /// #     type Output = String;
+    /// #     const NAME: &'static str = "say";
+    /// #     fn describe(&self, description: &mut Description) {
+    /// #         description.input(&self.0);
+    /// #     }
+    /// #     async fn execute(&self, cx: &TaskContext) -> Result<String> {
+    /// #         Ok(self.0.get(cx)?)
+    /// #     }
+    /// # }
+    /// # fn say(text: airflow_core::operator::TemplateText) -> Say {
+    /// #     Say(text.into_in())
+    /// # }
+    /// use airflow_core::testing::DagTest;
+    /// use serde_json::{Value, json};
+    ///
+    /// # #[tokio::main(flavor = "current_thread")]
+    /// # async fn main() {
+    /// fn cents(args: &[Value]) -> Result<Value, String> {
+    ///     let euros = args.first().and_then(Value::as_i64).ok_or("it takes a number")?;
+    ///     Ok(json!(euros * 100))
+    /// }
+    ///
+    /// let dag = DagDef::new("sales")
+    ///     .user_defined_function("cents", cents)
+    ///     .user_defined_filter("quoted", |value, _| Ok(json!(format!("<{}>", value.as_str().unwrap_or_default()))))
+    ///     .define(|d| {
+    ///         d.add(say(template("{{ cents(3) }} {{ ds | quoted }}")));
+    ///     });
+    /// let run = DagTest::new(dag).at("2026-03-02").run().await;
+    /// assert_eq!(run.output_of::<String>("say").as_deref(), Some("300 <2026-03-02>"));
+    /// # }
+    /// ```
+    #[must_use]
+    pub fn user_defined_function<F>(self, name: impl Into<String>, function: F) -> Self
+    where
+        F: Fn(&[Value]) -> Result<Value, String> + Send + Sync + 'static,
+    {
+        let name = name.into();
+        self.set(|o| o.templates.add_function(name, function))
+    }
+
+    /// A filter that templates of this dag may use: a function of the filtered value and its further arguments, as
+    /// [`user_defined_function`](Self::user_defined_function).
+    #[must_use]
+    pub fn user_defined_filter<F>(self, name: impl Into<String>, filter: F) -> Self
+    where
+        F: Fn(&Value, &[Value]) -> Result<Value, String> + Send + Sync + 'static,
+    {
+        let name = name.into();
+        self.set(|o| o.templates.add_filter(name, filter))
+    }
+
+    /// What a name does in templates that does not exist: an error, when the dag is built and when it is rendered
+    /// ([`Undefined::Strict`], as it is unless set), or nothing.
+    ///
+    /// ```
+    /// use airflow_core::dag::DagDef;
+    /// use airflow_core::template::Undefined;
+    ///
+    /// let dag = DagDef::new("d").template_undefined(Undefined::Lenient).define(|_| ());
+    /// assert!(dag.compile().is_ok());
+    /// ```
+    #[must_use]
+    pub fn template_undefined(self, undefined: Undefined) -> Self {
+        self.set(|o| o.templates.undefined = undefined)
+    }
+
+    /// Whether template fields that are JSON keep the types of values: `"{{ params.n }}"` becomes a number, and a text
+    /// that is a Python literal is read as one. Fields of type `String` stay texts.
+    ///
+    /// ```
+    /// use airflow_core::dag::DagDef;
+    ///
+    /// let dag = || DagDef::new("d").define(|_| ());
+    /// let native = dag().render_template_as_native_obj(true).compile()?;
+    /// assert_ne!(native.fingerprint, dag().compile()?.fingerprint, "it is part of the version");
+    /// # Ok::<(), airflow_core::compile::DefinitionErrors>(())
+    /// ```
+    #[must_use]
+    pub fn render_template_as_native_obj(self, yes: bool) -> Self {
+        self.set(|o| o.templates.native = yes)
+    }
+
+    /// The folders in which templates find others that they `include`, `import` or `extend`; the first that has a file of
+    /// the name wins. A relative folder is one of the process that runs the task, so name absolute ones where there are
+    /// several machines.
+    ///
+    /// ```
+    /// use airflow_core::dag::DagDef;
+    ///
+    /// // Its templates may say `{% include 'orders.sql' %}`.
+    /// let dag = DagDef::new("d").template_searchpath(["/srv/dags/sql", "/srv/shared"]).define(|_| ());
+    /// assert!(dag.compile().is_ok());
+    /// ```
+    #[must_use]
+    pub fn template_searchpath<P: Into<PathBuf>>(self, folders: impl IntoIterator<Item = P>) -> Self {
+        let folders = folders.into_iter().map(Into::into).collect();
+        self.set(|o| o.templates.searchpath = folders)
     }
 }

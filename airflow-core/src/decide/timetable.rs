@@ -1,12 +1,15 @@
 //! Which run of a dag comes next, and when.
 
-use chrono::{DateTime, TimeZone, Utc};
+use std::ops::RangeInclusive;
+
+use chrono::{DateTime, Datelike as _, TimeZone, Utc};
 use serde_json::Value;
 
 use crate::compile::CompiledDag;
 use crate::id::RunId;
 use crate::state::RunType;
 use crate::store::{Advance, DagRow, NewRun, NextRun};
+use crate::time::YEARS;
 use crate::timetable::{DataInterval, TimetableError};
 
 use super::deadline::with_deadlines;
@@ -62,11 +65,23 @@ pub fn due_run(
     )))
 }
 
+/// Refuses the logical date of a run that lies outside of `years`.
+///
+/// # Errors
+///
+/// [`TimetableError::LogicalDate`] with the years.
+pub fn check_logical_date(at: DateTime<Utc>, years: &RangeInclusive<i32>) -> Result<(), TimetableError> {
+    if years.contains(&at.year()) {
+        return Ok(());
+    }
+    Err(TimetableError::LogicalDate { at, first: *years.start(), last: *years.end() })
+}
+
 /// A run made by hand for `logical_date`.
 ///
 /// # Errors
 ///
-/// [`TimetableError`] if the timetable cannot tell what a run at this date is about.
+/// [`TimetableError`] if the date lies outside of the [`YEARS`], or if the timetable cannot tell what a run at this date is about.
 pub fn manual_run(
     dag: &CompiledDag,
     run_id_given: Option<RunId>,
@@ -75,6 +90,7 @@ pub fn manual_run(
     triggered_by: &str,
     now: DateTime<Utc>,
 ) -> Result<NewRun, TimetableError> {
+    check_logical_date(logical_date, &YEARS)?;
     let data_interval = dag.timetable.infer_manual_data_interval(logical_date)?;
     Ok(with_deadlines(
         dag,

@@ -419,7 +419,8 @@ impl Expand {
         }
     }
 
-    fn len_in(&self, source: &impl ExpandSource) -> Option<usize> {
+    /// How many elements it has, given the values; `None` while one is missing.
+    pub(crate) fn len_in(&self, source: &impl ExpandSource) -> Option<usize> {
         self.length(&|from| match from {
             InputRef::Output(task) => match source.output(task)? {
                 Value::Array(list) => Some(list.len()),

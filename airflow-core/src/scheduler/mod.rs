@@ -47,9 +47,10 @@ use self::progress::Notes;
 use self::telling::Telling;
 use self::watchers::Watchers;
 
+pub use crate::host::host_name;
 pub use lease::OnLeaseLoss;
 pub use member::Member;
-pub use process::{IncarnationSpec, host_name, is_gone, seems_alive};
+pub use process::{IncarnationSpec, is_gone, seems_alive};
 pub use progress::Progress;
 pub use routes::Executors;
 pub use watchers::WatchServices;

@@ -10,6 +10,7 @@ use std::time::Duration;
 
 use uuid::Uuid;
 
+use crate::host::host_name;
 use crate::id::IncarnationId;
 use crate::store::{Incarnation, NewIncarnation};
 
@@ -126,13 +127,6 @@ impl Watch {
         }
         dead
     }
-}
-
-/// The name of this machine, as processes on it make it known.
-pub fn host_name() -> String {
-    let name = std::fs::read_to_string("/proc/sys/kernel/hostname").ok();
-    let name = name.or_else(|| std::env::var("HOSTNAME").ok()).unwrap_or_else(|| "localhost".into());
-    name.trim().to_owned()
 }
 
 /// The boot of the machine and the set of processes that we see: processes of one such place share a process table.

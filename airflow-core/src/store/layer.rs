@@ -1,6 +1,7 @@
 //! A store around a store: deadlines in production, faults in tests.
 
 use std::fmt;
+use std::ops::RangeInclusive;
 use std::sync::Arc;
 use std::time::Duration;
 
@@ -102,6 +103,10 @@ macro_rules! passed_on {
 
             fn longest_wait(&self) -> Duration {
                 self.0.below().longest_wait()
+            }
+
+            fn years(&self) -> RangeInclusive<i32> {
+                self.0.below().years()
             }
 
             async fn commit(&self, units: Vec<Unit>) -> StoreResult<Vec<UnitResult>> {

@@ -36,6 +36,7 @@ mod unit;
 mod watcher;
 
 use std::fmt;
+use std::ops::RangeInclusive;
 use std::sync::Arc;
 use std::time::Duration;
 
@@ -45,6 +46,7 @@ use serde_json::Value;
 
 use crate::asset::WatcherKey;
 use crate::id::{AttemptId, DagId, IncarnationId, MapIndex, RunPk, TaskId};
+use crate::time::YEARS;
 
 pub use anomaly::{Anomaly, DagLimits, Examined, Holders, Rows, Rule, SlotCount};
 pub use asset::*;
@@ -204,6 +206,11 @@ pub trait Store: Send + Sync + fmt::Debug + 'static {
     /// How long a call may wait for others that write, before it fails. Leases outlast it.
     fn longest_wait(&self) -> Duration {
         Duration::ZERO
+    }
+
+    /// The years in which dates of runs may lie.
+    fn years(&self) -> RangeInclusive<i32> {
+        YEARS
     }
 
     /// Makes a process known. It counts as alive until its lease ends or it says goodbye. Said again, it changes

@@ -4,9 +4,9 @@ use std::sync::OnceLock;
 
 use minijinja::Environment;
 
-use super::context::NAMES;
+use super::context::{NAMES, REFUSED};
 use super::error::{TemplateError, TemplateErrorKind, nearest};
-use super::render::environment;
+use super::render::{Undefined, environment};
 use super::rewrite::{Named, Used, is_plain, rewrite};
 
 /// What templates can name besides the context.
@@ -35,6 +35,16 @@ fn shared() -> &'static Environment<'static> {
 ///
 /// The first fault, with its line and, where a known name is near, that name.
 pub fn check(template: &str, extra_names: &[&str], extra_filters: &[&str]) -> Result<(), TemplateError> {
+    check_with(template, extra_names, extra_filters, Undefined::Strict)
+}
+
+/// The same; unknown names are no fault where undefined ones print as nothing.
+pub(super) fn check_with(
+    template: &str,
+    extra_names: &[&str],
+    extra_filters: &[&str],
+    undefined: Undefined,
+) -> Result<(), TemplateError> {
     if is_plain(template) {
         return Ok(());
     }
@@ -48,6 +58,9 @@ pub fn check(template: &str, extra_names: &[&str], extra_filters: &[&str]) -> Re
     shared()
         .template_from_named_str("template", &made.text)
         .map_err(|e| TemplateError::from_engine(template, &e))?;
+    if undefined == Undefined::Lenient {
+        return Ok(());
+    }
     let extra: Vec<String> = extra_names.iter().map(|name| (*name).to_owned()).collect();
     unknown_name(template, &made.text, &used, &extra).map_or(Ok(()), Err)
 }
@@ -98,6 +111,9 @@ pub(super) fn unknown_name(
     let (line, name) = unknown.map(|name| (line_of(template, name), name)).min()?;
     let what = format!("unknown variable `{name}`");
     let error = TemplateError::new(TemplateErrorKind::Undefined, template, line, what);
+    if let Some((_, why)) = REFUSED.iter().find(|(refused, _)| refused == name) {
+        return Some(error.with_cure(*why));
+    }
     let candidates = NAMES.into_iter().chain(extra.iter().map(String::as_str));
     Some(match nearest(name, candidates) {
         Some(near) => error.with_cure(format!("did you mean `{near}`?")),

@@ -71,8 +71,10 @@ pub struct TemplateContext {
     pub next_logical_date: Option<DateTime<Utc>>,
     /// `prev_data_interval_start_success` and its kin.
     pub previous_success: Option<PreviousRun>,
-    /// `ti.try_number`, counted from 1.
+    /// `try_number` and `ti.try_number`, counted from 1.
     pub try_number: u32,
+    /// `task_reschedule_count`: how often this try has asked to be run again later.
+    pub task_reschedule_count: u32,
     /// `ti.max_tries`: retries that the task is allowed.
     pub max_tries: u32,
     /// `ti.map_index`; absent (-1 in templates) if the task is not mapped.
@@ -103,7 +105,7 @@ pub struct TemplateContext {
     pub now: DateTime<Utc>,
     /// `inlets`, `outlets`, `triggering_asset_events` and `inlet_events`.
     pub assets: Box<TemplateAssets>,
-    /// Further top-level variables, such as `templates_dict` or `reason`.
+    /// Further top-level variables, such as `templates_dict`.
     pub extra: Map<String, Json>,
 }
 
@@ -171,7 +173,7 @@ impl Lookups for NoLookups {
 }
 
 /// Every variable that a template may name without having set it.
-pub(super) const NAMES: [&str; 52] = [
+pub(super) const NAMES: [&str; 49] = [
     "conf",
     "conn",
     "dag",
@@ -180,7 +182,6 @@ pub(super) const NAMES: [&str; 52] = [
     "data_interval_start",
     "ds",
     "ds_nodash",
-    "exception",
     "execution_date",
     "expanded_ti_count",
     "inlet_events",
@@ -191,7 +192,6 @@ pub(super) const NAMES: [&str; 52] = [
     "next_ds",
     "next_ds_nodash",
     "next_execution_date",
-    "outlet_events",
     "outlets",
     "params",
     "partition_date",
@@ -204,7 +204,6 @@ pub(super) const NAMES: [&str; 52] = [
     "prev_execution_date",
     "prev_execution_date_success",
     "prev_start_date_success",
-    "reason",
     "run_id",
     "task",
     "task_instance",
@@ -224,6 +223,16 @@ pub(super) const NAMES: [&str; 52] = [
     "var",
     "yesterday_ds",
     "yesterday_ds_nodash",
+];
+
+/// Variables that Airflow has and templates here have not, each with the reason.
+pub(super) const REFUSED: [(&str, &str); 3] = [
+    (
+        "exception",
+        "templates are rendered before their task runs; a callback finds the error in its `reason`",
+    ),
+    ("outlet_events", "templates only read; a task says something of its outlets with `cx.outlet_event(..)`"),
+    ("reason", "templates are rendered before anything has ended; a callback finds it in its `reason`"),
 ];
 
 /// The root of all names in a template; builds each once, when it is first named.
@@ -291,6 +300,8 @@ impl Root {
             "var" => variables(&self.lookups),
             "conn" => connections(&self.lookups),
             "conf" => conf(&self.lookups),
+            "try_number" => Value::from(context.try_number),
+            "task_reschedule_count" => Value::from(context.task_reschedule_count),
             "test_mode" => Value::from(context.test_mode),
             "expanded_ti_count" => context.expanded_ti_count.map_or_else(|| Value::from(()), Value::from),
             "inlets"

@@ -20,6 +20,7 @@ mod literal;
 mod macros;
 mod methods;
 mod ops;
+mod options;
 mod py;
 mod render;
 mod rewrite;
@@ -37,6 +38,7 @@ pub use self::assets::TemplateAssets;
 pub use self::check::check;
 pub use self::context::{Lookups, NoLookups, PreviousRun, TemplateConnection, TemplateContext};
 pub use self::error::{TemplateError, TemplateErrorKind};
+pub use self::options::TemplateOptions;
 pub use self::render::{Renderer, Undefined};
 
 /// A type that a `#[template]` field may have.

@@ -200,6 +200,16 @@ pub enum TimetableError {
         /// The date, or the sum that has none.
         at: String,
     },
+    /// A run is asked for whose logical date lies outside of the years that its database knows.
+    #[error("the logical date {at} is outside the years {first} to {last}: choose another one")]
+    LogicalDate {
+        /// The date.
+        at: DateTime<Utc>,
+        /// The first year that is known.
+        first: i32,
+        /// The last one.
+        last: i32,
+    },
     /// The last complete interval cannot be told apart from the next one, because the clocks were just
     /// put back. It passes by itself with the next tick.
     #[error(

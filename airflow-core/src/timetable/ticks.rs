@@ -6,7 +6,8 @@
 use chrono::{DateTime, Datelike, MappedLocalTime, NaiveDateTime, Offset, TimeDelta, TimeZone, Utc};
 use chrono_tz::Tz;
 
-use super::{CronExpression, TimetableError, cron::YEARS};
+use super::{CronExpression, TimetableError};
+use crate::time::YEARS;
 
 /// Where a schedule's next and previous ticks are. Both timetables (interval and trigger) and all
 /// sources of ticks (cron and delta) meet here.

@@ -13,6 +13,7 @@ mod retry;
 mod schema;
 
 use std::marker::PhantomData;
+use std::ops::RangeInclusive;
 use std::sync::Arc;
 use std::time::Duration;
 
@@ -22,6 +23,7 @@ use serde_json::Value;
 
 use crate::asset::WatcherKey;
 use crate::id::{AttemptId, DagId, IncarnationId, MapIndex, RunPk, TaskId};
+use crate::time::YEARS;
 
 use super::host::{self, HostTx};
 use super::rules;
@@ -177,6 +179,11 @@ impl<D: 'static> Store for ServerStore<D> {
 
     fn longest_wait(&self) -> Duration {
         LONGEST_WAIT
+    }
+
+    fn years(&self) -> RangeInclusive<i32> {
+        // A DATETIME of MySQL knows no others.
+        if self.kind() == "mysql" { 1000..=9999 } else { YEARS }
     }
 
     async fn beat(&self, process: IncarnationId) -> StoreResult<bool> {

@@ -197,7 +197,7 @@ macro_rules! on {
             Raw::Mysql(conn) => {
                 let $wrap = Row::Mysql;
                 let $done =
-                    errors::within($conn.deadline, bound!($query, translated, typed).$call(&mut **conn))
+                    errors::within($conn.deadline, bound!($query, translated, dated).$call(&mut **conn))
                         .await?;
                 $map
             }

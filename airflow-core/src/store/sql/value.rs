@@ -64,5 +64,15 @@ macro_rules! bind {
             Arg::Id(value) => $query.bind(*value),
         }
     };
+    // To MySQL a time with a zone is a TIMESTAMP, which ends in 2038: the columns are DATETIME.
+    ($query:expr, $arg:expr, dated) => {
+        match $arg {
+            Arg::Int(value) => $query.bind(*value),
+            Arg::Text(value) => $query.bind(value.as_deref().map(str::to_owned)),
+            Arg::Flag(value) => $query.bind(*value),
+            Arg::Time(value) => $query.bind(value.map(|time| crate::store::rules::micros(time).naive_utc())),
+            Arg::Id(value) => $query.bind(*value),
+        }
+    };
 }
 pub(super) use bind;

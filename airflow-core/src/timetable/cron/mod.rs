@@ -19,9 +19,6 @@ pub use problem::{CronError, CronProblem};
 use field::{FieldValues, Layout};
 use search::Bits;
 
-/// See `search`; instants obey the same bounds.
-pub(super) use search::YEARS;
-
 /// Names for common expressions; any case.
 pub(super) const PRESETS: [(&str, &str); 8] = [
     ("@hourly", "0 * * * *"),

@@ -8,13 +8,11 @@ use std::collections::BTreeSet;
 use chrono::{Datelike, NaiveDate, NaiveDateTime, NaiveTime, TimeDelta, Timelike};
 
 use super::{CronExpression, Days, MonthDays, WeekDays};
+use crate::time::YEARS;
 
 /// How far a search goes before it gives up. The rarest useful day, 29 February on a given weekday,
 /// comes after 40 years at most; Airflow stops at the same distance.
 const MAX_YEARS: i32 = 50;
-
-/// The years that a date may lie in; the formats that store and print one know no others.
-pub(in crate::timetable) const YEARS: std::ops::RangeInclusive<i32> = 1..=9999;
 
 /// A set of numbers below 64.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
