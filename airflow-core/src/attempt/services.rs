@@ -13,17 +13,17 @@ use crate::compile::CompiledDag;
 use crate::config::{ConfigError, options::Settings};
 use crate::connection::Connection;
 use crate::host::host_name;
-use crate::id::{DagId, MapIndex, RunPk, TaskId};
-use crate::operator::{BoxError, FoundRun, MadeRun, RunInfo, RunRequest, RunsQuery, TaskServices, XComQuery};
+use crate::id::{DagId, MapIndex, RunPk, TaskId, TaskIdx};
+use crate::operator::{
+    BoxError, FoundRun, MadeRun, RunInfo, RunRequest, RunsQuery, TaskServices, TiInfo, XComQuery,
+};
 use crate::plan::Attempt;
 use crate::registry::Registry;
 use crate::secret::Secret;
 use crate::secrets::{EnvironmentSecrets, Secrets};
 use crate::state::{RunState, RunType, TaskState};
 use crate::store::{AttemptState, RunFilter, RunRow, SharedStore, XComFilter};
-use crate::template::{
-    Lookups, PreviousRun, Renderer, TemplateAssets, TemplateConnection, TemplateContext, TemplateOptions,
-};
+use crate::template::{Lookups, PreviousRun, Renderer, TemplateAssets, TemplateConnection, TemplateContext};
 use crate::xcom::XComValue;
 
 use super::inputs::mapped_instances;
@@ -180,7 +180,7 @@ impl TaskServices for StoreServices {
 type Indexed = (i32, Arc<XComValue>);
 
 /// What templates look up, fetched before rendering.
-#[derive(Debug, Default)]
+#[derive(Debug)]
 struct Fetched {
     variables: BTreeMap<String, String>,
     connections: BTreeMap<String, Connection>,
@@ -253,18 +253,34 @@ impl Fetched {
     }
 }
 
-/// All that a renderer for an attempt is made of.
+/// All that a renderer for an attempt is made of. Most attempts never need one, so it is put together when it is asked for.
 #[derive(Clone)]
 pub(super) struct TemplateParts {
-    context: Arc<TemplateContext>,
+    dag: Arc<CompiledDag>,
+    task: TaskIdx,
+    run: Arc<RunInfo>,
+    ti: TiInfo,
+    params: Arc<Value>,
+    started_at: DateTime<Utc>,
+    now: DateTime<Utc>,
+    is_test: bool,
+    found: Found,
     lookups: Arc<Fetched>,
-    options: Arc<TemplateOptions>,
+}
+
+/// What templates of a task name that has to be looked for.
+#[derive(Clone, Default)]
+struct Found {
+    previous_success: Option<PreviousRun>,
+    expanded_ti_count: Option<u32>,
+    task_reschedule_count: u32,
+    assets: TemplateAssets,
 }
 
 impl TemplateParts {
     pub(super) fn renderer(&self) -> Renderer {
         let lookups: Arc<dyn Lookups> = Arc::clone(&self.lookups) as _;
-        Renderer::new((*self.context).clone(), lookups).with_options(&self.options)
+        Renderer::new(template_context(self), lookups).with_options(&self.dag.settings.templates)
     }
 }
 
@@ -272,16 +288,18 @@ pub(super) async fn template_parts(
     runner: &Runner,
     dag: &Arc<CompiledDag>,
     attempt: &Attempt,
-    params: &Value,
+    params: &Arc<Value>,
 ) -> Result<TemplateParts, BoxError> {
     let task = dag.task(attempt.task);
-    let mut lookups = Fetched { settings: Arc::clone(&runner.config.settings), ..Fetched::default() };
-    let mut context = template_context(runner, dag, attempt, params);
-    let mut assets = TemplateAssets {
-        inlets: Arc::clone(&task.settings.inlets),
-        outlets: Arc::clone(&task.settings.outlets),
-        ..TemplateAssets::default()
+    let mut lookups = Fetched {
+        variables: BTreeMap::new(),
+        connections: BTreeMap::new(),
+        values: BTreeMap::new(),
+        settings: Arc::clone(&runner.config.settings),
     };
+    let mut found = Found::default();
+    found.assets.inlets = Arc::clone(&task.settings.inlets);
+    found.assets.outlets = Arc::clone(&task.settings.outlets);
     if task.has_templates || !task.operator.description().input_templates.is_empty() {
         let description = task.operator.description();
         let fields = description.templates.iter().flat_map(|field| &field.sources);
@@ -299,25 +317,34 @@ pub(super) async fn template_parts(
             }
         }
         if names("prev_") {
-            context.previous_success = previous(runner, attempt).await?;
+            found.previous_success = previous(runner, attempt).await?;
         }
         if names("expanded_ti_count") {
-            context.expanded_ti_count = mapped_instances(runner, dag, attempt).await?;
+            found.expanded_ti_count = mapped_instances(runner, dag, attempt).await?;
         }
         if names("task_reschedule_count") {
-            context.task_reschedule_count = reschedules(runner, attempt).await?;
+            found.task_reschedule_count = reschedules(runner, attempt).await?;
         }
         if names("triggering_") {
             let filter = AssetEventFilter::that_made(attempt.run.pk);
-            assets.triggering = runner.store.asset_events(&filter).await?;
+            found.assets.triggering = runner.store.asset_events(&filter).await?;
         }
         if names("inlet_events") {
-            assets.past = past_events(runner, &task.settings.inlets).await?;
+            found.assets.past = past_events(runner, &task.settings.inlets).await?;
         }
     }
-    context.assets = Box::new(assets);
-    let options = Arc::clone(&dag.settings.templates);
-    Ok(TemplateParts { context: Arc::new(context), lookups: Arc::new(lookups), options })
+    Ok(TemplateParts {
+        dag: Arc::clone(dag),
+        task: attempt.task,
+        run: Arc::clone(&attempt.run),
+        ti: attempt.ti.clone(),
+        params: Arc::clone(params),
+        started_at: attempt.at,
+        now: runner.clock.now(),
+        is_test: runner.config.test_mode,
+        found,
+        lookups: Arc::new(lookups),
+    })
 }
 
 /// The events of the assets that a task reads, by time.
@@ -372,12 +399,11 @@ fn neighbours(dag: &CompiledDag, run: &RunInfo) -> [Option<DateTime<Utc>>; 2] {
 }
 
 /// Where Airflow's pages show the log of an attempt: `ti.log_url`. Nowhere if it is not said where they are.
-fn log_url(base_url: &str, attempt: &Attempt) -> String {
+fn log_url(base_url: &str, run: &RunInfo, ti: &TiInfo) -> String {
     if base_url.is_empty() {
         return String::new();
     }
     let quoted = |text: &str| utf8_percent_encode(text, QUOTED).to_string();
-    let (run, ti) = (&attempt.run, &attempt.ti);
     let mapped = ti.map_index.get().map(|index| format!("&map_index={index}")).unwrap_or_default();
     format!(
         "{}/dags/{}/grid?dag_run_id={}&task_id={}{mapped}&base_date={}&tab=logs",
@@ -389,13 +415,9 @@ fn log_url(base_url: &str, attempt: &Attempt) -> String {
     )
 }
 
-fn template_context(
-    runner: &Runner,
-    dag: &CompiledDag,
-    attempt: &Attempt,
-    params: &Value,
-) -> TemplateContext {
-    let (run, ti, task) = (&attempt.run, &attempt.ti, dag.task(attempt.task));
+fn template_context(parts: &TemplateParts) -> TemplateContext {
+    let TemplateParts { dag, run, ti, found, .. } = parts;
+    let task = dag.task(parts.task);
     let [previous_logical_date, next_logical_date] = neighbours(dag, run);
     let mut dag_fields = Map::new();
     dag_fields.insert("dag_id".into(), dag.id.as_str().into());
@@ -424,16 +446,20 @@ fn template_context(
         try_number: ti.try_number,
         max_tries: ti.max_tries,
         map_index: ti.map_index.get(),
-        params: params.clone(),
+        params: (*parts.params).clone(),
         conf: run.conf.clone(),
         run_state: RunState::Running.to_string(),
         run_start_date: run.started_at,
         run_queued_at: Some(run.queued_at),
-        start_date: Some(attempt.at),
+        start_date: Some(parts.started_at),
         hostname: host_name(),
-        log_url: log_url(runner.config.settings.text("webserver", "base_url"), attempt),
-        test_mode: runner.config.test_mode,
-        now: runner.clock.now(),
+        log_url: log_url(parts.lookups.settings.text("webserver", "base_url"), run, ti),
+        test_mode: parts.is_test,
+        now: parts.now,
+        previous_success: found.previous_success.clone(),
+        expanded_ti_count: found.expanded_ti_count,
+        task_reschedule_count: found.task_reschedule_count,
+        assets: Box::new(found.assets.clone()),
         ..TemplateContext::default()
     }
 }
