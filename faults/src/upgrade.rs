@@ -226,7 +226,7 @@ async fn same_rows(now: &Path, path: &Path) -> Result<Vec<String>, Error> {
         let known = names(&mut conn, "now", table).await?;
         // What came later begins with its default.
         let list: Vec<_> =
-            known.into_iter().filter(|name| !["wait", "holds"].contains(&name.as_str())).collect();
+            known.into_iter().filter(|name| !["wait", "holds", "queue"].contains(&name.as_str())).collect();
         let list = list.join(", ");
         let sql = format!(
             "SELECT count(*) FROM (SELECT {list} FROM main.{table} EXCEPT SELECT {list} FROM now.{table})"

@@ -363,7 +363,7 @@ fn template_context(
     let mut task_fields = Map::new();
     task_fields.insert("retries".into(), task.settings.retry.retries.into());
     task_fields.insert("pool".into(), task.settings.pool.clone().into());
-    task_fields.insert("queue".into(), task.settings.queue.clone().into());
+    task_fields.insert("queue".into(), attempt.queue.clone().into());
     TemplateContext {
         dag_id: run.dag_id.to_string(),
         task_id: ti.task_id.to_string(),

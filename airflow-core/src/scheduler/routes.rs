@@ -77,11 +77,13 @@ pub(super) struct Routes {
 }
 
 impl Routes {
-    /// The executor that the task names, else that of its queue, else the first.
-    pub(super) fn of(&self, task: &CompiledTask) -> Place {
+    /// The executor that the task names, else that of its queue, in a run of which the queue may be `of_run`, else the
+    /// first.
+    pub(super) fn of(&self, task: &CompiledTask, of_run: Option<&str>) -> Place {
         let named = task.settings.executor.as_ref();
         let named = named.and_then(|name| self.places.iter().position(|place| place.name == *name));
-        Place(named.or_else(|| self.queues.get(&task.settings.queue).copied()).unwrap_or(0))
+        let by_queue = || self.queues.get(task.settings.queue_in(of_run)).copied();
+        Place(named.or_else(by_queue).unwrap_or(0))
     }
 
     pub(super) fn is_remote(&self, place: Place) -> bool {
@@ -139,5 +141,31 @@ impl Taken {
 
     pub(super) fn room(&self, routes: &Routes) -> Room {
         Room::new(routes.slots().zip(&self.0).map(|(slots, taken)| slots.saturating_sub(*taken)).collect())
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::dag::{DagDef, TaskExt as _};
+    use crate::operator::Empty;
+
+    /// Goal: the queue of a run leads its tasks to the executor of that queue, but no task that names a queue itself.
+    #[test]
+    fn a_run_with_a_queue_goes_to_its_executor() {
+        let dag = DagDef::new("d").define(|d| {
+            d.add(Empty::new().id("plain"));
+            d.add(Empty::new().id("own").queue("big"));
+        });
+        let dag = dag.compile().expect("it is sound");
+        let place = |name: &str| Rooms { name: name.to_owned(), slots: 1, is_remote: false };
+        let queues = BTreeMap::from([("gpu".to_owned(), 1), ("big".to_owned(), 2)]);
+        let routes = Routes { places: ["first", "gpus", "bigs"].map(place).to_vec(), queues };
+        let of = |task: &str, queue| routes.of(dag.task(dag.find(task).expect("it is there")), queue);
+        assert_eq!(
+            [of("plain", None), of("plain", Some("gpu")), of("plain", Some("x"))],
+            [0, 1, 0].map(Place)
+        );
+        assert_eq!([of("own", None), of("own", Some("gpu"))], [2, 2].map(Place));
     }
 }

@@ -178,6 +178,8 @@ pub struct NewRun {
     pub triggered_by: String,
     /// Whether it counts as the first of its kind for `depends_on_past`.
     pub ignores_past: bool,
+    /// The queue of its tasks that name none themselves.
+    pub queue: Option<String>,
     /// How far the timetable has come with it.
     pub advance: Option<Advance>,
     /// Of a run by assets: which of them it is made for. Its dates and its id are those of the events it takes.
@@ -232,6 +234,8 @@ pub struct RunRow {
     pub triggered_by: String,
     /// Whether it counts as the first of its kind for `depends_on_past`.
     pub ignores_past: bool,
+    /// The queue of its tasks that name none themselves, if it has one of its own.
+    pub queue: Option<String>,
     /// Why it failed: `task_failure`, `all_tasks_deadlocked`, `timed_out`.
     pub reason: Option<String>,
 }

@@ -84,6 +84,7 @@ pub(crate) fn new_run(dag: &str, run_id: &str) -> NewRun {
         fingerprint: "v".into(),
         triggered_by: "test".into(),
         ignores_past: false,
+        queue: None,
         advance: None,
         assets: None,
         deadlines: Vec::new(),

@@ -232,6 +232,7 @@ fn new_run(seed: RunSeed) -> NewRun {
         fingerprint: "v1".into(),
         triggered_by: "test".into(),
         ignores_past: kind == 0,
+        queue: (kind == 1).then(|| "gpu".to_owned()),
         advance: advances.then(|| Advance {
             last_interval: next_day.filter(|day| *day > 2).map(|day| next(day).data_interval),
             next: next_day.map(next),

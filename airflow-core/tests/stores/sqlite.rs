@@ -58,6 +58,7 @@ async fn run(store: &SqliteStore, run_id: &str) -> RunRow {
         fingerprint: "v".into(),
         triggered_by: "test".into(),
         ignores_past: false,
+        queue: None,
         advance: None,
         assets: None,
         deadlines: Vec::new(),
@@ -171,7 +172,7 @@ async fn migrators_wait_for_each_other_and_leave_the_tables_of_the_host() {
 async fn undo_workers(conn: &mut SqliteConnection) {
     const UNDO: &str =
         "DROP TABLE af_watcher; DROP TABLE af_log_chunk; DROP TABLE af_dead_letter; DROP TABLE af_report; DROP TABLE af_worker;
-         DROP TABLE af_carried; DROP TABLE af_setting; ALTER TABLE af_ti DROP COLUMN holds;";
+         DROP TABLE af_carried; DROP TABLE af_setting; ALTER TABLE af_ti DROP COLUMN holds; ALTER TABLE af_run DROP COLUMN queue;";
     sqlx::raw_sql(UNDO).execute(conn).await.unwrap();
 }
 
@@ -338,6 +339,7 @@ async fn runs_of_unknown_dags_do_not_spoil_the_calls_that_share_their_transactio
         fingerprint: "v".into(),
         triggered_by: "test".into(),
         ignores_past: false,
+        queue: None,
         advance: None,
         assets: None,
         deadlines: Vec::new(),

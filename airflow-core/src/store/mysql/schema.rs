@@ -50,7 +50,7 @@ const V1: [&str; 30] = [
         interval_start DATETIME(6) NOT NULL, interval_end DATETIME(6) NOT NULL, run_after DATETIME(6) NOT NULL,
         queued_at DATETIME(6) NOT NULL, started_at DATETIME(6), ended_at DATETIME(6), conf LONGTEXT,
         fingerprint VARCHAR(250) NOT NULL, generation BIGINT NOT NULL, triggered_by LONGTEXT NOT NULL,
-        ignores_past BOOLEAN NOT NULL, reason LONGTEXT,
+        ignores_past BOOLEAN NOT NULL, reason LONGTEXT, queue VARCHAR(250),
         timed DATETIME(6) GENERATED ALWAYS AS (CASE WHEN run_type IN ('backfill', 'scheduled') THEN logical_date END) VIRTUAL,
         UNIQUE KEY (dag_id, run_id), UNIQUE KEY af_run_once (dag_id, timed), KEY af_run_of_dag (dag_id, logical_date),
         KEY af_run_by_date (logical_date), KEY af_run_by_state (state, logical_date),

@@ -41,6 +41,7 @@ CREATE TABLE af_run (
     interval_end TIMESTAMPTZ NOT NULL, run_after TIMESTAMPTZ NOT NULL, queued_at TIMESTAMPTZ NOT NULL,
     started_at TIMESTAMPTZ, ended_at TIMESTAMPTZ, conf TEXT, fingerprint VARCHAR(250) COLLATE "C" NOT NULL,
     generation BIGINT NOT NULL, triggered_by TEXT NOT NULL, ignores_past BOOLEAN NOT NULL, reason TEXT,
+    queue TEXT,
     UNIQUE (dag_id, run_id)
 ) WITH (fillfactor = 80);
 CREATE UNIQUE INDEX af_run_once ON af_run (dag_id, logical_date) WHERE run_type IN ('backfill', 'scheduled');

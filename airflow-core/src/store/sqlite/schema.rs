@@ -14,10 +14,10 @@ use crate::store::sql::errors::{corrupt, failed};
 use crate::store::sql::{Conn, admin};
 
 /// The migrations, the first one leads to version 1.
-const MIGRATIONS: [&str; 11] = [V1, V2, V3, V4, V5, V6, V7, V8, V9, V10, V11];
+const MIGRATIONS: [&str; 12] = [V1, V2, V3, V4, V5, V6, V7, V8, V9, V10, V11, V12];
 
 /// The version that this library needs.
-pub(super) const NEEDED: u32 = 11;
+pub(super) const NEEDED: u32 = 12;
 
 /// The statements that lead from one version to the next, for tests that begin with an old one.
 #[cfg(feature = "testing")]
@@ -218,6 +218,9 @@ CREATE TABLE af_watcher (
     last_event INTEGER, failures INTEGER NOT NULL, error TEXT, failed_at INTEGER, updated_at INTEGER NOT NULL,
     PRIMARY KEY (asset_key, name)
 ) STRICT, WITHOUT ROWID";
+
+/// The queue of a run, if it has one of its own.
+const V12: &str = "ALTER TABLE af_run ADD COLUMN queue TEXT";
 
 /// All tables, those that refer to others first.
 const TABLES: [&str; 30] = [
