@@ -185,7 +185,8 @@ async fn age(now: &Path, path: &Path, version: usize) -> Result<(), Error> {
         .await?;
     for (number, sql) in sqlite_migrations().iter().take(version).enumerate() {
         run(&mut conn, sql).await?;
-        run(&mut conn, &format!("INSERT INTO airflow_schema VALUES ({}, 0)", number + 1)).await?;
+        run(&mut conn, &format!("INSERT INTO airflow_schema (version, at) VALUES ({}, 0)", number + 1))
+            .await?;
     }
     run(&mut conn, &format!("ATTACH '{}' AS now", now.display())).await?;
     for table in tables(&mut conn, "main").await? {

@@ -174,7 +174,7 @@ async fn look_at_watchers(store: &dyn Store, checkup: &mut Checkup) -> StoreResu
 /// Looks at the version of the tables and at what keeps commits; says whether the tables can be looked at.
 async fn look_at_schema(store: &dyn Store, checkup: &mut Checkup) -> StoreResult<bool> {
     let (status, place) = (store.check().await?, store.place());
-    if status.version != status.needed {
+    if status.fits().is_err() {
         let found =
             format!("the tables have version {}, this program needs {}", status.version, status.needed);
         let cure = if status.version < status.needed {

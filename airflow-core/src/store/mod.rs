@@ -31,6 +31,7 @@ mod sql;
 #[cfg(feature = "sqlite")]
 mod sqlite;
 mod structure;
+mod tables;
 mod task_log;
 mod unit;
 mod watcher;
@@ -76,6 +77,7 @@ pub use sqlite::sqlite_migrations;
 #[cfg(feature = "sqlite")]
 pub use sqlite::{SqliteOptions, SqliteStore, Synchronous};
 pub use structure::DagStructure;
+pub use tables::{Migrated, SchemaStatus};
 pub use task_log::{DeadLetter, LogChunk, LogFilter, LogPlace};
 pub use unit::*;
 pub use watcher::{WatchedEvent, WatcherRow};

@@ -16,26 +16,6 @@ use crate::xcom::XComValue;
 
 use super::{AssetTrigger, DagAsset, DagStructure, Held, NewDeadline};
 
-/// What a migration did.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub struct Migrated {
-    /// The version before; 0 if there were no tables.
-    pub from: u32,
-    /// The version now.
-    pub to: u32,
-}
-
-/// The state of the tables.
-#[derive(Debug, Clone, PartialEq, Eq)]
-pub struct SchemaStatus {
-    /// The version of the tables; 0 if there are none.
-    pub version: u32,
-    /// The version this library needs.
-    pub needed: u32,
-    /// Facts about the database for people: version of the server, durability settings.
-    pub facts: Vec<(String, String)>,
-}
-
 /// A process that wants to be known.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 pub struct NewIncarnation {

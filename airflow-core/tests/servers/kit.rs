@@ -37,6 +37,14 @@ impl Opened {
         }
     }
 
+    /// From now on it is a program that needs so many versions more, which only tests have.
+    pub(crate) fn need(&self, versions: u32) {
+        match self {
+            Self::Postgres(store) => store.need_versions_of_tests(versions),
+            Self::Mysql(store) => store.need_versions_of_tests(versions),
+        }
+    }
+
     pub(crate) fn unknown(&self) -> UnknownCommits {
         match self {
             Self::Postgres(store) => store.unknown_commits(),

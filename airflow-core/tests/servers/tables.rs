@@ -50,8 +50,10 @@ async fn every_call_before_the_migration_says_so_and_a_newer_schema_is_refused()
         assert_eq!((migrated.from, migrated.to), (0, early.check().await.unwrap().needed));
         assert_eq!(early.dags().await.unwrap(), []);
         let sql = match server {
-            Server::Postgres => "INSERT INTO airflow.airflow_schema VALUES (99, now())",
-            Server::Mysql => "INSERT INTO airflow_schema VALUES (99, now(6))",
+            Server::Postgres => {
+                "INSERT INTO airflow.airflow_schema (version, serves, at) VALUES (99, 99, now())"
+            }
+            Server::Mysql => "INSERT INTO airflow_schema (version, serves, at) VALUES (99, 99, now(6))",
         };
         execute(server, &database, sql).await;
         let late = Opened::at(server, &database.url()).await.unwrap().shared();
@@ -120,6 +122,146 @@ async fn an_interrupted_migration_goes_on() {
                 assert_eq!(shared.commit(vec![unit]).await.unwrap(), [UnitResult::Committed]);
             }
         }
+    }
+}
+
+/// A database of the version of now, with runs and task instances in it.
+async fn with_rows(server: Server) -> Option<(TestDatabase, Opened)> {
+    let (database, opened) = store(server).await?;
+    let shared = opened.shared();
+    for name in ["r1", "r2", "r3"] {
+        let row = run(&shared, name).await;
+        let unit = launch(&row, "a", "s", 10);
+        assert_eq!(shared.commit(vec![unit]).await.unwrap(), [UnitResult::Committed]);
+    }
+    Some((database, opened))
+}
+
+/// How many rows there are of what was there before the next version, and of what it brings.
+async fn rows(server: Server, database: &TestDatabase, of: &'static [&'static str]) -> Vec<i64> {
+    let mut counts = Vec::new();
+    for sql in of {
+        let sql =
+            if server == Server::Postgres { sql.replace("af_", "airflow.af_") } else { (*sql).to_owned() };
+        counts.push(count(server, database, Box::leak(sql.into_boxed_str())).await);
+    }
+    counts
+}
+
+const BEFORE: &[&str] = &[
+    "SELECT count(*) FROM af_run",
+    "SELECT count(*) FROM af_ti WHERE state = 'running'",
+    "SELECT count(*) FROM af_event",
+    "SELECT count(*) FROM af_attempt",
+    "SELECT count(*) FROM af_pool",
+];
+const ADDED: &[&str] =
+    &["SELECT count(*) FROM af_run WHERE of_tests = run_id", "SELECT count(*) FROM af_of_tests"];
+
+/// Goal: programs of two versions work on one database, until the newer one takes away what the older one needs.
+#[tokio::test(flavor = "multi_thread")]
+async fn an_older_program_works_as_long_as_the_tables_serve_it() {
+    for server in BOTH {
+        let Some((database, older)) = with_rows(server).await else { continue };
+        let older_shared = older.shared();
+        let now = older_shared.check().await.unwrap().version;
+        let newer = Opened::at(server, &database.url()).await.unwrap();
+        newer.need(1);
+        let early = newer.shared().dags().await.err();
+        assert!(matches!(early, Some(StoreError::NotMigrated { .. })), "{early:?}");
+        let migrated = newer.shared().migrate().await.unwrap();
+        assert_eq!((migrated.from, migrated.to), (now, now + 1), "{server:?}");
+        // One that was there, and one that comes now.
+        let late = Opened::at(server, &database.url()).await.unwrap();
+        for (name, opened) in [("old", &older), ("late", &late), ("new", &newer)] {
+            let shared = opened.shared();
+            let migrated = shared.migrate().await.unwrap();
+            assert_eq!((migrated.from, migrated.to), (now + 1, now + 1), "{server:?} {name}");
+            let row = run(&shared, name).await;
+            let unit = launch(&row, "a", name, 100);
+            assert_eq!(
+                shared.commit(vec![unit]).await.unwrap(),
+                [UnitResult::Committed],
+                "{server:?} {name}"
+            );
+        }
+        let status = late.shared().check().await.unwrap();
+        assert_eq!((status.version, status.needed, status.serves), (now + 1, now, now));
+
+        let newest = Opened::at(server, &database.url()).await.unwrap();
+        newest.need(2);
+        newest.shared().migrate().await.unwrap();
+        let refused = Opened::at(server, &database.url()).await.unwrap().shared();
+        for error in [refused.dags().await.err(), refused.migrate().await.err()] {
+            let Some(StoreError::Newer { found, known }) = error else { panic!("{server:?}: {error:?}") };
+            assert_eq!((found, known), (now + 2, now));
+        }
+        assert_eq!(newer.shared().dags().await.unwrap().len(), 1, "{server:?}: the one between goes on");
+    }
+}
+
+/// Goal: a migration over rows goes on wherever it was interrupted, and nothing is lost or done twice. Method: cut the
+/// connection at each of its statements, before it is done and after.
+#[tokio::test(flavor = "multi_thread")]
+async fn an_interrupted_migration_over_rows_goes_on() {
+    let postgres: &[(u32, &str)] =
+        &[(1, "ADD COLUMN of_tests"), (1, "af_commit_units_1"), (2, "DROP COLUMN of_tests")];
+    let mysql: &[(u32, &str)] = &[
+        (1, "ADD COLUMN of_tests"),
+        (1, "SET of_tests"),
+        (1, "af_of_tests ("),
+        (1, "INTO af_of_tests"),
+        (2, "DROP COLUMN of_tests"),
+    ];
+    for (server, places) in [(Server::Postgres, postgres), (Server::Mysql, mysql)] {
+        for (versions, place) in places {
+            for is_before in [true, false] {
+                let Some((database, _older)) = with_rows(server).await else { continue };
+                let before = rows(server, &database, BEFORE).await;
+                let proxy = CuttingProxy::start(&database.host()).await.unwrap();
+                let opened = Opened::at(server, &database.url_by(&proxy.address())).await.unwrap();
+                opened.need(*versions);
+                let mark = place.as_bytes().to_vec();
+                proxy.cut(if is_before { Cut::Before(mark) } else { Cut::After(mark) });
+                // PostgreSQL takes it back and tries again by itself.
+                opened.shared().migrate().await.ok();
+                assert_eq!(proxy.cuts(), 1, "{server:?} {place}");
+                let status = opened.shared().migrate().await.map(|done| done.to);
+                assert_eq!(
+                    status.unwrap(),
+                    opened.shared().check().await.unwrap().needed,
+                    "{server:?} {place}"
+                );
+                assert_eq!(rows(server, &database, BEFORE).await, before, "{server:?} {place}");
+                let added = rows(server, &database, if *versions == 1 { ADDED } else { &ADDED[1..] }).await;
+                assert!(added.iter().all(|count| *count == 3), "{server:?} {place}: {added:?}");
+            }
+        }
+    }
+}
+
+/// Goal: two migrators over rows do it once. Method: several at once.
+#[tokio::test(flavor = "multi_thread")]
+async fn migrators_at_once_over_rows_do_it_once() {
+    for server in BOTH {
+        let Some((database, older)) = with_rows(server).await else { continue };
+        let now = older.shared().check().await.unwrap().version;
+        let before = rows(server, &database, BEFORE).await;
+        let mut tasks = Vec::new();
+        for _ in 0..4 {
+            let other = Opened::at(server, &database.url()).await.unwrap();
+            other.need(1);
+            tasks.push(tokio::spawn(async move { other.shared().migrate().await.unwrap() }));
+        }
+        let mut done = 0;
+        for task in tasks {
+            let migrated = task.await.unwrap();
+            assert_eq!(migrated.to, now + 1);
+            done += u32::from(migrated.from == now);
+        }
+        assert_eq!(done, 1, "{server:?}");
+        assert_eq!(rows(server, &database, BEFORE).await, before, "{server:?}");
+        assert_eq!(rows(server, &database, ADDED).await, [3, 3], "{server:?}");
     }
 }
 
