@@ -1,7 +1,11 @@
 //! Migrations, the host's own tables, and what is shown of an address.
 
+use airflow_core::id::{AttemptId, MapIndex};
 use airflow_core::state::{TaskEvent, TaskState};
-use airflow_core::store::{MysqlOptions, MysqlStore, PostgresOptions, PostgresStore, StoreError, UnitResult};
+use airflow_core::store::{
+    AttemptStart, AttemptState, MysqlOptions, MysqlStore, PostgresOptions, PostgresStore, StoreError,
+    UnitResult,
+};
 use airflow_core::testing::proxy::{Cut, CuttingProxy};
 use airflow_core::testing::servers::{Server, TestDatabase};
 use sqlx::Connection as _;
@@ -291,7 +295,86 @@ async fn a_pool_of_the_host_is_enough() {
     }
 }
 
-/// Goal: nothing refers to a run that is gone. Method: delete a dag and count all rows.
+/// The tables whose rows go with their dag.
+const OF_A_DAG: [&str; 17] = [
+    "af_dag",
+    "af_dag_version",
+    "af_run",
+    "af_ti",
+    "af_event",
+    "af_attempt",
+    "af_xcom",
+    "af_expansion",
+    "af_notice",
+    "af_run_owner",
+    "af_report",
+    "af_log_chunk",
+    "af_asset_ref",
+    "af_asset_queue",
+    "af_run_asset_event",
+    "af_deadline",
+    "af_slot",
+];
+
+/// The tables that know no dag, or tell what was.
+const OF_NO_DAG: [&str; 14] = [
+    "af_asset",
+    "af_asset_event",
+    "af_audit",
+    "af_carried",
+    "af_commit",
+    "af_connection",
+    "af_dead_letter",
+    "af_incarnation",
+    "af_pool",
+    "af_setting",
+    "af_variable",
+    "af_watcher",
+    "af_worker",
+    // Only of tests.
+    "af_of_tests",
+];
+
+/// Rows in all tables of a dag in which the run and its task instance have left none. Any id of a process will do.
+const MORE_ROWS: &str = "
+    INSERT INTO af_xcom SELECT pk, 'a', -1, 'k', '2026-01-01', '1' FROM af_run;
+    INSERT INTO af_expansion (run, owner, length) SELECT pk, 'a', 2 FROM af_run;
+    INSERT INTO af_notice (run, task_id, map_index, epoch, event, try_number, at, owner)
+        SELECT run, task_id, map_index, 1, 'success', 1, at, attempt_id FROM af_attempt;
+    INSERT INTO af_run_owner (run, incarnation) SELECT run, attempt_id FROM af_attempt;
+    INSERT INTO af_report (attempt_id, run, task_id, map_index, at, body)
+        SELECT attempt_id, run, task_id, map_index, at, '{}' FROM af_attempt;
+    INSERT INTO af_log_chunk (attempt_id, chunk, at, body) SELECT attempt_id, 1, at, 'x' FROM af_attempt;
+    INSERT INTO af_asset (asset_key, is_alias, name, uri, group_name, extra) VALUES ('k', false, 'n', 'u', 'g', '{}');
+    INSERT INTO af_asset_ref (asset_key, role, dag_id, task_id) VALUES ('k', 'outlet', 'd', 'a');
+    INSERT INTO af_asset_event (event_id, asset_key, at, extra, aliases, from_dag, from_run, from_task, from_index)
+        VALUES ('e', 'k', '2026-01-01', '{}', '[]', 'd', 'r', 'a', -1);
+    INSERT INTO af_asset_queue (dag_id, event_id, asset_key, counts) VALUES ('d', 'e', 'k', true);
+    INSERT INTO af_run_asset_event (run, event_id) SELECT pk, 'e' FROM af_run;
+    INSERT INTO af_deadline (run, name, due_at) SELECT pk, 'x', '2026-01-01' FROM af_run";
+
+/// The tables of ours that there are, with one row each for a query that counts.
+const ALL_TABLES: [&str; 2] = [
+    "SELECT tablename::text FROM pg_catalog.pg_tables WHERE schemaname = 'airflow' AND tablename LIKE 'af\\_%'",
+    "SELECT CAST(table_name AS CHAR) FROM information_schema.tables
+     WHERE table_schema = DATABASE() AND table_name LIKE 'af\\_%'",
+];
+
+async fn all_tables(server: Server, database: &TestDatabase) -> Vec<String> {
+    match server {
+        Server::Postgres => {
+            let mut conn = sqlx::PgConnection::connect(&database.url()).await.unwrap();
+            sqlx::query_scalar(ALL_TABLES[0]).fetch_all(&mut conn).await.unwrap()
+        }
+        Server::Mysql => {
+            let mut conn = sqlx::MySqlConnection::connect(&database.url()).await.unwrap();
+            sqlx::query_scalar(ALL_TABLES[1]).fetch_all(&mut conn).await.unwrap()
+        }
+    }
+}
+
+/// Goal: nothing refers to a dag or a run that is gone. Method: rows in every table that can have some of a dag, delete
+/// it, and count all rows. A new table must be told to this test.
 #[tokio::test]
 async fn deleting_a_dag_leaves_no_orphan_rows() {
     for server in BOTH {
@@ -300,24 +383,36 @@ async fn deleting_a_dag_leaves_no_orphan_rows() {
         let row = run(&shared, "r").await;
         let mut unit = launch(&row, "a", "s", 10);
         unit.tis[0].transition = TaskState::None.on(TaskEvent::MarkedSuccess).unwrap();
+        unit.started.push(AttemptStart {
+            attempt_id: AttemptId(uuid::Uuid::now_v7()),
+            task_id: "a".into(),
+            map_index: MapIndex::UNMAPPED,
+            number: 1,
+            try_number: 1,
+            state: AttemptState::Running,
+            incarnation: None,
+            queue: "default".into(),
+            at: super::kit::at(5),
+        });
         shared.commit(vec![unit]).await.unwrap();
+        for table in all_tables(server, &database).await {
+            let is_known = OF_A_DAG.contains(&table.as_str()) || OF_NO_DAG.contains(&table.as_str());
+            assert!(is_known, "{server:?}: do rows of `{table}` go with their dag?");
+        }
+        let path = if server == Server::Postgres { "SET search_path = airflow; " } else { "" };
+        execute(server, &database, Box::leak(format!("{path}{MORE_ROWS}").into_boxed_str())).await;
+        let rows = async |table: &str| {
+            let of_the_dag = if table == "af_slot" { " WHERE kind NOT IN (0, 4)" } else { "" };
+            let schema = if server == Server::Postgres { "airflow." } else { "" };
+            let sql = format!("SELECT count(*) FROM {schema}{table}{of_the_dag}");
+            count(server, &database, Box::leak(sql.into_boxed_str())).await
+        };
+        for table in OF_A_DAG {
+            assert!(rows(table).await > 0, "{server:?}: there is no row in {table}");
+        }
         shared.delete_dag(&"d".into()).await.unwrap();
-        let schema = if server == Server::Postgres { "SET search_path = airflow; " } else { "" };
-        for table in [
-            "af_dag",
-            "af_dag_version",
-            "af_run",
-            "af_ti",
-            "af_event",
-            "af_attempt",
-            "af_xcom",
-            "af_expansion",
-        ] {
-            let sql = match server {
-                Server::Postgres => format!("SELECT count(*) FROM airflow.{table}"),
-                Server::Mysql => format!("SELECT count(*) FROM {table}"),
-            };
-            assert_eq!(count(server, &database, Box::leak(sql.into_boxed_str())).await, 0, "{schema}{table}");
+        for table in OF_A_DAG {
+            assert_eq!(rows(table).await, 0, "{server:?}: {table}");
         }
     }
 }
