@@ -5,8 +5,8 @@ use std::sync::Arc;
 use airflow_core::id::MapIndex;
 use airflow_core::state::{RunType, TaskEvent, TaskState};
 use airflow_core::store::{
-    CreatedRun, DagRecord, MysqlStore, NewRun, PostgresStore, RunRow, SharedStore, SlotChange, SlotKey,
-    StoreResult, TiChange, TiData, Unit, UnknownCommits,
+    CreatedRun, DagRecord, MysqlOptions, MysqlStore, NewRun, PoolSettings, PostgresOptions, PostgresStore,
+    RunRow, SharedStore, SlotChange, SlotKey, StoreResult, TiChange, TiData, Unit, UnknownCommits,
 };
 use airflow_core::testing::servers::{Server, TestDatabase};
 use airflow_core::timetable::DataInterval;
@@ -28,6 +28,20 @@ impl Opened {
             Server::Postgres => Self::Postgres(PostgresStore::connect(url).await?),
             Server::Mysql => Self::Mysql(MysqlStore::connect(url).await?),
         })
+    }
+
+    /// With connections that are kept otherwise.
+    pub(crate) async fn with(server: Server, url: &str, change: impl FnOnce(&mut PoolSettings)) -> Self {
+        match server {
+            Server::Postgres => {
+                let options = PostgresOptions::new(url).unwrap().pool(change);
+                Self::Postgres(PostgresStore::connect_with(options).await.unwrap())
+            }
+            Server::Mysql => {
+                let options = MysqlOptions::new(url).unwrap().pool(change);
+                Self::Mysql(MysqlStore::connect_with(options).await.unwrap())
+            }
+        }
     }
 
     pub(crate) fn shared(&self) -> SharedStore {
