@@ -54,6 +54,18 @@ async fn a_dag_is_drawn_in_three_languages_without_a_database() {
 }
 
 #[tokio::test]
+async fn a_triggered_run_goes_to_the_queue_that_is_named() {
+    let app = App::migrated().await;
+    app.ok(&["dags", "trigger", "sales", "-l", RUN, "--queue", "gpu"]).await;
+    app.ok(&["dags", "trigger", "sales", "-l", "2026-03-03"]).await;
+    let runs = app.json(&["dags", "list-runs", "sales", "-o", "json"]).await;
+    let queues: Vec<&Value> = runs.as_array().unwrap().iter().map(|run| &run["queue"]).collect();
+    assert!(queues.contains(&&json!("gpu")) && queues.contains(&&Value::Null), "{runs}");
+    let (code, _, err) = app.run(&["dags", "trigger", "sales", "--queue", ""]).await;
+    assert!(code != 0 && err.contains("must have 1 to 250 characters"), "{code} {err}");
+}
+
+#[tokio::test]
 async fn a_triggered_run_is_executed_cleared_and_marked() {
     let app = App::migrated().await;
     app.ok(&["dags", "trigger", "sales", "-l", RUN, "--run-id", "mine"]).await;

@@ -41,6 +41,42 @@ async fn is_known(command: &[String]) -> bool {
     run_with(args, async |builder| Ok::<_, Infallible>(builder), &mut host).await == 0
 }
 
+/// The commands of the probes in a file that start our program.
+fn probes(file: &str) -> Vec<Vec<String>> {
+    let path = Path::new(env!("CARGO_MANIFEST_DIR")).join("deploy").join(file);
+    let text = std::fs::read_to_string(&path).expect("the file is there");
+    let mut found = Vec::new();
+    let mut inside = false;
+    for line in text.lines().map(str::trim) {
+        match line.split(':').next() {
+            Some("livenessProbe" | "readinessProbe" | "startupProbe" | "healthcheck") => inside = true,
+            Some("exec" | "test") if inside => {
+                assert!(!line.contains("\"sh\""), "{file}: nobody looks into a shell: {line}");
+                found.extend(command(line));
+                inside = false;
+            }
+            _ => {}
+        }
+    }
+    found
+}
+
+/// Goal: a process that stands still is found while others of its kind live. Method: every probe that starts our
+/// program asks for its own host only.
+#[test]
+fn every_probe_looks_at_its_own_process() {
+    for (file, kinds) in [
+        ("compose.yaml", ["SchedulerJob", "worker"]),
+        ("kubernetes/airflow.yaml", ["SchedulerJob", "worker"]),
+    ] {
+        let probes = probes(file);
+        assert_eq!(probes.len(), kinds.len(), "{file}: {probes:?}");
+        for (probe, kind) in probes.iter().zip(kinds) {
+            assert_eq!(probe.join(" "), format!("jobs check --job-type {kind} --local"), "{file}");
+        }
+    }
+}
+
 #[tokio::test]
 async fn every_command_is_known() {
     let files = [

@@ -47,7 +47,7 @@ async fn told(_: airflow::callback::CallbackContext) {}
 fn shop(d: &Dag) {
     let prices = d.map(d.add(orders::call()), price::call);
     d.add(total::call(prices));
-    d.add(flaky::call().on_success(told));
+    d.add(flaky::call().on_success(told).max_active_tis_per_dag(4));
     let _ = d.add(fails::call().on_failure(told)) >> d.add(Empty::new().id("after"));
     d.add(WaitSensor::of(secs(0)).id("deferred").mode(SensorMode::Deferred));
 }
@@ -155,7 +155,7 @@ async fn work(db: &Db) -> Airflow {
 }
 
 /// What to break in the rows of the run `r2`, and which check finds it where.
-const BREAKS: [(&str, &str, &str); 15] = [
+const BREAKS: [(&str, &str, &str); 17] = [
     ("DELETE FROM af_event WHERE task_id = 'orders' AND epoch = 1", "epochs_contiguous", "task `orders`"),
     (
         "UPDATE af_event SET from_state = 'deferred' WHERE task_id = 'total' AND epoch = 1",
@@ -205,6 +205,13 @@ const BREAKS: [(&str, &str, &str); 15] = [
         "run `r1`",
     ),
     (
+        "UPDATE af_attempt SET ended_at = NULL, state = 'queued', incarnation = NULL, queue = 'gpus', at = {old}
+         WHERE task_id = 'deferred'",
+        "queued_are_sent",
+        "task `deferred`",
+    ),
+    ("UPDATE af_attempt SET queue = 'tpus' WHERE queue = 'gpus'", "stranded", "queue `tpus`"),
+    (
         "INSERT INTO af_expansion (run, owner, length) VALUES (987654, 'price', 5)",
         "no_orphan_rows",
         "all rows",
@@ -251,6 +258,11 @@ async fn breaks_limits(db: &Db) {
     db.break_by("UPDATE af_pool SET slots = 2 WHERE name = 'default_pool'").await;
     let (severity, found) = of("limits_kept", "pool:default_pool").await.expect("three of two");
     assert_eq!((severity, found.as_str()), (Severity::Warning, "3 are taken, there are 2"));
+    let task = airflow::store::SlotKey::Task("shop".into(), "flaky".into()).to_string();
+    assert_eq!(of("limits_kept", &task).await, None);
+    db.break_by("UPDATE af_slot SET used = 5 WHERE kind = 2 AND task_id = 'flaky'").await;
+    let (severity, found) = of("limits_kept", &task).await.expect("five of four");
+    assert_eq!((severity, found.as_str()), (Severity::Warning, "5 are taken, there are 4"));
 }
 
 async fn breaks_dates(db: &Db) {

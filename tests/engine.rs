@@ -2,6 +2,8 @@
 
 use std::time::Duration;
 
+use airflow::app::ClearOptions;
+use airflow::dag::TaskOptions;
 use airflow::prelude::*;
 use airflow::state::{RunState, TaskState};
 use airflow::store::MemoryStore;
@@ -83,4 +85,35 @@ async fn a_pipeline_with_mapping_and_a_branch_runs_to_its_end() {
     let value = airflow.store().xcoms(&filter).await.unwrap().remove(0).value;
     assert_eq!(value.decode::<String>().unwrap(), "None Some(\"large\") 20");
     running.stop(Duration::from_secs(5)).await.unwrap();
+}
+
+/// Goal: the queue of a run is that of its tasks, but for those that name one themselves, also after a clear.
+#[tokio::test]
+async fn a_run_may_have_a_queue_of_its_own() {
+    let defaults = TaskOptions { queue: Some("daily".into()), ..TaskOptions::default() };
+    let dag = DagDef::new("routed").default_args(defaults).define(|d| {
+        let plain = d.add(numbers::call().id("plain"));
+        d.add(total::call(plain).id("own").queue("big"));
+    });
+    let builder = Airflow::builder().store(MemoryStore::new()).executor(LocalExecutor::new(2));
+    let airflow = builder.dag(dag).build().await.unwrap();
+    let running = airflow.start();
+    let queues = async |run: &airflow::store::RunRow| -> Vec<String> {
+        let attempts = airflow.store().attempts(run.pk, None).await.unwrap();
+        attempts.into_iter().map(|one| format!("{} {}", one.start.task_id, one.start.queue)).collect()
+    };
+    let usual = airflow.trigger("routed").run_id("usual").await.unwrap();
+    airflow.wait(&usual).await.unwrap();
+    assert_eq!(queues(&usual).await, ["own big", "plain daily"]);
+    let run = airflow.trigger("routed").run_id("other").queue("gpu").await.unwrap();
+    assert_eq!(airflow.wait(&run).await.unwrap().queue.as_deref(), Some("gpu"));
+    assert_eq!(queues(&run).await, ["own big", "plain gpu"]);
+    airflow.clear(&run.dag_id, &run.run_id, &ClearOptions::default(), "me").await.unwrap();
+    airflow.wait(&run).await.unwrap();
+    assert_eq!(queues(&run).await, ["own big", "own big", "plain gpu", "plain gpu"]);
+    for (queue, why) in [(String::new(), "must have 1 to 250"), ("q".repeat(251), "must have 1 to 250")] {
+        let refused = airflow.trigger("routed").queue(queue).await.unwrap_err().to_string();
+        assert!(refused.contains(why), "{refused}");
+    }
+    running.stop(Duration::ZERO).await.unwrap();
 }

@@ -159,6 +159,8 @@ async fn two_schedulers_keep_the_limit_of_a_task() {
 struct Hole {
     store: SharedStore,
     open: tokio::sync::watch::Receiver<bool>,
+    /// The call that is answered all the same.
+    but: &'static str,
 }
 
 impl Layer for Hole {
@@ -168,11 +170,11 @@ impl Layer for Hole {
 
     fn around<'a, T: Send + 'a>(
         &'a self,
-        _: &'static str,
+        call: &'static str,
         work: std::pin::Pin<Box<dyn Future<Output = StoreResult<T>> + Send + 'a>>,
     ) -> std::pin::Pin<Box<dyn Future<Output = StoreResult<T>> + Send + 'a>> {
         Box::pin(async move {
-            if *self.open.borrow() {
+            if *self.open.borrow() && call != self.but {
                 std::future::pending::<()>().await;
             }
             work.await
@@ -230,7 +232,7 @@ async fn runs_that_exchange_their_slots_do_not_wait_for_each_other() {
 async fn a_silent_database_is_survived_and_shows_in_health() {
     let (fall, open) = tokio::sync::watch::channel(false);
     let store: SharedStore = Arc::new(MemoryStore::new());
-    let hole: SharedStore = Arc::new(Layered(Hole { store: Arc::clone(&store), open }));
+    let hole: SharedStore = Arc::new(Layered(Hole { store: Arc::clone(&store), open, but: "" }));
     let dag = DagDef::new("d").define(|d| {
         d.add(airflow::operator::Empty::new().id("a"));
     });
@@ -251,6 +253,95 @@ async fn a_silent_database_is_survived_and_shows_in_health() {
     let run = airflow.trigger("d").await.unwrap();
     assert_eq!(airflow.wait(&run).await.unwrap().state, RunState::Success);
     running.stop(Duration::from_secs(1)).await.unwrap();
+}
+
+/// Goal: a scheduler whose loop stands still does not keep others from its work for ever: it stops its beats, and begins
+/// anew when it can. Method: in virtual time, a store that answers beats and nothing else.
+#[tokio::test(start_paused = true)]
+async fn a_loop_that_stands_still_stops_its_beats_and_begins_anew() {
+    let (fall, open) = tokio::sync::watch::channel(false);
+    let store: SharedStore = Arc::new(MemoryStore::new());
+    let hole: SharedStore = Arc::new(Layered(Hole { store: Arc::clone(&store), open, but: "beat" }));
+    let dag = DagDef::new("d").define(|d| {
+        d.add(airflow::operator::Empty::new().id("a"));
+    });
+    let airflow = Airflow::builder().shared_store(hole).executor(LocalExecutor::new(1)).dag(dag);
+    let airflow = airflow.clock(Virtual(tokio::time::Instant::now())).build().await.unwrap();
+    let running = airflow.start();
+    tokio::time::sleep(Duration::from_secs(3)).await;
+    let beats = async || store.incarnations().await.unwrap()[0].beats;
+    let progress = || running.scheduler().progress();
+    fall.send(true).unwrap();
+    tokio::time::sleep(Duration::from_secs(50)).await;
+    let early = beats().await;
+    assert!(early > 5 && progress().fenced_total == 0, "{early}: {:?}", progress());
+    // Three leases without a turn of the loop, and one without a beat.
+    tokio::time::sleep(Duration::from_secs(40)).await;
+    assert!(progress().fenced_total > 0, "{:?}", progress());
+    fall.send(false).unwrap();
+    tokio::time::sleep(Duration::from_secs(60)).await;
+    assert!(airflow.health().await.is_healthy(), "{:?}", airflow.health().await);
+    let run = airflow.trigger("d").await.unwrap();
+    assert_eq!(airflow.wait(&run).await.unwrap().state, RunState::Success);
+    running.stop(Duration::from_secs(1)).await.unwrap();
+}
+
+/// Goal: a network that swallows everything between a scheduler and its database never hangs the loop: it shows, and
+/// work goes on when the network does. Method: a link that drops what both sides say, and tells nobody.
+#[cfg(all(feature = "postgres", feature = "mysql"))]
+#[tokio::test(flavor = "multi_thread")]
+async fn a_link_that_swallows_everything_hangs_nothing() {
+    use airflow::store::{MysqlStore, PostgresStore};
+    use airflow::testing::proxy::CuttingProxy;
+    use airflow::testing::servers::{Server, TestDatabase};
+
+    const PATIENCE: Duration = Duration::from_secs(90);
+    for server in [Server::Postgres, Server::Mysql] {
+        let Some(database) = TestDatabase::on(server).await else { continue };
+        let proxy = CuttingProxy::start(&database.host()).await.unwrap();
+        let url = database.url_by(&proxy.address());
+        let store: SharedStore = match server {
+            Server::Postgres => Arc::new(PostgresStore::connect(&url).await.unwrap()),
+            Server::Mysql => Arc::new(MysqlStore::connect(&url).await.unwrap()),
+        };
+        let dag = DagDef::new("d").define(|d| {
+            d.add(airflow::operator::Empty::new().id("a"));
+        });
+        let builder = Airflow::builder().shared_store(store).executor(LocalExecutor::new(1)).dag(dag);
+        let builder = builder.scheduler(|config| {
+            (config.beat, config.lease) = (Duration::from_secs(1), Duration::from_secs(8));
+        });
+        let airflow = builder.build().await.unwrap();
+        let running = airflow.start();
+        let run = airflow.trigger("d").await.unwrap();
+        assert_eq!(airflow.wait(&run).await.unwrap().state, RunState::Success);
+        proxy.swallow(true);
+        let seen = async {
+            loop {
+                let progress = running.scheduler().progress();
+                if progress.fenced_total > 0 && progress.last_error.is_some() {
+                    return;
+                }
+                tokio::time::sleep(Duration::from_millis(20)).await;
+            }
+        };
+        tokio::time::timeout(PATIENCE, seen).await.expect("it notices, and stops what runs");
+        let health = tokio::time::timeout(PATIENCE, airflow.health()).await.expect("an answer");
+        assert_eq!(health.metadatabase.status, HealthStatus::Unhealthy, "{server:?}");
+        proxy.swallow(false);
+        let again = async {
+            // Connections that were swallowed are found to be dead one by one.
+            let run = loop {
+                if let Ok(run) = airflow.trigger("d").await {
+                    break run;
+                }
+            };
+            airflow.wait(&run).await.unwrap().state
+        };
+        let state = tokio::time::timeout(PATIENCE, again).await.expect("work goes on");
+        assert_eq!(state, RunState::Success, "{server:?}");
+        running.stop(Duration::from_secs(1)).await.unwrap();
+    }
 }
 
 /// A clock in tokio's virtual time.

@@ -113,7 +113,7 @@ impl<'h> Cx<'h> {
             return Ok(Arc::clone(store));
         }
         let address = self.settings.database().to_owned();
-        let store = open_store(&address, create, &self.program).await?;
+        let store = open_store(&address, create, &self.program, &self.settings).await?;
         self.store = Some(Arc::clone(&store));
         Ok(store)
     }
@@ -221,7 +221,10 @@ impl<'h> Cx<'h> {
             let executor: Arc<dyn Executor> = match kind {
                 ExecutorKind::Local => self.local(self.settings.slots()),
                 ExecutorKind::Sequential => self.local(1),
-                ExecutorKind::Workers => Arc::new(RemoteExecutor::shared(broker::checked(self).await?)),
+                ExecutorKind::Workers => {
+                    let remote = RemoteExecutor::shared(broker::checked(self).await?);
+                    Arc::new(remote.signing_keys(broker::signing_keys(self)))
+                }
             };
             builder = match number {
                 0 => builder.shared_executor(executor),
@@ -283,15 +286,20 @@ pub(crate) async fn sync(airflow: &Airflow, dag: &CompiledDag) -> Result<(), Cli
 }
 
 /// Opens the database at an address. What stands after a `+` in the scheme names a driver of Python, and is passed over.
-async fn open_store(address: &str, create: bool, program: &str) -> Result<SharedStore, CliError> {
+async fn open_store(
+    address: &str,
+    create: bool,
+    program: &str,
+    settings: &Settings,
+) -> Result<SharedStore, CliError> {
     let Some((scheme, rest)) = address.split_once("://") else {
         return open_sqlite(address, create, program).await;
     };
     let kind = scheme.split('+').next().unwrap_or_default();
     match kind {
         "sqlite" => open_sqlite(address, create, program).await,
-        "postgres" | "postgresql" => open_postgres(&format!("postgres://{rest}")).await,
-        "mysql" | "mariadb" => open_mysql(&format!("mysql://{rest}")).await,
+        "postgres" | "postgresql" => open_postgres(&format!("postgres://{rest}"), settings).await,
+        "mysql" | "mariadb" => open_mysql(&format!("mysql://{rest}"), settings).await,
         _ => Err(CliError::Usage(format!(
             "this program cannot open a `{kind}` database; write `sqlite:///absolute/path`, \
              `postgres://user:password@host/database` or `mysql://user:password@host/database`"
@@ -309,24 +317,28 @@ fn without_feature(feature: &str) -> CliError {
 }
 
 #[cfg(feature = "postgres")]
-async fn open_postgres(address: &str) -> Result<SharedStore, CliError> {
-    Ok(Arc::new(airflow_core::store::PostgresStore::connect(address).await?))
+async fn open_postgres(address: &str, settings: &Settings) -> Result<SharedStore, CliError> {
+    use airflow_core::store::{PostgresOptions, PostgresStore};
+    let options = PostgresOptions::new(address)?.pool(|pool| settings.set_pool(pool));
+    Ok(Arc::new(PostgresStore::connect_with(options).await?))
 }
 
 #[cfg(not(feature = "postgres"))]
 #[expect(clippy::unused_async, reason = "the same signature as with the feature")]
-async fn open_postgres(_: &str) -> Result<SharedStore, CliError> {
+async fn open_postgres(_: &str, _: &Settings) -> Result<SharedStore, CliError> {
     Err(without_feature("postgres"))
 }
 
 #[cfg(feature = "mysql")]
-async fn open_mysql(address: &str) -> Result<SharedStore, CliError> {
-    Ok(Arc::new(airflow_core::store::MysqlStore::connect(address).await?))
+async fn open_mysql(address: &str, settings: &Settings) -> Result<SharedStore, CliError> {
+    use airflow_core::store::{MysqlOptions, MysqlStore};
+    let options = MysqlOptions::new(address)?.pool(|pool| settings.set_pool(pool));
+    Ok(Arc::new(MysqlStore::connect_with(options).await?))
 }
 
 #[cfg(not(feature = "mysql"))]
 #[expect(clippy::unused_async, reason = "the same signature as with the feature")]
-async fn open_mysql(_: &str) -> Result<SharedStore, CliError> {
+async fn open_mysql(_: &str, _: &Settings) -> Result<SharedStore, CliError> {
     Err(without_feature("mysql"))
 }
 

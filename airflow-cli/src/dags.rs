@@ -344,6 +344,7 @@ pub(crate) async fn runs_table(store: &SharedStore, runs: &[RunRow]) -> Result<T
         "version",
         "conf",
         "reason",
+        "queue",
     ]);
     for run in runs {
         table.push(row![
@@ -358,6 +359,7 @@ pub(crate) async fn runs_table(store: &SharedStore, runs: &[RunRow]) -> Result<T
             versions.get(&(&run.dag_id, run.fingerprint.clone())).copied(),
             run.conf.clone().map(Cell::json),
             run.reason.clone(),
+            run.queue.clone(),
         ]);
     }
     Ok(table)

@@ -132,6 +132,8 @@ async fn check(cx: &mut Cx<'_>, output: OutputArg) -> Result<(), CliError> {
     table.push(row!["place", store.place()]);
     table.push(row!["schema_version", status.version]);
     table.push(row!["needed_version", status.needed]);
+    table.push(row!["serves_version", status.serves]);
+    let fits = status.fits();
     for (name, value) in status.facts {
         table.push(row![name, value]);
     }
@@ -139,7 +141,7 @@ async fn check(cx: &mut Cx<'_>, output: OutputArg) -> Result<(), CliError> {
     if status.version < status.needed {
         return Err(failed(format!("the tables are missing or old; run `{} db migrate`", cx.program)));
     }
-    Ok(())
+    Ok(fits?)
 }
 
 /// There is no way back: says why, and what to do.

@@ -11,7 +11,7 @@ use airflow_core::executor::Executor as _;
 use airflow_core::mask::Masker;
 use airflow_core::secrets::EnvironmentSecrets;
 use airflow_executors::LocalExecutor;
-use airflow_executors::remote::LogServerOptions;
+use airflow_executors::remote::{Autoscale, LogServerOptions};
 
 use crate::args::Global;
 use crate::error::CliError;
@@ -19,6 +19,14 @@ use crate::host::Host;
 
 /// The home of a program in development, if `AIRFLOW_HOME` does not name another one.
 const DEFAULT_HOME: &str = "airflow_home";
+
+/// As many connections as anybody needs: room for each is kept in memory, and no server allows more.
+#[cfg(any(feature = "postgres", feature = "mysql"))]
+const MANY_CONNECTIONS: i64 = 1000;
+
+/// Longer than any process lives.
+#[cfg(any(feature = "postgres", feature = "mysql"))]
+const NEVER: Duration = Duration::from_secs(100 * 365 * 24 * 3600);
 
 /// Everything that is not said in code.
 #[derive(Debug, Clone)]
@@ -98,7 +106,13 @@ impl Settings {
         self.config = self.config.clone().with_secrets(secrets);
         let again = Options::read(&self.config, self.all.home()).map_err(wrong)?;
         let mut builder = builder;
-        for (section, key) in [("core", "fernet_key"), ("database", "sql_alchemy_conn")] {
+        for (section, key) in [
+            ("core", "fernet_key"),
+            ("database", "sql_alchemy_conn"),
+            ("celery", "broker_url"),
+            ("celery_broker_transport_options", "sentinel_kwargs"),
+            ("broker", "signing_keys"),
+        ] {
             let found = again.found(section, key).clone();
             if self.all.is_set(section, key) || found.source == Source::Default {
                 continue;
@@ -123,8 +137,31 @@ impl Settings {
         self.all.text("core", "executor")
     }
 
-    pub(crate) fn broker(&self) -> &str {
-        self.all.text("celery", "broker_url")
+    /// How the connections to a server are kept.
+    #[cfg(any(feature = "postgres", feature = "mysql"))]
+    pub(crate) fn set_pool(&self, pool: &mut airflow_core::store::PoolSettings) {
+        let number = |key| self.all.number::<i64>("database", key);
+        let beyond = match number("sql_alchemy_max_overflow") {
+            -1 => MANY_CONNECTIONS,
+            beyond => beyond,
+        };
+        let most = number("sql_alchemy_pool_size").saturating_add(beyond).min(MANY_CONNECTIONS);
+        pool.max_connections = u32::try_from(most).unwrap_or(u32::MAX);
+        pool.max_lifetime = match u64::try_from(number("sql_alchemy_pool_recycle")) {
+            Ok(seconds) => Duration::from_secs(seconds),
+            Err(_) => NEVER,
+        };
+        pool.test_before_use = self.all.boolean("database", "sql_alchemy_pool_pre_ping");
+    }
+
+    /// Between how many slots a worker keeps itself, if it does.
+    pub(crate) fn autoscale(&self) -> Result<Option<Autoscale>, CliError> {
+        let text = self.all.text("celery", "worker_autoscale").trim();
+        if text.is_empty() {
+            return Ok(None);
+        }
+        let read: Result<Autoscale, String> = text.parse();
+        read.map(Some).map_err(|error| CliError::Usage(format!("celery.worker_autoscale: {error}")))
     }
 
     pub(crate) fn worker_slots(&self) -> usize {
@@ -201,4 +238,42 @@ impl Settings {
 
 fn wrong(error: ConfigError) -> CliError {
     CliError::Usage(error.to_string())
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn settings(text: &str) -> Settings {
+        let config = Config::parse(text).expect("a file of settings");
+        let all = Options::read(&config, "home").expect("settings");
+        let home = Found { value: PathBuf::from("home"), source: Source::Default };
+        Settings { home, config, all, lint: Lint::default() }
+    }
+
+    #[cfg(any(feature = "postgres", feature = "mysql"))]
+    #[test]
+    fn the_pool_is_as_airflows_options_say() {
+        let pool = |text: &str| {
+            let mut pool = airflow_core::store::PoolSettings::default();
+            settings(&format!("[database]\n{text}\n")).set_pool(&mut pool);
+            pool
+        };
+        assert_eq!(pool(""), airflow_core::store::PoolSettings::default(), "nothing is said twice");
+        let said =
+            pool("sql_alchemy_pool_size = 7\nsql_alchemy_max_overflow = 3\nsql_alchemy_pool_recycle = 60");
+        assert_eq!((said.max_connections, said.max_lifetime), (10, Duration::from_secs(60)));
+        let said = pool("sql_alchemy_max_overflow = -1\nsql_alchemy_pool_recycle = -1");
+        assert_eq!((said.max_connections, said.max_lifetime), (1000, NEVER));
+        assert!(said.test_before_use && !pool("sql_alchemy_pool_pre_ping = False").test_before_use);
+    }
+
+    #[test]
+    fn workers_scale_as_airflows_option_says() {
+        let of = |text: &str| settings(&format!("[celery]\nworker_autoscale = {text}\n")).autoscale();
+        assert_eq!(of("").expect("nothing is said"), None);
+        assert_eq!(of("16,4").expect("it is sound"), Some(Autoscale { max: 16, min: 4 }));
+        let refused = of("4,16").expect_err("the wrong way round").to_string();
+        assert!(refused.starts_with("celery.worker_autoscale: "), "{refused}");
+    }
 }

@@ -35,7 +35,7 @@ pub(crate) async fn show(cx: &mut Cx<'_>, args: &LogsArgs) -> Result<(), CliErro
     let task = TaskId::from(args.ti.task_id.as_str());
     let run_id = run.run_id.clone();
     let reader = LogReader::new(Arc::clone(&store), run, task.clone(), args.ti.map());
-    let mut reader = or_workers(reader.or_files(folder.clone(), template), store).await?;
+    let mut reader = or_workers(reader.or_files(folder.clone(), template), store, cx).await?;
     if let Some(number) = args.try_number {
         reader = reader.of_try(number);
     }
@@ -70,13 +70,14 @@ pub(crate) async fn show(cx: &mut Cx<'_>, args: &LogsArgs) -> Result<(), CliErro
 
 /// Lets a reader ask the workers that serve their files.
 #[cfg(feature = "worker-logs")]
-async fn or_workers(reader: LogReader, store: SharedStore) -> Result<LogReader, CliError> {
-    let workers = airflow_executors::remote::WorkerLogFiles::new(store, &[]).await;
+async fn or_workers(reader: LogReader, store: SharedStore, cx: &mut Cx<'_>) -> Result<LogReader, CliError> {
+    let keys = crate::broker::signing_keys(cx);
+    let workers = airflow_executors::remote::WorkerLogFiles::new(store, &keys).await;
     Ok(reader.or_workers(Arc::new(workers.map_err(|error| failed(error.to_string()))?)))
 }
 
 #[cfg(not(feature = "worker-logs"))]
 #[expect(clippy::unused_async, reason = "the same signature as with the feature")]
-async fn or_workers(reader: LogReader, _: SharedStore) -> Result<LogReader, CliError> {
+async fn or_workers(reader: LogReader, _: SharedStore, _: &mut Cx<'_>) -> Result<LogReader, CliError> {
     Ok(reader)
 }

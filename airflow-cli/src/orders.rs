@@ -99,7 +99,8 @@ impl From<OrderError> for CliError {
 /// A monitor over the store and the broker of this program.
 pub(crate) async fn monitor(cx: &mut Cx<'_>) -> Result<WorkerMonitor, CliError> {
     let transport = broker::open(cx)?;
-    Ok(WorkerMonitor::new(cx.store().await?, transport, &[]).await?)
+    let keys = broker::signing_keys(cx);
+    Ok(WorkerMonitor::new(cx.store().await?, transport, &keys).await?)
 }
 
 pub(crate) async fn run(cx: &mut Cx<'_>, command: OrderCommand) -> Result<(), CliError> {

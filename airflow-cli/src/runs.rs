@@ -39,6 +39,9 @@ pub(crate) struct TriggerArgs {
     /// What the run is about, instead of now
     #[arg(short, long, value_parser = moment)]
     logical_date: Option<DateTime<Utc>>,
+    /// The queue of the tasks of this run, but for those that name a queue themselves
+    #[arg(short, long)]
+    queue: Option<String>,
     /// Wait until the run has ended; exit with 1 if it failed
     #[arg(short, long)]
     wait: bool,
@@ -116,6 +119,9 @@ pub(crate) async fn trigger(cx: &mut Cx<'_>, args: TriggerArgs) -> Result<(), Cl
     }
     if let Some(date) = args.logical_date {
         trigger = trigger.logical_date(date);
+    }
+    if let Some(queue) = args.queue {
+        trigger = trigger.queue(queue);
     }
     let mut run = trigger.await?;
     if args.wait {

@@ -85,16 +85,21 @@ pub(crate) async fn worker(cx: &mut Cx<'_>, args: WorkerArgs) -> Result<(), CliE
     warn_of_root(cx);
     let airflow = cx.airflow().await?;
     airflow.sync_dags().await?;
+    // A number that is asked for is one that does not change.
+    let autoscale = match (args.autoscale, args.concurrency) {
+        (None, None) => cx.settings.autoscale()?,
+        (given, _) => given,
+    };
     let serves_logs = args.log_server || args.log_address.is_some();
     let options = WorkerOptions {
         name: args.name,
         queues: args.queues,
         slots: args.concurrency.unwrap_or_else(|| cx.settings.worker_slots()),
-        autoscale: args.autoscale,
+        autoscale,
         isolation: args.isolation,
         process_command: ProcessCommand::default().kill_after(cx.settings.kill_after()),
+        signing_keys: broker::signing_keys(cx),
         log_server: serves_logs.then(|| cx.settings.log_server(args.log_address)),
-        ..WorkerOptions::default()
     };
     let pid = args.pid.map(PidFile::write).transpose()?;
     let mut requests = StopRequests::of(cx.host)?;

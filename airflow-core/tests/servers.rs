@@ -61,7 +61,8 @@ const LISTS: u32 = 25;
 fn memory_and_postgres_give_the_same_answers() {
     const EMPTY: &str = "
         TRUNCATE airflow.af_dag, airflow.af_asset, airflow.af_asset_event, airflow.af_run, airflow.af_slot, airflow.af_pool,
-            airflow.af_watcher, airflow.af_incarnation RESTART IDENTITY CASCADE;
+            airflow.af_watcher, airflow.af_incarnation, airflow.af_worker, airflow.af_dead_letter, airflow.af_setting,
+            airflow.af_variable RESTART IDENTITY CASCADE;
         INSERT INTO airflow.af_pool VALUES ('default_pool', 128, 'Default pool', false)";
     let runtime = tokio::runtime::Runtime::new().unwrap();
     let Some((database, store)) = runtime.block_on(store(Server::Postgres)) else { return };
@@ -76,7 +77,8 @@ fn memory_and_postgres_give_the_same_answers() {
 fn memory_and_mysql_give_the_same_answers() {
     const EMPTY: &str = "
         BEGIN; DELETE FROM af_dag; DELETE FROM af_asset; DELETE FROM af_asset_event; DELETE FROM af_slot; DELETE FROM af_pool;
-        DELETE FROM af_watcher; DELETE FROM af_incarnation;
+        DELETE FROM af_watcher; DELETE FROM af_incarnation; DELETE FROM af_worker; DELETE FROM af_dead_letter;
+        DELETE FROM af_setting; DELETE FROM af_variable;
         INSERT INTO af_pool VALUES ('default_pool', 128, 'Default pool', false); COMMIT;
         ALTER TABLE af_run AUTO_INCREMENT = 1";
     let runtime = tokio::runtime::Runtime::new().unwrap();

@@ -185,7 +185,8 @@ async fn age(now: &Path, path: &Path, version: usize) -> Result<(), Error> {
         .await?;
     for (number, sql) in sqlite_migrations().iter().take(version).enumerate() {
         run(&mut conn, sql).await?;
-        run(&mut conn, &format!("INSERT INTO airflow_schema VALUES ({}, 0)", number + 1)).await?;
+        run(&mut conn, &format!("INSERT INTO airflow_schema (version, at) VALUES ({}, 0)", number + 1))
+            .await?;
     }
     run(&mut conn, &format!("ATTACH '{}' AS now", now.display())).await?;
     for table in tables(&mut conn, "main").await? {
@@ -226,7 +227,7 @@ async fn same_rows(now: &Path, path: &Path) -> Result<Vec<String>, Error> {
         let known = names(&mut conn, "now", table).await?;
         // What came later begins with its default.
         let list: Vec<_> =
-            known.into_iter().filter(|name| !["wait", "holds"].contains(&name.as_str())).collect();
+            known.into_iter().filter(|name| !["wait", "holds", "queue"].contains(&name.as_str())).collect();
         let list = list.join(", ");
         let sql = format!(
             "SELECT count(*) FROM (SELECT {list} FROM main.{table} EXCEPT SELECT {list} FROM now.{table})"

@@ -186,6 +186,17 @@ async fn a_probe_finds_the_process_that_it_is_asked_for() {
     let listed = app.json(&["jobs", "check", "--hostname", "west", "-o", "json"]).await;
     assert_eq!((&listed[0]["host"], &listed[0]["pid"]), (&json!("west"), &json!(2)));
 
+    // The probe of a deployment: the process of this host stands still, and those that live do not vouch for it.
+    let local = ["--job-type", "SchedulerJob", "--local"];
+    let spec = airflow::scheduler::IncarnationSpec::of_this_process("scheduler");
+    let mine = spec.new_incarnation(std::time::Duration::from_secs(600));
+    let id = mine.id;
+    store.register(mine).await.unwrap();
+    assert_eq!(check(&local).await, one);
+    store.end_incarnation(id).await.unwrap();
+    assert_eq!(check(&local).await, none);
+    assert_eq!(check(&["--job-type", "SchedulerJob"]).await, one);
+
     let health: Value = serde_json::from_str(&app.ok(&["health"]).await).unwrap();
     let status = |part: &str| health[part]["status"].clone();
     assert_eq!([status("scheduler"), status("triggerer")], [json!("healthy"), json!("healthy")]);

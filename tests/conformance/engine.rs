@@ -198,6 +198,7 @@ impl Sim {
             fingerprint: self.dag.fingerprint.clone(),
             triggered_by: "test".into(),
             ignores_past: false,
+            queue: None,
             advance: None,
             assets: None,
             deadlines: Vec::new(),

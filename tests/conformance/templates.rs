@@ -132,6 +132,7 @@ fn attempt_of(raw: &Value, dag: &CompiledDag) -> Attempt {
 async fn store_previous(airflow: &Airflow, dag: &CompiledDag, raw: &Value) {
     let data_interval = interval(&raw["data_interval"]);
     let run = NewRun {
+        queue: None,
         dag_id: dag.id.clone(),
         run_id: "before".into(),
         run_type: RunType::Scheduled,

@@ -16,6 +16,7 @@ use crate::store::{Anomaly, Held, Rows, Rule, SlotCount, SlotKey, Store, StoreRe
 use crate::time::Clock;
 
 use super::Airflow;
+use super::waiting::stranded;
 
 /// How many findings of one check are kept; more have one cause.
 const MOST: usize = 100;
@@ -26,6 +27,9 @@ const CLOCKS_APART: Duration = Duration::from_secs(2);
 
 /// From how far on they are a fault: runs come a minute early or late.
 const CLOCKS_WRONG: Duration = Duration::from_secs(60);
+
+/// How long something may wait for a process that is not there: one that starts says what it has after a moment.
+const STRANDED_AFTER: Duration = Duration::from_secs(60);
 
 /// How bad a finding is.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Serialize)]
@@ -42,7 +46,7 @@ pub enum Severity {
 pub struct Finding {
     /// How bad it is.
     pub severity: Severity,
-    /// Which check found it: `schema`, `durability`, `clock`, `watchers_work` or the word of a [`Rule`].
+    /// Which check found it: `schema`, `durability`, `clock`, `watchers_work`, `stranded` or the word of a [`Rule`].
     pub check: &'static str,
     /// Where, for people.
     pub place: String,
@@ -156,7 +160,19 @@ pub async fn doctor(store: &dyn Store, clock: &dyn Clock) -> StoreResult<Checkup
     look_at_slots(&count, &mut checkup);
     look_at_limits(store, &count, &mut checkup).await?;
     look_at_watchers(store, &mut checkup).await?;
+    look_at_stranded(store, count.now, &mut checkup).await?;
     Ok(checkup)
+}
+
+/// Looks for what waits for processes that are not there.
+async fn look_at_stranded(store: &dyn Store, now: DateTime<Utc>, checkup: &mut Checkup) -> StoreResult<()> {
+    const CURE: &str = "start such a process; the rest works meanwhile";
+    let all = stranded(store, now).await?;
+    for stranded in all.into_iter().filter(|one| one.oldest_age >= STRANDED_AFTER.as_secs_f64()) {
+        let place = format!("{} `{}`", stranded.kind, stranded.name);
+        checkup.say(Severity::Warning, "stranded", &place, stranded.reason, CURE);
+    }
+    Ok(())
 }
 
 /// Looks for watchers of assets that fail.
@@ -174,7 +190,7 @@ async fn look_at_watchers(store: &dyn Store, checkup: &mut Checkup) -> StoreResu
 /// Looks at the version of the tables and at what keeps commits; says whether the tables can be looked at.
 async fn look_at_schema(store: &dyn Store, checkup: &mut Checkup) -> StoreResult<bool> {
     let (status, place) = (store.check().await?, store.place());
-    if status.version != status.needed {
+    if status.fits().is_err() {
         let found =
             format!("the tables have version {}, this program needs {}", status.version, status.needed);
         let cure = if status.version < status.needed {
@@ -316,6 +332,11 @@ async fn look_at_limits(store: &dyn Store, count: &SlotCount, checkup: &mut Chec
         ] {
             limits.extend(limit.map(|limit| (key.clone(), limit, taken(&key))));
         }
+        for (task, limit) in &dag.tasks {
+            let key = SlotKey::Task(dag.dag_id.clone(), task.clone());
+            let used = taken(&key);
+            limits.push((key, *limit, used));
+        }
     }
     for (key, limit, used) in limits.into_iter().filter(|(_, limit, used)| *limit >= 0 && used > limit) {
         let found = format!("{used} are taken, there are {limit}");
@@ -339,6 +360,11 @@ fn finding(anomaly: Anomaly, alive: bool) -> Finding {
         Rule::StateIsLastEvent => (Severity::Error, FOREIGN),
         Rule::OneOpenAttempt | Rule::AttemptsFitStates => (Severity::Error, CLEAR),
         Rule::AttemptsOfTheLiving | Rule::NoticesTold | Rule::OwnersAlive => (waits, of_the_dead),
+        Rule::QueuedAreSent => (
+            Severity::Warning,
+            "a scheduler that has this version of the dag takes the run over within a minute and sends it; if this stays, \
+             start one, or clear the task instance",
+        ),
         Rule::OneRunPerDate => (Severity::Error, "delete one of the runs"),
         Rule::RunsFitInstances => (Severity::Error, "clear the run, or mark it: then its instances follow"),
         Rule::NoOrphanRows => (Severity::Error, "delete these rows; who deleted what they belonged to?"),

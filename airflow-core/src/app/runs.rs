@@ -70,6 +70,7 @@ pub struct Trigger<'a> {
     conf: Result<Option<Value>, String>,
     run_id: Option<RunId>,
     logical_date: Option<DateTime<Utc>>,
+    queue: Option<String>,
     actor: String,
 }
 
@@ -93,6 +94,13 @@ impl<'a> Trigger<'a> {
         self
     }
 
+    /// The queue of the tasks of this run, instead of the dag's default. A task that names a queue itself stays in it:
+    /// it may work nowhere else.
+    pub fn queue(mut self, queue: impl Into<String>) -> Self {
+        self.queue = Some(queue.into());
+        self
+    }
+
     /// Who asks for it, for the audit log.
     pub fn actor(mut self, actor: impl Into<String>) -> Self {
         self.actor = actor.into();
@@ -107,10 +115,14 @@ impl<'a> Trigger<'a> {
         if let Some(id) = &self.run_id {
             check_run_id(id)?;
         }
+        if let Some(queue) = &self.queue {
+            check_queue(queue)?;
+        }
         let now = self.airflow.now();
         let date = self.logical_date.unwrap_or(now);
         check_logical_date(date, &self.airflow.store().years())?;
-        Ok((self.airflow, manual_run(&dag, self.run_id, date, conf, &self.actor, now)?))
+        let run = manual_run(&dag, self.run_id, date, conf, &self.actor, now)?;
+        Ok((self.airflow, NewRun { queue: self.queue, ..run }))
     }
 
     /// Makes the run in a transaction of yours: if you commit it, the run is there and starts at once; if you roll it
@@ -184,6 +196,13 @@ impl<'a> IntoFuture for Trigger<'a> {
     fn into_future(self) -> Self::IntoFuture {
         Box::pin(self.send())
     }
+}
+
+fn check_queue(queue: &str) -> Result<(), TriggerError> {
+    if queue.is_empty() || queue.chars().count() > crate::id::MAX_ID_CHARS {
+        return Err(TriggerError::Refused(format!("the queue `{queue}` must have 1 to 250 characters")));
+    }
+    Ok(())
 }
 
 fn check_run_id(id: &RunId) -> Result<(), TriggerError> {
@@ -273,6 +292,7 @@ impl Airflow {
             conf: Ok(None),
             run_id: None,
             logical_date: None,
+            queue: None,
             actor: "api".into(),
         }
     }
@@ -328,6 +348,7 @@ impl Airflow {
                     fingerprint: dag.fingerprint.clone(),
                     triggered_by: "backfill".into(),
                     ignores_past: std::mem::take(&mut first),
+                    queue: None,
                     advance: None,
                     assets: None,
                     deadlines: Vec::new(),

@@ -260,6 +260,7 @@ pub(super) struct TemplateParts {
     task: TaskIdx,
     run: Arc<RunInfo>,
     ti: TiInfo,
+    queue: String,
     params: Arc<Value>,
     started_at: DateTime<Utc>,
     now: DateTime<Utc>,
@@ -338,6 +339,7 @@ pub(super) async fn template_parts(
         task: attempt.task,
         run: Arc::clone(&attempt.run),
         ti: attempt.ti.clone(),
+        queue: attempt.queue.clone(),
         params: Arc::clone(params),
         started_at: attempt.at,
         now: runner.clock.now(),
@@ -427,7 +429,7 @@ fn template_context(parts: &TemplateParts) -> TemplateContext {
     let mut task_fields = Map::new();
     task_fields.insert("retries".into(), task.settings.retry.retries.into());
     task_fields.insert("pool".into(), task.settings.pool.clone().into());
-    task_fields.insert("queue".into(), task.settings.queue.clone().into());
+    task_fields.insert("queue".into(), parts.queue.clone().into());
     TemplateContext {
         dag_id: run.dag_id.to_string(),
         task_id: ti.task_id.to_string(),

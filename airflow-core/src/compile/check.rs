@@ -220,6 +220,7 @@ pub(super) fn tasks(def: &DagDef, problems: &mut Vec<Problem>) -> Vec<Arc<TaskSe
         }
         let before = problems.len();
         let mut options = TaskOptions::clone(&task.options);
+        let names_queue = options.queue.is_some();
         let mut group = task.group;
         while let Some(index) = group {
             let group_def = &def.definition.groups[index];
@@ -242,7 +243,7 @@ pub(super) fn tasks(def: &DagDef, problems: &mut Vec<Problem>) -> Vec<Arc<TaskSe
             }
         }
         let settings = if is_sensor { TaskSettings::of_sensor(options) } else { TaskSettings::from(options) };
-        let settings = Arc::new(settings);
+        let settings = Arc::new(TaskSettings { names_queue, ..settings });
         // What is wrong is said of each task.
         if problems.len() == before {
             known.insert(kind, Arc::clone(&settings));

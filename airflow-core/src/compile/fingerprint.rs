@@ -4,7 +4,7 @@ use std::collections::HashMap;
 use std::fmt::Write as _;
 use std::sync::Arc;
 
-use crate::dag::{Role, TaskSettings};
+use crate::dag::{DEFAULT_QUEUE, Role, TaskSettings};
 use crate::hash::Hash;
 use crate::operator::InputRef;
 
@@ -45,6 +45,10 @@ fn settings_of_task(t: &TaskSettings) -> String {
     // Only where they are said, so that other dags keep their version.
     if (t.isolation, &t.executor_config) != (None, &None) {
         let _ = write!(text, " {:?}", (t.isolation, &t.executor_config));
+    }
+    // A queue decides more if it is the task's own; said only where one would think otherwise.
+    if t.names_queue == (t.queue == DEFAULT_QUEUE) {
+        let _ = write!(text, " {}", t.names_queue);
     }
     if let Some(sensor) = &t.sensor {
         let _ = write!(text, " {sensor:?}");

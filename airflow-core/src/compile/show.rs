@@ -207,6 +207,8 @@ struct StoredTask<'a> {
     pool: &'a str,
     pool_slots: u32,
     queue: &'a str,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    max_active_tis_per_dag: Option<u32>,
     owner: &'a str,
     doc: Option<&'a str>,
     output: &'a str,
@@ -233,6 +235,7 @@ impl<'a> StoredTask<'a> {
             pool: &s.pool,
             pool_slots: s.pool_slots,
             queue: &s.queue,
+            max_active_tis_per_dag: s.max_active_tis_per_dag,
             owner: &s.owner,
             doc: s.doc.as_deref(),
             output: task.operator.output_type(),

@@ -22,7 +22,7 @@ pub(crate) use number::python_int;
 use number::python_strip;
 
 /// Options that may come from a command (`…_cmd`) or a secrets backend (`…_secret`), because they are secret.
-pub const SENSITIVE: [(&str, &str); 9] = [
+pub const SENSITIVE: [(&str, &str); 11] = [
     ("core", "fernet_key"),
     ("database", "sql_alchemy_conn"),
     ("database", "sql_alchemy_engine_args"),
@@ -32,6 +32,8 @@ pub const SENSITIVE: [(&str, &str); 9] = [
     ("smtp", "smtp_password"),
     ("webserver", "secret_key"),
     ("celery", "broker_url"),
+    ("celery_broker_transport_options", "sentinel_kwargs"),
+    ("broker", "signing_keys"),
 ];
 
 /// Where the log of an attempt lies below the log folder, unless `logging.log_filename_template` says otherwise.

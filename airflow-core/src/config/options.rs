@@ -25,6 +25,8 @@ enum Kind {
     Backend,
     /// A JSON object.
     Object,
+    /// One of these words.
+    OneOf(&'static [&'static str]),
 }
 
 /// An option that has an effect.
@@ -54,8 +56,22 @@ const fn known(
 /// Every option that has an effect, by section and name.
 #[rustfmt::skip]
 pub const OPTIONS: &[Known] = &[
-    known("celery", "broker_url", "", Kind::Text, "the broker between schedulers and workers: redis:// or amqp://"),
+    known("broker", "delivery_limit", "50", Kind::Number(1), "how often RabbitMQ delivers a message before it is set aside"),
+    known("broker", "max_length", "", Kind::Number(1), "the most messages of a queue of RabbitMQ; what is more is sent later"),
+    known("broker", "prefix", "", Kind::Text, "what names at the broker begin with; `airflow:` on Redis and `airflow.` on RabbitMQ if empty"),
+    known("broker", "queue_type", "quorum", Kind::OneOf(&["quorum", "classic"]), "how RabbitMQ keeps queues: quorum or classic"),
+    known("broker", "signing_keys", "", Kind::Text, "keys that sign messages, separated by commas; the first signs. If empty, one that is kept in the database"),
+    known("celery", "broker_url", "", Kind::Text, "the broker between schedulers and workers: redis:// or amqp://; further ones after `;`"),
+    known("celery", "ssl_active", "False", Kind::Boolean, "whether the broker is spoken to with TLS, whatever its address says"),
+    known("celery", "ssl_cacert", "", Kind::Text, "the file with the certificate of the authority that is trusted"),
+    known("celery", "ssl_cert", "", Kind::Text, "the file with the certificate of this program, for the broker"),
+    known("celery", "ssl_key", "", Kind::Text, "the file with the key of that certificate"),
+    known("celery", "ssl_mutual_tls", "True", Kind::Boolean, "whether that certificate is shown"),
+    known("celery", "worker_autoscale", "", Kind::Text, "at most and at least how many tasks run at once in a worker, such as 16,4; worker_concurrency does not count then"),
     known("celery", "worker_concurrency", "16", Kind::Number(1), "tasks that run at once in a worker"),
+    known("celery_broker_transport_options", "global_keyprefix", "", Kind::Text, "what keys in Redis begin with, if broker.prefix does not say"),
+    known("celery_broker_transport_options", "master_name", "", Kind::Text, "the master that sentinels are asked for, if the address does not say"),
+    known("celery_broker_transport_options", "sentinel_kwargs", "", Kind::Object, "the password of sentinels, as {\"password\": \"..\"}"),
     known("core", "check_slas", "True", Kind::Boolean, "whether the `sla` of tasks is looked at"),
     known("core", "dags_are_paused_at_creation", "False", Kind::Boolean, "whether new dags begin paused"),
     known("core", "default_pool_task_slot_count", "128", Kind::Number(-1), "slots of `default_pool` in a new database"),
@@ -73,6 +89,10 @@ pub const OPTIONS: &[Known] = &[
     known("core", "parallelism", "32", Kind::Number(1), "tasks that run at once in this process"),
     known("core", "sensitive_var_conn_names", "", Kind::Text, "further parts of sensitive names, separated by commas"),
     known("database", "sql_alchemy_conn", "sqlite://{home}/airflow.db", Kind::Text, "the database"),
+    known("database", "sql_alchemy_max_overflow", "0", Kind::Number(-1), "connections to a database server beyond sql_alchemy_pool_size; -1 for as many as are needed"),
+    known("database", "sql_alchemy_pool_pre_ping", "True", Kind::Boolean, "whether a connection is tried before it is used"),
+    known("database", "sql_alchemy_pool_recycle", "1800", Kind::Number(-1), "seconds after which a connection is made anew; -1 for never"),
+    known("database", "sql_alchemy_pool_size", "10", Kind::Number(1), "connections of a process to a database server, at least 3"),
     known("logging", "base_log_folder", "{home}/logs", Kind::Text, "folder of the task logs"),
     known("logging", "log_filename_template", super::LOG_TEMPLATE, Kind::Text, "where the log of an attempt lies in that folder"),
     known("logging", "logging_level", "INFO", Kind::Level, "DEBUG, INFO, WARNING or ERROR"),
@@ -94,17 +114,20 @@ pub const OPTIONS: &[Known] = &[
 ];
 
 /// Sections whose options are all known: a name that is neither here nor Airflow's is a mistake.
-const OWNED: [&str; 8] =
-    ["celery", "core", "database", "logging", "operators", "scheduler", "secrets", "sensors"];
+const OWNED: [&str; 9] =
+    ["broker", "celery", "core", "database", "logging", "operators", "scheduler", "secrets", "sensors"];
+
+/// Airflow's section for what Celery's clients of brokers know.
+const TRANSPORT_OPTIONS: &str = "celery_broker_transport_options";
 
 /// Options of these sections that Airflow has and that have no effect here.
 const WITHOUT_EFFECT: &[(&str, &str)] = &[
     (
         "celery",
         "celery_app_name celery_config_options extra_celery_config flower_basic_auth flower_host flower_port \
-        flower_url_prefix operation_timeout pool result_backend result_backend_sqlalchemy_engine_options ssl_active \
-        ssl_cacert ssl_cert ssl_key ssl_mutual_tls stalled_task_timeout sync_parallelism task_acks_late \
-        task_adoption_timeout task_publish_max_retries task_track_started worker_autoscale worker_enable_remote_control \
+        flower_url_prefix operation_timeout pool result_backend result_backend_sqlalchemy_engine_options \
+        stalled_task_timeout sync_parallelism task_acks_late \
+        task_adoption_timeout task_publish_max_retries task_track_started worker_enable_remote_control \
         worker_precheck worker_prefetch_multiplier worker_umask",
     ),
     (
@@ -126,8 +149,8 @@ const WITHOUT_EFFECT: &[(&str, &str)] = &[
     (
         "database",
         "alembic_ini_file_path check_migrations external_db_managers load_default_connections max_db_retries \
-        migration_batch_size sql_alchemy_connect_args sql_alchemy_engine_args sql_alchemy_max_overflow \
-        sql_alchemy_pool_enabled sql_alchemy_pool_pre_ping sql_alchemy_pool_recycle sql_alchemy_pool_size sql_alchemy_schema \
+        migration_batch_size sql_alchemy_connect_args sql_alchemy_engine_args \
+        sql_alchemy_pool_enabled sql_alchemy_schema \
         sql_alchemy_session_maker sql_alchemy_conn_async sql_engine_collation_for_ids sql_engine_encoding",
     ),
     (
@@ -256,6 +279,15 @@ impl Settings {
         self.values.insert((option.section, option.key), Found { value: value.to_string(), source });
     }
 
+    /// An option that is a whole number, or `None` if it is empty.
+    ///
+    /// # Panics
+    ///
+    /// If there is no such option.
+    pub fn maybe_number<T: TryFrom<i128> + Default>(&self, section: &str, key: &str) -> Option<T> {
+        (!self.text(section, key).is_empty()).then(|| self.number(section, key))
+    }
+
     /// The value of an option as text, and where it comes from.
     ///
     /// # Panics
@@ -371,6 +403,11 @@ impl Lint {
             self.warnings.push(format!("{shown}: the name is `{now}.{name}` now; the old one still works"));
             return;
         }
+        if section == TRANSPORT_OPTIONS {
+            // Whatever the client of a broker knows may stand there.
+            self.warnings.push(format!("{shown}: has no effect here"));
+            return;
+        }
         if !OWNED.contains(&section) {
             self.warnings.push(format!("{shown}: the section has no effect here"));
             return;
@@ -447,7 +484,10 @@ impl Known {
             Kind::Boolean => parse_bool(value).is_none().then(|| "`True` or `False`".to_owned()),
             Kind::Seconds(_) if value.is_empty() && self.default.is_empty() => None,
             Kind::Seconds(least) => number(least, "a number of seconds"),
+            Kind::Number(_) if value.is_empty() && self.default.is_empty() => None,
             Kind::Number(least) => number(least, "a whole number"),
+            Kind::OneOf(words) if words.contains(&value) => None,
+            Kind::OneOf(words) => Some(format!("`{}`", words.join("` or `"))),
             Kind::Zone => crate::timetable::parse_zone(value)
                 .is_err()
                 .then(|| "the name of a time zone, such as `Europe/Berlin` or `utc`".to_owned()),

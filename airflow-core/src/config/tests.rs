@@ -93,7 +93,8 @@ fn an_old_name_still_works_and_says_so() {
 #[test]
 fn unknown_options_are_errors_only_where_nobody_knows_them() {
     let config = config(
-        "[core]\nparalelism = 3\nload_examples = False\n[celery]\nworker_umask = 4\n[smtp]\nsmtp_port = 25\n",
+        "[core]\nparalelism = 3\nload_examples = False\n[celery]\nworker_umask = 4\n\
+         [celery_broker_transport_options]\nvisibility_timeout = 9\nmaster_name = m\n[smtp]\nsmtp_port = 25\n",
     )
     .with_env([("AIRFLOW__SCHEDULER__USE_JOB_SCHEDUL", "True"), ("AIRFLOW__CORE__FERNET_KEY_CMD", "true")]);
     let lint = Lint::of(&config, Path::new("home"));
@@ -109,6 +110,7 @@ fn unknown_options_are_errors_only_where_nobody_knows_them() {
         lint.warnings,
         [
             "[celery] worker_umask: has no effect here",
+            "[celery_broker_transport_options] visibility_timeout: has no effect here",
             "[core] load_examples: has no effect here",
             "[smtp] smtp_port: the section has no effect here"
         ]
@@ -125,6 +127,9 @@ fn a_value_that_makes_no_sense_is_an_error_with_its_place() {
         ("core", "fernet_key", "short", "a key is 32 random bytes"),
         ("logging", "logging_level", "LOUD", "DEBUG, INFO, WARNING or ERROR"),
         ("scheduler", "use_job_schedule", "perhaps", "`True` or `False`"),
+        ("broker", "queue_type", "mirrored", "`quorum` or `classic`"),
+        ("broker", "max_length", "0", "a whole number from 1"),
+        ("database", "sql_alchemy_pool_size", "0", "a whole number from 1"),
     ] {
         let name = Config::env_name(section, key);
         let config = config("").with_env([(name.as_str(), value)]);
@@ -135,6 +140,13 @@ fn a_value_that_makes_no_sense_is_an_error_with_its_place() {
         );
         assert_eq!(error.contains(value), key != "fernet_key", "{error}");
     }
+}
+
+#[test]
+fn what_may_be_left_out_is_empty_or_a_number() {
+    let read = |text: &str| Settings::read(&config(text), "home").expect("settings");
+    assert_eq!(read("").maybe_number::<u32>("broker", "max_length"), None);
+    assert_eq!(read("[broker]\nmax_length = 7\n").maybe_number::<u32>("broker", "max_length"), Some(7));
 }
 
 #[test]

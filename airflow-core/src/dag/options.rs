@@ -173,6 +173,8 @@ pub struct TaskSettings {
     pub weight_rule: WeightRule,
     /// The queue.
     pub queue: String,
+    /// Whether the task names that queue itself, so that the queue of a run does not replace it.
+    pub names_queue: bool,
     /// The executor, if one is named.
     pub executor: Option<String>,
     /// What the executor is to know.
@@ -230,6 +232,12 @@ impl TaskSettings {
         let (sensor, timeout) = (SensorSettings::from(&options), options.execution_timeout);
         Self { sensor: Some(sensor), timeout, ..Self::from(options) }
     }
+
+    /// The queue of the task in a run that may have a queue of its own: that one takes the place of the default, be it
+    /// the dag's or nobody's, and never of one that the task names itself.
+    pub fn queue_in<'a>(&'a self, of_run: Option<&'a str>) -> &'a str {
+        of_run.filter(|_| !self.names_queue).unwrap_or(&self.queue)
+    }
 }
 
 impl From<TaskOptions> for TaskSettings {
@@ -249,6 +257,7 @@ impl From<TaskOptions> for TaskSettings {
             pool_slots: o.pool_slots.unwrap_or(1),
             priority_weight: o.priority_weight.unwrap_or(1),
             weight_rule: o.weight_rule.unwrap_or(WeightRule::Downstream),
+            names_queue: o.queue.is_some(),
             queue: o.queue.unwrap_or_else(|| DEFAULT_QUEUE.into()),
             executor: o.executor,
             executor_config: o.executor_config.map(Arc::new),

@@ -72,6 +72,7 @@ pub fn asset_run(dag: &CompiledDag, new: &BTreeSet<AssetKey>, now: DateTime<Utc>
         fingerprint: dag.fingerprint.clone(),
         triggered_by: "asset".into(),
         ignores_past: false,
+        queue: None,
         advance: None,
         assets: Some(AssetTrigger { needs: new.iter().cloned().collect() }),
         deadlines: Vec::new(),

@@ -39,7 +39,7 @@ pub fn reasons(view: &RunView, key: TiKey, paused: bool, used: Used<'_>, now: Da
         TaskState::Scheduled => reasons.extend(full_limits(view, key, used)),
         TaskState::Queued => reasons.push(format!(
             "it is queued for a worker that listens to `{}`",
-            view.dag.task(key.task).settings.queue
+            view.dag.task(key.task).settings.queue_in(view.run.queue.as_deref())
         )),
         TaskState::Deferred => reasons.push(deferred(ti.data.wait.as_deref())),
         TaskState::Restarting => reasons.push("its cleared attempt is being stopped".into()),

@@ -293,7 +293,8 @@ pub fn launch(
         try_number = data.try_number;
     })?;
     let task = plan.view.dag.task(key.task);
-    let (task_id, queue) = (task.id.clone(), task.settings.queue.clone());
+    let queue = task.settings.queue_in(plan.view.run.queue.as_deref()).to_owned();
+    let task_id = task.id.clone();
     if epoch > 0 && !goes_on {
         // Values of an earlier try would look like those of this one.
         plan.unit.xcom_clears.push((task_id.clone(), key.map));

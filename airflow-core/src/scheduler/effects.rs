@@ -51,7 +51,7 @@ pub(super) fn attempt_of(view: &RunView, key: TiKey, id: AttemptId, at: DateTime
             attempt_id: id,
             epoch: ti.epoch,
         },
-        queue: task.settings.queue.clone(),
+        queue: task.settings.queue_in(view.run.queue.as_deref()).to_owned(),
         terms: Terms::of(task),
         at,
         try_started_at: ti.data.started_at.unwrap_or(at),

@@ -252,6 +252,48 @@ mod tests {
         SimClock::new("2026-01-01T00:00:00Z".parse().unwrap())
     }
 
+    /// Goal: a loop that stands still has no right to its lease. Method: say that it does, and count the beats.
+    #[tokio::test]
+    async fn who_stands_still_beats_no_more_and_loses_the_lease() {
+        use std::sync::atomic::{AtomicBool, Ordering};
+        let clock = clock();
+        let start = clock.now();
+        let store: SharedStore = Arc::new(MemoryStore::with_clock(clock.clone()));
+        let process = IncarnationSpec::of_this_process("test");
+        let lease = Lease::new(Arc::new(clock.clone()), process.id, LENGTH);
+        store.register(process.new_incarnation(LENGTH)).await.unwrap();
+        lease.begin(process.id, clock.elapsed());
+        let stands = Arc::new(AtomicBool::new(false));
+        let is_stuck = {
+            let stands = Arc::clone(&stands);
+            move || stands.load(Ordering::SeqCst)
+        };
+        let keeper = tokio::spawn(lease.clone().keep(Arc::clone(&store), Duration::from_secs(5), is_stuck));
+        let beats_after = async |seconds| {
+            // The keeper sleeps before the time moves on, and has done what it wakes up for before we look.
+            for moved in [false, true] {
+                if moved {
+                    clock.set(start + TimeDelta::seconds(seconds));
+                }
+                for _ in 0..50 {
+                    tokio::task::yield_now().await;
+                }
+            }
+            store.incarnations().await.unwrap()[0].beats
+        };
+        let before = beats_after(5).await;
+        assert_eq!(beats_after(10).await, before + 1, "it gets on");
+        stands.store(true, Ordering::SeqCst);
+        for seconds in [15, 20, 25] {
+            assert_eq!(beats_after(seconds).await, before + 1, "it stands still");
+        }
+        assert!(lease.is_trusted(), "10 + 20 - 2 is not over");
+        beats_after(28).await;
+        lease.lost().await;
+        assert!(!lease.is_trusted());
+        keeper.abort();
+    }
+
     /// Goal: what was renewed counts from when the renewal began, less the margin.
     #[tokio::test]
     async fn trust_counts_from_the_beginning_of_a_renewal() {

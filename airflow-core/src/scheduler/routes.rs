@@ -86,9 +86,10 @@ pub(super) struct Routes {
 }
 
 impl Routes {
-    /// The executor that the task names, else that of its queue, else the first.
-    pub(super) fn of(&self, task: &CompiledTask) -> Place {
-        self.place(task.settings.executor.as_deref(), &task.settings.queue)
+    /// The executor that the task names, else that of its queue, in a run of which the queue may be `of_run`, else the
+    /// first.
+    pub(super) fn of(&self, task: &CompiledTask, of_run: Option<&str>) -> Place {
+        self.place(task.settings.executor.as_deref(), task.settings.queue_in(of_run))
     }
 
     fn place(&self, executor: Option<&str>, queue: &str) -> Place {
@@ -171,6 +172,8 @@ impl Taken {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::dag::{DagDef, TaskExt as _};
+    use crate::operator::Empty;
 
     fn routes() -> Routes {
         let rooms = |name: &str, slots, is_remote| Rooms { name: name.to_owned(), slots, is_remote };
@@ -217,5 +220,28 @@ mod tests {
         taken.add(routes.place(None, "cpu"));
         let room = taken.room(&routes);
         assert!(room.is_empty() && room.total() == 0 && !room.has(routes.place(None, "default")));
+    }
+
+    /// Goal: the queue of a run leads its tasks to the executor of that queue, but no task that names a queue itself.
+    #[test]
+    fn a_run_with_a_queue_goes_to_its_executor() {
+        let dag = DagDef::new("d").define(|d| {
+            d.add(Empty::new().id("plain"));
+            d.add(Empty::new().id("own").queue("big"));
+        });
+        let dag = dag.compile().expect("it is sound");
+        let place = |name: &str| Rooms { name: name.to_owned(), slots: 1, is_remote: true };
+        let queues = BTreeMap::from([("gpu".to_owned(), 1), ("big".to_owned(), 2)]);
+        let routes = Routes { places: ["first", "gpus", "bigs"].map(place).to_vec(), queues };
+        let of = |task: &str, queue| routes.of(dag.task(dag.find(task).expect("it is there")), queue);
+        assert_eq!(
+            [of("plain", None), of("plain", Some("gpu")), of("plain", Some("x"))],
+            [routes.place(None, "default"), routes.place(None, "gpu"), routes.place(None, "x")]
+        );
+        assert_eq!([of("own", None), of("own", Some("gpu"))], [routes.place(None, "big"); 2]);
+        assert_eq!(
+            ["default", "gpu", "x", "big"].map(|queue| routes.place(None, queue).executor),
+            [0, 1, 0, 2]
+        );
     }
 }

@@ -38,6 +38,8 @@ words! {
         RunsFitInstances = "runs_fit_instances",
         /// A row that refers to another finds it.
         NoOrphanRows = "no_orphan_rows",
+        /// Of a run in which an attempt waits for a worker, somebody decides: else nobody sends it again.
+        QueuedAreSent = "queued_are_sent",
         /// What callbacks are to be told is told soon.
         NoticesTold = "notices_told",
         /// The process that decides about an active run lives.
@@ -121,4 +123,6 @@ pub struct DagLimits {
     pub max_active_tasks: Option<i64>,
     /// The pools of its tasks that are active, and how many slots an instance takes.
     pub pools: Vec<(TaskId, String, i64)>,
+    /// How many instances of a task may be active over all runs, for its tasks that are active and say so.
+    pub tasks: Vec<(TaskId, i64)>,
 }

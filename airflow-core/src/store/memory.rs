@@ -168,7 +168,8 @@ impl Store for MemoryStore {
     }
 
     async fn check(&self) -> StoreResult<SchemaStatus> {
-        Ok(SchemaStatus { version: VERSION, needed: VERSION, facts: vec![("durable".into(), "no".into())] })
+        let facts = vec![("durable".into(), "no".into())];
+        Ok(SchemaStatus { version: VERSION, needed: VERSION, serves: VERSION, facts })
     }
 
     async fn reset(&self) -> StoreResult<()> {

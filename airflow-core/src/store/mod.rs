@@ -31,6 +31,7 @@ mod sql;
 #[cfg(feature = "sqlite")]
 mod sqlite;
 mod structure;
+mod tables;
 mod task_log;
 mod unit;
 mod watcher;
@@ -78,6 +79,7 @@ pub use sqlite::sqlite_migrations;
 #[cfg(feature = "sqlite")]
 pub use sqlite::{SqliteOptions, SqliteStore, Synchronous};
 pub use structure::DagStructure;
+pub use tables::{Migrated, SchemaStatus};
 pub use task_log::{DeadLetter, LogChunk, LogFilter, LogPlace};
 pub use unit::*;
 pub use watcher::{WatchedEvent, WatcherRow};
@@ -150,6 +152,10 @@ pub enum StoreError {
         /// How long it was waited for.
         after: Duration,
     },
+    /// The disk of the database is full, or a limit that is set to its size. Nothing was written; the same call works when
+    /// there is room again.
+    #[error("the database has no room to write: {0}; make room on its disk, then work goes on by itself")]
+    NoRoom(#[source] Box<dyn std::error::Error + Send + Sync>),
     /// The database said something else.
     #[error("the database failed: {0}")]
     Database(#[source] Box<dyn std::error::Error + Send + Sync>),
@@ -164,7 +170,7 @@ impl StoreError {
             | Self::OldSqlite { .. }
             | Self::OldServer { .. } => true,
             Self::NotFound(_) | Self::Refused(_) | Self::Corrupt(_) => true,
-            Self::Unreachable { .. } | Self::NoAnswer { .. } | Self::Database(_) => false,
+            Self::Unreachable { .. } | Self::NoAnswer { .. } | Self::NoRoom(_) | Self::Database(_) => false,
         }
     }
 }

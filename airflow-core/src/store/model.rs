@@ -16,26 +16,6 @@ use crate::xcom::XComValue;
 
 use super::{AssetTrigger, DagAsset, DagStructure, Held, NewDeadline};
 
-/// What a migration did.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub struct Migrated {
-    /// The version before; 0 if there were no tables.
-    pub from: u32,
-    /// The version now.
-    pub to: u32,
-}
-
-/// The state of the tables.
-#[derive(Debug, Clone, PartialEq, Eq)]
-pub struct SchemaStatus {
-    /// The version of the tables; 0 if there are none.
-    pub version: u32,
-    /// The version this library needs.
-    pub needed: u32,
-    /// Facts about the database for people: version of the server, durability settings.
-    pub facts: Vec<(String, String)>,
-}
-
 /// A process that wants to be known.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 pub struct NewIncarnation {
@@ -178,6 +158,8 @@ pub struct NewRun {
     pub triggered_by: String,
     /// Whether it counts as the first of its kind for `depends_on_past`.
     pub ignores_past: bool,
+    /// The queue of its tasks that name none themselves.
+    pub queue: Option<String>,
     /// How far the timetable has come with it.
     pub advance: Option<Advance>,
     /// Of a run by assets: which of them it is made for. Its dates and its id are those of the events it takes.
@@ -232,6 +214,8 @@ pub struct RunRow {
     pub triggered_by: String,
     /// Whether it counts as the first of its kind for `depends_on_past`.
     pub ignores_past: bool,
+    /// The queue of its tasks that name none themselves, if it has one of its own.
+    pub queue: Option<String>,
     /// Why it failed: `task_failure`, `all_tasks_deadlocked`, `timed_out`.
     pub reason: Option<String>,
 }

@@ -205,6 +205,7 @@ fn scheduled(dag: &CompiledDag, info: DagRunInfo, conf: Option<Value>) -> NewRun
         fingerprint: dag.fingerprint.clone(),
         triggered_by: "test".into(),
         ignores_past: false,
+        queue: None,
         advance: None,
         assets: None,
         deadlines: Vec::new(),

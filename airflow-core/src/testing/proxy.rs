@@ -1,7 +1,7 @@
 //! A TCP proxy that cuts connections at chosen places, for tests of what happens then.
 
 use std::net::SocketAddr;
-use std::sync::atomic::{AtomicU64, Ordering};
+use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use std::sync::{Arc, Mutex, PoisonError};
 
 use tokio::io::{AsyncReadExt as _, AsyncWriteExt as _};
@@ -29,6 +29,8 @@ struct Shared {
     next: Mutex<Vec<Cut>>,
     cuts: AtomicU64,
     messages: AtomicU64,
+    /// Whether all that is said is swallowed.
+    silent: AtomicBool,
 }
 
 /// How many bytes are passed on at once.
@@ -62,6 +64,12 @@ impl CuttingProxy {
     /// Cuts the connection on which this comes next.
     pub fn cut(&self, cut: Cut) {
         self.shared.next.lock().unwrap_or_else(PoisonError::into_inner).push(cut);
+    }
+
+    /// Swallows all that either side says from now on, on all connections, old and new, or does so no more. Nobody is told,
+    /// as when a firewall drops packets.
+    pub fn swallow(&self, all: bool) {
+        self.shared.silent.store(all, Ordering::SeqCst);
     }
 
     /// How many messages clients have sent, as far as they waited for an answer between.
@@ -108,6 +116,9 @@ async fn pass(mut client: TcpStream, server: &str, shared: &Shared) -> std::io::
                 if size == 0 {
                     return Ok(());
                 }
+                if shared.silent.load(Ordering::SeqCst) {
+                    continue;
+                }
                 if !client_spoke_last {
                     shared.heard();
                     client_spoke_last = true;
@@ -123,6 +134,9 @@ async fn pass(mut client: TcpStream, server: &str, shared: &Shared) -> std::io::
                 let size = read?;
                 if size == 0 || cut_next_answer {
                     return Ok(());
+                }
+                if shared.silent.load(Ordering::SeqCst) {
+                    continue;
                 }
                 client_spoke_last = false;
                 client.write_all(&answer[..size]).await?;

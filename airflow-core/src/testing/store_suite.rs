@@ -178,6 +178,7 @@ fn new_run(run_id: &str, run_type: RunType, day: i64) -> NewRun {
         fingerprint: "v1".into(),
         triggered_by: "test".into(),
         ignores_past: false,
+        queue: None,
         advance: None,
         assets: None,
         deadlines: Vec::new(),

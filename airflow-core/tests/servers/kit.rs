@@ -5,8 +5,8 @@ use std::sync::Arc;
 use airflow_core::id::MapIndex;
 use airflow_core::state::{RunType, TaskEvent, TaskState};
 use airflow_core::store::{
-    CreatedRun, DagRecord, MysqlStore, NewRun, PostgresStore, RunRow, SharedStore, SlotChange, SlotKey,
-    StoreResult, TiChange, TiData, Unit, UnknownCommits,
+    CreatedRun, DagRecord, MysqlOptions, MysqlStore, NewRun, PoolSettings, PostgresOptions, PostgresStore,
+    RunRow, SharedStore, SlotChange, SlotKey, StoreResult, TiChange, TiData, Unit, UnknownCommits,
 };
 use airflow_core::testing::servers::{Server, TestDatabase};
 use airflow_core::timetable::DataInterval;
@@ -30,10 +30,32 @@ impl Opened {
         })
     }
 
+    /// With connections that are kept otherwise.
+    pub(crate) async fn with(server: Server, url: &str, change: impl FnOnce(&mut PoolSettings)) -> Self {
+        match server {
+            Server::Postgres => {
+                let options = PostgresOptions::new(url).unwrap().pool(change);
+                Self::Postgres(PostgresStore::connect_with(options).await.unwrap())
+            }
+            Server::Mysql => {
+                let options = MysqlOptions::new(url).unwrap().pool(change);
+                Self::Mysql(MysqlStore::connect_with(options).await.unwrap())
+            }
+        }
+    }
+
     pub(crate) fn shared(&self) -> SharedStore {
         match self {
             Self::Postgres(store) => Arc::new(store.clone()),
             Self::Mysql(store) => Arc::new(store.clone()),
+        }
+    }
+
+    /// From now on it is a program that needs so many versions more, which only tests have.
+    pub(crate) fn need(&self, versions: u32) {
+        match self {
+            Self::Postgres(store) => store.need_versions_of_tests(versions),
+            Self::Mysql(store) => store.need_versions_of_tests(versions),
         }
     }
 
@@ -84,6 +106,7 @@ pub(crate) fn new_run(dag: &str, run_id: &str) -> NewRun {
         fingerprint: "v".into(),
         triggered_by: "test".into(),
         ignores_past: false,
+        queue: None,
         advance: None,
         assets: None,
         deadlines: Vec::new(),

@@ -1,9 +1,12 @@
 //! Several processes on one database, and servers that end connections.
 
+use std::collections::BTreeSet;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
+use std::time::Duration;
 
-use airflow_core::store::{SlotKey, UnitResult};
+use airflow_core::store::{SlotKey, StoreError, UnitResult, VariableRow};
+use airflow_core::testing::proxy::CuttingProxy;
 use airflow_core::testing::servers::{Server, TestDatabase};
 use sqlx::Connection as _;
 
@@ -136,6 +139,161 @@ async fn ended_connections_cost_nothing_but_time() {
         assert!(nemesis.await.unwrap() > 0, "the server was unkind at least once");
         assert_eq!(shared.events(row.pk, None).await.unwrap().len(), TASKS, "{server:?}");
         assert_eq!(first.unknown().unresolved, 0);
+    }
+}
+
+/// A connection of the test's own, which lists those of others.
+enum Looker {
+    Postgres(sqlx::PgConnection),
+    Mysql(sqlx::MySqlConnection),
+}
+
+impl Looker {
+    async fn at(server: Server, database: &TestDatabase) -> Self {
+        match server {
+            Server::Postgres => Self::Postgres(sqlx::PgConnection::connect(&database.url()).await.unwrap()),
+            Server::Mysql => Self::Mysql(sqlx::MySqlConnection::connect(&database.url()).await.unwrap()),
+        }
+    }
+
+    /// The connections of stores to the database, as the server numbers them.
+    async fn connections(&mut self) -> BTreeSet<i64> {
+        const IN_POSTGRES: &str = "SELECT pid::int8 FROM pg_stat_activity
+            WHERE datname = current_database() AND application_name = 'airflow'";
+        const IN_MYSQL: &str = "SELECT CAST(id AS SIGNED) FROM information_schema.processlist
+            WHERE db = DATABASE() AND id <> CONNECTION_ID()";
+        let ids: Vec<i64> = match self {
+            Self::Postgres(conn) => sqlx::query_scalar(IN_POSTGRES).fetch_all(conn).await.unwrap(),
+            Self::Mysql(conn) => sqlx::query_scalar(IN_MYSQL).fetch_all(conn).await.unwrap(),
+        };
+        ids.into_iter().collect()
+    }
+}
+
+/// Looks until it is so.
+async fn until(what: &str, mut look: impl AsyncFnMut() -> bool) {
+    let looking = async {
+        while !look().await {
+            tokio::time::sleep(Duration::from_millis(20)).await;
+        }
+    };
+    tokio::time::timeout(Duration::from_secs(30), looking).await.unwrap_or_else(|_| panic!("{what}"));
+}
+
+/// Goal: what is said of the connections holds, in the eyes of the server.
+#[tokio::test(flavor = "multi_thread")]
+async fn connections_are_kept_as_they_are_asked_for() {
+    for server in BOTH {
+        let Some(database) = TestDatabase::on(server).await else { continue };
+        let kept = Opened::with(server, &database.url(), |pool| {
+            (pool.min_connections, pool.max_connections) = (4, 5);
+        })
+        .await;
+        let shared = kept.shared();
+        shared.migrate().await.unwrap();
+        let mut looker = Looker::at(server, &database).await;
+        until("as many as are to be kept", async || looker.connections().await.len() >= 4).await;
+        let reads: Vec<_> = (0..300)
+            .map(|_| {
+                let shared = Arc::clone(&shared);
+                tokio::spawn(async move { shared.dags().await.unwrap().len() })
+            })
+            .collect();
+        let mut most = 0;
+        while !reads.iter().all(tokio::task::JoinHandle::is_finished) {
+            most = most.max(looker.connections().await.len());
+        }
+        assert!(most <= 5, "{server:?}: {most} connections");
+    }
+}
+
+/// Goal: a connection is made anew when it is old, and tried before it is used unless nobody wants that. Method: the
+/// server's numbers of connections, and messages counted by a link.
+#[tokio::test(flavor = "multi_thread")]
+async fn connections_grow_old_and_are_tried() {
+    const READS: u64 = 10;
+    for server in BOTH {
+        let Some(database) = TestDatabase::on(server).await else { continue };
+        let url = database.url();
+        let young = Opened::with(server, &url, |pool| pool.max_lifetime = Duration::from_millis(300)).await;
+        let shared = young.shared();
+        shared.migrate().await.unwrap();
+        let mut looker = Looker::at(server, &database).await;
+        let old = looker.connections().await;
+        assert!(!old.is_empty());
+        until("others take their places", async || {
+            shared.dags().await.unwrap();
+            looker.connections().await.is_disjoint(&old)
+        })
+        .await;
+
+        let mut messages = Vec::new();
+        for tested in [true, false] {
+            let proxy = CuttingProxy::start(&database.host()).await.unwrap();
+            let url = database.url_by(&proxy.address());
+            let store = Opened::with(server, &url, |pool| pool.test_before_use = tested).await.shared();
+            store.dags().await.unwrap();
+            let before = proxy.messages();
+            for _ in 0..READS {
+                store.dags().await.unwrap();
+            }
+            messages.push(proxy.messages() - before);
+        }
+        assert!(messages[0] >= messages[1] + READS, "{server:?}: {messages:?}");
+    }
+}
+
+/// Goal: a full disk is named; what is written meanwhile is tried again, and done when there is room. Method: a trigger
+/// that says what the server says then, twice or always.
+#[tokio::test]
+async fn a_full_disk_is_named_and_what_did_not_fit_is_tried_again() {
+    const IN_POSTGRES: &[&str] = &[
+        "CREATE SEQUENCE airflow.tries",
+        "CREATE FUNCTION airflow.no_room() RETURNS trigger LANGUAGE plpgsql AS $$ BEGIN
+            IF NEW.key = 'never' OR nextval('airflow.tries') < 3 THEN
+                RAISE EXCEPTION 'could not extend file' USING ERRCODE = '53100';
+            END IF; RETURN NEW; END $$",
+        "CREATE TRIGGER no_room BEFORE INSERT ON airflow.af_variable FOR EACH ROW EXECUTE FUNCTION airflow.no_room()",
+    ];
+    const IN_MYSQL: &[&str] = &[
+        "CREATE TABLE tries (n INT) ENGINE = MyISAM",
+        "INSERT INTO tries VALUES (0)",
+        "CREATE TRIGGER no_room BEFORE INSERT ON af_variable FOR EACH ROW BEGIN
+            UPDATE tries SET n = n + 1;
+            IF NEW.`key` = 'never' OR (SELECT n FROM tries) < 3 THEN
+                SIGNAL SQLSTATE 'HY000' SET MYSQL_ERRNO = 1114, MESSAGE_TEXT = 'The table is full';
+            END IF; END",
+    ];
+    for server in BOTH {
+        let Some((database, opened)) = store(server).await else { continue };
+        let shared = opened.shared();
+        shared.migrate().await.unwrap();
+        match server {
+            Server::Postgres => {
+                let mut conn = sqlx::PgConnection::connect(&database.url()).await.unwrap();
+                for sql in IN_POSTGRES {
+                    sqlx::raw_sql(*sql).execute(&mut conn).await.unwrap();
+                }
+            }
+            Server::Mysql => {
+                let mut conn = sqlx::MySqlConnection::connect(&database.url()).await.unwrap();
+                for sql in IN_MYSQL {
+                    sqlx::raw_sql(*sql).execute(&mut conn).await.unwrap();
+                }
+            }
+        }
+        let variable = |key: &str| VariableRow {
+            key: key.into(),
+            value: "v".into(),
+            description: None,
+            is_encrypted: false,
+        };
+        shared.set_variable(variable("k")).await.unwrap();
+        assert!(shared.variable("k").await.unwrap().is_some(), "{server:?}: the third try was done");
+        let refused = shared.set_variable(variable("never")).await.unwrap_err();
+        assert!(matches!(&refused, StoreError::NoRoom(_)), "{server:?}: {refused:?}");
+        assert!(refused.to_string().starts_with("the database has no room to write: "), "{refused}");
+        assert_eq!(shared.variable("never").await.unwrap(), None);
     }
 }
 

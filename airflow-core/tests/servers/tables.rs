@@ -1,7 +1,11 @@
 //! Migrations, the host's own tables, and what is shown of an address.
 
+use airflow_core::id::{AttemptId, MapIndex};
 use airflow_core::state::{TaskEvent, TaskState};
-use airflow_core::store::{MysqlOptions, MysqlStore, PostgresOptions, PostgresStore, StoreError, UnitResult};
+use airflow_core::store::{
+    AttemptStart, AttemptState, MysqlOptions, MysqlStore, PostgresOptions, PostgresStore, StoreError,
+    UnitResult,
+};
 use airflow_core::testing::proxy::{Cut, CuttingProxy};
 use airflow_core::testing::servers::{Server, TestDatabase};
 use sqlx::Connection as _;
@@ -50,8 +54,10 @@ async fn every_call_before_the_migration_says_so_and_a_newer_schema_is_refused()
         assert_eq!((migrated.from, migrated.to), (0, early.check().await.unwrap().needed));
         assert_eq!(early.dags().await.unwrap(), []);
         let sql = match server {
-            Server::Postgres => "INSERT INTO airflow.airflow_schema VALUES (99, now())",
-            Server::Mysql => "INSERT INTO airflow_schema VALUES (99, now(6))",
+            Server::Postgres => {
+                "INSERT INTO airflow.airflow_schema (version, serves, at) VALUES (99, 99, now())"
+            }
+            Server::Mysql => "INSERT INTO airflow_schema (version, serves, at) VALUES (99, 99, now(6))",
         };
         execute(server, &database, sql).await;
         let late = Opened::at(server, &database.url()).await.unwrap().shared();
@@ -123,6 +129,150 @@ async fn an_interrupted_migration_goes_on() {
     }
 }
 
+/// A database of the version of now, with runs and task instances in it.
+async fn with_rows(server: Server) -> Option<(TestDatabase, Opened)> {
+    let (database, opened) = store(server).await?;
+    let shared = opened.shared();
+    for name in ["r1", "r2", "r3"] {
+        let row = run(&shared, name).await;
+        let unit = launch(&row, "a", "s", 10);
+        assert_eq!(shared.commit(vec![unit]).await.unwrap(), [UnitResult::Committed]);
+    }
+    Some((database, opened))
+}
+
+/// How many rows there are of what was there before the next version, and of what it brings.
+async fn rows(server: Server, database: &TestDatabase, of: &'static [&'static str]) -> Vec<i64> {
+    let mut counts = Vec::new();
+    for sql in of {
+        let sql =
+            if server == Server::Postgres { sql.replace("af_", "airflow.af_") } else { (*sql).to_owned() };
+        counts.push(count(server, database, Box::leak(sql.into_boxed_str())).await);
+    }
+    counts
+}
+
+const BEFORE: &[&str] = &[
+    "SELECT count(*) FROM af_run",
+    "SELECT count(*) FROM af_ti WHERE state = 'running'",
+    "SELECT count(*) FROM af_event",
+    "SELECT count(*) FROM af_attempt",
+    "SELECT count(*) FROM af_pool",
+];
+const ADDED: &[&str] =
+    &["SELECT count(*) FROM af_run WHERE of_tests = run_id", "SELECT count(*) FROM af_of_tests"];
+
+/// Goal: programs of two versions work on one database, until the newer one takes away what the older one needs.
+#[tokio::test(flavor = "multi_thread")]
+async fn an_older_program_works_as_long_as_the_tables_serve_it() {
+    for server in BOTH {
+        let Some((database, older)) = with_rows(server).await else { continue };
+        let older_shared = older.shared();
+        let now = older_shared.check().await.unwrap().version;
+        let newer = Opened::at(server, &database.url()).await.unwrap();
+        newer.need(1);
+        let early = newer.shared().dags().await.err();
+        assert!(matches!(early, Some(StoreError::NotMigrated { .. })), "{early:?}");
+        let migrated = newer.shared().migrate().await.unwrap();
+        assert_eq!((migrated.from, migrated.to), (now, now + 1), "{server:?}");
+        // One that was there, and one that comes now.
+        let late = Opened::at(server, &database.url()).await.unwrap();
+        for (name, opened) in [("old", &older), ("late", &late), ("new", &newer)] {
+            let shared = opened.shared();
+            let migrated = shared.migrate().await.unwrap();
+            assert_eq!((migrated.from, migrated.to), (now + 1, now + 1), "{server:?} {name}");
+            let row = run(&shared, name).await;
+            let unit = launch(&row, "a", name, 100);
+            assert_eq!(
+                shared.commit(vec![unit]).await.unwrap(),
+                [UnitResult::Committed],
+                "{server:?} {name}"
+            );
+        }
+        let status = late.shared().check().await.unwrap();
+        assert_eq!((status.version, status.needed, status.serves), (now + 1, now, now));
+
+        let newest = Opened::at(server, &database.url()).await.unwrap();
+        newest.need(2);
+        newest.shared().migrate().await.unwrap();
+        let refused = Opened::at(server, &database.url()).await.unwrap().shared();
+        for error in [refused.dags().await.err(), refused.migrate().await.err()] {
+            let Some(StoreError::Newer { found, known }) = error else { panic!("{server:?}: {error:?}") };
+            assert_eq!((found, known), (now + 2, now));
+        }
+        assert_eq!(newer.shared().dags().await.unwrap().len(), 1, "{server:?}: the one between goes on");
+    }
+}
+
+/// Goal: a migration over rows goes on wherever it was interrupted, and nothing is lost or done twice. Method: cut the
+/// connection at each of its statements, before it is done and after.
+#[tokio::test(flavor = "multi_thread")]
+async fn an_interrupted_migration_over_rows_goes_on() {
+    let postgres: &[(u32, &str)] = &[
+        (1, "ADD COLUMN of_tests"),
+        (1, "INTO airflow_schema"),
+        (1, "af_commit_units_1"),
+        (2, "DROP COLUMN of_tests"),
+    ];
+    let mysql: &[(u32, &str)] = &[
+        (1, "ADD COLUMN of_tests"),
+        (1, "SET of_tests"),
+        (1, "af_of_tests ("),
+        (1, "INTO af_of_tests"),
+        (2, "DROP COLUMN of_tests"),
+    ];
+    for (server, places) in [(Server::Postgres, postgres), (Server::Mysql, mysql)] {
+        for (versions, place) in places {
+            for is_before in [true, false] {
+                let Some((database, _older)) = with_rows(server).await else { continue };
+                let before = rows(server, &database, BEFORE).await;
+                let proxy = CuttingProxy::start(&database.host()).await.unwrap();
+                let opened = Opened::at(server, &database.url_by(&proxy.address())).await.unwrap();
+                opened.need(*versions);
+                let mark = place.as_bytes().to_vec();
+                proxy.cut(if is_before { Cut::Before(mark) } else { Cut::After(mark) });
+                // PostgreSQL takes it back and tries again by itself.
+                opened.shared().migrate().await.ok();
+                assert_eq!(proxy.cuts(), 1, "{server:?} {place}");
+                let status = opened.shared().migrate().await.map(|done| done.to);
+                assert_eq!(
+                    status.unwrap(),
+                    opened.shared().check().await.unwrap().needed,
+                    "{server:?} {place}"
+                );
+                assert_eq!(rows(server, &database, BEFORE).await, before, "{server:?} {place}");
+                let added = rows(server, &database, if *versions == 1 { ADDED } else { &ADDED[1..] }).await;
+                assert!(added.iter().all(|count| *count == 3), "{server:?} {place}: {added:?}");
+            }
+        }
+    }
+}
+
+/// Goal: two migrators over rows do it once. Method: several at once.
+#[tokio::test(flavor = "multi_thread")]
+async fn migrators_at_once_over_rows_do_it_once() {
+    for server in BOTH {
+        let Some((database, older)) = with_rows(server).await else { continue };
+        let now = older.shared().check().await.unwrap().version;
+        let before = rows(server, &database, BEFORE).await;
+        let mut tasks = Vec::new();
+        for _ in 0..4 {
+            let other = Opened::at(server, &database.url()).await.unwrap();
+            other.need(1);
+            tasks.push(tokio::spawn(async move { other.shared().migrate().await.unwrap() }));
+        }
+        let mut done = 0;
+        for task in tasks {
+            let migrated = task.await.unwrap();
+            assert_eq!(migrated.to, now + 1);
+            done += u32::from(migrated.from == now);
+        }
+        assert_eq!(done, 1, "{server:?}");
+        assert_eq!(rows(server, &database, BEFORE).await, before, "{server:?}");
+        assert_eq!(rows(server, &database, ADDED).await, [3, 3], "{server:?}");
+    }
+}
+
 /// Goal: a host can lend its own pool, even one of a single connection.
 #[tokio::test]
 async fn a_pool_of_the_host_is_enough() {
@@ -149,7 +299,86 @@ async fn a_pool_of_the_host_is_enough() {
     }
 }
 
-/// Goal: nothing refers to a run that is gone. Method: delete a dag and count all rows.
+/// The tables whose rows go with their dag.
+const OF_A_DAG: [&str; 17] = [
+    "af_dag",
+    "af_dag_version",
+    "af_run",
+    "af_ti",
+    "af_event",
+    "af_attempt",
+    "af_xcom",
+    "af_expansion",
+    "af_notice",
+    "af_run_owner",
+    "af_report",
+    "af_log_chunk",
+    "af_asset_ref",
+    "af_asset_queue",
+    "af_run_asset_event",
+    "af_deadline",
+    "af_slot",
+];
+
+/// The tables that know no dag, or tell what was.
+const OF_NO_DAG: [&str; 14] = [
+    "af_asset",
+    "af_asset_event",
+    "af_audit",
+    "af_carried",
+    "af_commit",
+    "af_connection",
+    "af_dead_letter",
+    "af_incarnation",
+    "af_pool",
+    "af_setting",
+    "af_variable",
+    "af_watcher",
+    "af_worker",
+    // Only of tests.
+    "af_of_tests",
+];
+
+/// Rows in all tables of a dag in which the run and its task instance have left none. Any id of a process will do.
+const MORE_ROWS: &str = "
+    INSERT INTO af_xcom SELECT pk, 'a', -1, 'k', '2026-01-01', '1' FROM af_run;
+    INSERT INTO af_expansion (run, owner, length) SELECT pk, 'a', 2 FROM af_run;
+    INSERT INTO af_notice (run, task_id, map_index, epoch, event, try_number, at, owner)
+        SELECT run, task_id, map_index, 1, 'success', 1, at, attempt_id FROM af_attempt;
+    INSERT INTO af_run_owner (run, incarnation) SELECT run, attempt_id FROM af_attempt;
+    INSERT INTO af_report (attempt_id, run, task_id, map_index, at, body)
+        SELECT attempt_id, run, task_id, map_index, at, '{}' FROM af_attempt;
+    INSERT INTO af_log_chunk (attempt_id, chunk, at, body) SELECT attempt_id, 1, at, 'x' FROM af_attempt;
+    INSERT INTO af_asset (asset_key, is_alias, name, uri, group_name, extra) VALUES ('k', false, 'n', 'u', 'g', '{}');
+    INSERT INTO af_asset_ref (asset_key, role, dag_id, task_id) VALUES ('k', 'outlet', 'd', 'a');
+    INSERT INTO af_asset_event (event_id, asset_key, at, extra, aliases, from_dag, from_run, from_task, from_index)
+        VALUES ('e', 'k', '2026-01-01', '{}', '[]', 'd', 'r', 'a', -1);
+    INSERT INTO af_asset_queue (dag_id, event_id, asset_key, counts) VALUES ('d', 'e', 'k', true);
+    INSERT INTO af_run_asset_event (run, event_id) SELECT pk, 'e' FROM af_run;
+    INSERT INTO af_deadline (run, name, due_at) SELECT pk, 'x', '2026-01-01' FROM af_run";
+
+/// The tables of ours that there are, with one row each for a query that counts.
+const ALL_TABLES: [&str; 2] = [
+    "SELECT tablename::text FROM pg_catalog.pg_tables WHERE schemaname = 'airflow' AND tablename LIKE 'af\\_%'",
+    "SELECT CAST(table_name AS CHAR) FROM information_schema.tables
+     WHERE table_schema = DATABASE() AND table_name LIKE 'af\\_%'",
+];
+
+async fn all_tables(server: Server, database: &TestDatabase) -> Vec<String> {
+    match server {
+        Server::Postgres => {
+            let mut conn = sqlx::PgConnection::connect(&database.url()).await.unwrap();
+            sqlx::query_scalar(ALL_TABLES[0]).fetch_all(&mut conn).await.unwrap()
+        }
+        Server::Mysql => {
+            let mut conn = sqlx::MySqlConnection::connect(&database.url()).await.unwrap();
+            sqlx::query_scalar(ALL_TABLES[1]).fetch_all(&mut conn).await.unwrap()
+        }
+    }
+}
+
+/// Goal: nothing refers to a dag or a run that is gone. Method: rows in every table that can have some of a dag, delete
+/// it, and count all rows. A new table must be told to this test.
 #[tokio::test]
 async fn deleting_a_dag_leaves_no_orphan_rows() {
     for server in BOTH {
@@ -158,24 +387,36 @@ async fn deleting_a_dag_leaves_no_orphan_rows() {
         let row = run(&shared, "r").await;
         let mut unit = launch(&row, "a", "s", 10);
         unit.tis[0].transition = TaskState::None.on(TaskEvent::MarkedSuccess).unwrap();
+        unit.started.push(AttemptStart {
+            attempt_id: AttemptId(uuid::Uuid::now_v7()),
+            task_id: "a".into(),
+            map_index: MapIndex::UNMAPPED,
+            number: 1,
+            try_number: 1,
+            state: AttemptState::Running,
+            incarnation: None,
+            queue: "default".into(),
+            at: super::kit::at(5),
+        });
         shared.commit(vec![unit]).await.unwrap();
+        for table in all_tables(server, &database).await {
+            let is_known = OF_A_DAG.contains(&table.as_str()) || OF_NO_DAG.contains(&table.as_str());
+            assert!(is_known, "{server:?}: do rows of `{table}` go with their dag?");
+        }
+        let path = if server == Server::Postgres { "SET search_path = airflow; " } else { "" };
+        execute(server, &database, Box::leak(format!("{path}{MORE_ROWS}").into_boxed_str())).await;
+        let rows = async |table: &str| {
+            let of_the_dag = if table == "af_slot" { " WHERE kind NOT IN (0, 4)" } else { "" };
+            let schema = if server == Server::Postgres { "airflow." } else { "" };
+            let sql = format!("SELECT count(*) FROM {schema}{table}{of_the_dag}");
+            count(server, &database, Box::leak(sql.into_boxed_str())).await
+        };
+        for table in OF_A_DAG {
+            assert!(rows(table).await > 0, "{server:?}: there is no row in {table}");
+        }
         shared.delete_dag(&"d".into()).await.unwrap();
-        let schema = if server == Server::Postgres { "SET search_path = airflow; " } else { "" };
-        for table in [
-            "af_dag",
-            "af_dag_version",
-            "af_run",
-            "af_ti",
-            "af_event",
-            "af_attempt",
-            "af_xcom",
-            "af_expansion",
-        ] {
-            let sql = match server {
-                Server::Postgres => format!("SELECT count(*) FROM airflow.{table}"),
-                Server::Mysql => format!("SELECT count(*) FROM {table}"),
-            };
-            assert_eq!(count(server, &database, Box::leak(sql.into_boxed_str())).await, 0, "{schema}{table}");
+        for table in OF_A_DAG {
+            assert_eq!(rows(table).await, 0, "{server:?}: {table}");
         }
     }
 }

@@ -1,5 +1,8 @@
 //! The same operations on the memory store and on another one give the same answers and leave the same to see.
 
+#[path = "processes.rs"]
+mod processes;
+
 use std::sync::Arc;
 
 use airflow_core::app::{CleanOptions, clean};
@@ -9,9 +12,9 @@ use airflow_core::operator::Wait;
 use airflow_core::state::{RunEvent, RunType, TaskEvent, TaskState};
 use airflow_core::store::{
     Advance, AssetEvent, AssetEventFilter, AssetRole, AssetTrigger, AttemptEnd, AttemptEndData, AttemptStart,
-    AttemptState, DagAsset, DagRecord, Expansion, Held, MemoryStore, NewDeadline, NewIncarnation, NewRun,
-    NextRun, Notice, PastQuery, PoolSpec, QueueFilter, RunChange, RunFilter, RunRow, RunSnapshot, Settlement,
-    SharedStore, SlotChange, SlotKey, TiChange, TiData, Unit, WatchedEvent, XComFilter, XComWrite,
+    AttemptState, DagAsset, DagRecord, Expansion, Held, MemoryStore, NewDeadline, NewRun, NextRun, Notice,
+    PastQuery, PoolSpec, QueueFilter, RunChange, RunFilter, RunRow, RunSnapshot, Settlement, SharedStore,
+    SlotChange, SlotKey, TiChange, TiData, Unit, WatchedEvent, XComFilter, XComWrite,
 };
 use airflow_core::timetable::DataInterval;
 use airflow_core::xcom::{SKIP_KEY, XComValue};
@@ -20,6 +23,8 @@ use proptest::collection::vec;
 use proptest::prelude::*;
 use proptest::test_runner::{Config, RngAlgorithm, TestRng, TestRunner};
 use uuid::Uuid;
+
+use processes::{ProcessOp, process};
 
 const DAGS: [&str; 2] = ["d", "e"];
 const TASKS: [&str; 3] = ["a", "b", "ü\"\\"];
@@ -41,6 +46,8 @@ struct UnitSeed {
     ends: Vec<(u8, u8)>,
     slots: Vec<(u8, i64, Option<i64>)>,
     asset_events: Vec<(u8, u8, bool)>,
+    /// Of each change of an instance: the process that is to tell of it.
+    notices: Option<u8>,
 }
 
 /// Numbers of a dag, a name, a type, a date, and how far the timetable comes: not at all, or to a day or its end.
@@ -71,6 +78,7 @@ enum Op {
     Settle(u8, u8),
     Unqueue(Option<u8>, Option<u8>, Option<i64>),
     Watch(u8, WatchSeed),
+    Process(ProcessOp),
 }
 
 /// Something that a process does with watchers.
@@ -101,12 +109,12 @@ fn unit_seed() -> impl Strategy<Value = UnitSeed> {
         vec((0..12_u8, 0..3_u8, 1..4_u8, any::<bool>()), 0..2),
         vec((0..12_u8, any::<u8>()), 0..2),
         vec((0..9_u8, -2..4_i64, prop::option::of(-1..5_i64)), 0..3),
-        asset_events(0..2),
+        (asset_events(0..2), prop::option::weighted(0.3, 0..4_u8)),
     );
     (head, rows, values).prop_map(|(head, rows, values)| {
         let (run, by_user, generation, run_event) = head;
         let (tis, expansion, clear) = rows;
-        let (xcoms, starts, ends, slots, asset_events) = values;
+        let (xcoms, starts, ends, slots, (asset_events, notices)) = values;
         UnitSeed {
             run,
             by_user,
@@ -120,6 +128,7 @@ fn unit_seed() -> impl Strategy<Value = UnitSeed> {
             ends,
             slots,
             asset_events,
+            notices,
         }
     })
 }
@@ -153,6 +162,7 @@ fn op() -> impl Strategy<Value = Op> {
             .prop_map(|(dag, asset, until)| Op::Unqueue(dag, asset, until)),
         6 => (0..3_u8, watch_seed()).prop_map(|(process, seed)| Op::Watch(process, seed)),
         1 => (0..100_i64, any::<bool>()).prop_map(|(seconds, dry_run)| Op::Clean { seconds, dry_run }),
+        25 => processes::op().prop_map(Op::Process),
     ]
 }
 
@@ -232,6 +242,7 @@ fn new_run(seed: RunSeed) -> NewRun {
         fingerprint: "v1".into(),
         triggered_by: "test".into(),
         ignores_past: kind == 0,
+        queue: (kind == 1).then(|| "gpu".to_owned()),
         advance: advances.then(|| Advance {
             last_interval: next_day.filter(|day| *day > 2).map(|day| next(day).data_interval),
             next: next_day.map(next),
@@ -322,11 +333,27 @@ fn unit(seed: &UnitSeed, loaded: &[RunSnapshot]) -> Option<Unit> {
     unit.xcoms = seed.xcoms.iter().map(|(task, value)| xcom(*task, *value)).collect();
     unit.started =
         seed.starts.iter().map(|(id, task, number, queued)| start(*id, *task, *number, *queued)).collect();
+    unit.notices = seed.notices.iter().flat_map(|owner| notices(&unit, *owner)).collect();
     unit.ended = seed.ends.iter().map(|(id, state)| end(*id, *state)).collect();
     unit.slots = seed.slots.iter().map(|(key, delta, limit)| slot(*key, *delta, *limit)).collect();
     unit.asset_events =
         seed.asset_events.iter().map(|seed| asset_event(*seed, Some(&snapshot.run))).collect();
     Some(unit)
+}
+
+/// What callbacks are to be told of the changes of instances.
+fn notices(unit: &Unit, owner: u8) -> Vec<Notice> {
+    let of = |change: &TiChange| Notice {
+        task_id: Some(change.task_id.clone()),
+        map_index: change.map_index,
+        epoch: change.epoch + 1,
+        event: "success".into(),
+        try_number: 1,
+        reason: owner.is_multiple_of(2).then(|| "r".into()),
+        at: at(82),
+        owner: process(owner),
+    };
+    unit.tis.iter().map(of).collect()
 }
 
 fn start(id: u8, task: u8, number: u8, queued: bool) -> AttemptStart {
@@ -337,8 +364,8 @@ fn start(id: u8, task: u8, number: u8, queued: bool) -> AttemptStart {
         number: u32::from(number),
         try_number: 1,
         state: if queued { AttemptState::Queued } else { AttemptState::Running },
-        incarnation: None,
-        queue: "q".into(),
+        incarnation: (!queued).then(|| process(id % 4)),
+        queue: pick(&["q", "default"], id).into(),
         at: at(80),
     }
 }
@@ -409,7 +436,8 @@ async fn apply(store: &SharedStore, op: &Op, loaded: &[RunSnapshot]) -> String {
             };
             format!("{:?}", store.unqueue_events(&filter).await)
         }
-        Op::Watch(number, seed) => watch(store, process(*number), *seed).await,
+        Op::Watch(number, seed) => watch(store, *number, *seed).await,
+        Op::Process(op) => processes::apply(store, op, loaded).await,
         Op::Clean { seconds, dry_run } => {
             let mut options = CleanOptions::before(at(*seconds));
             options.dry_run = *dry_run;
@@ -420,24 +448,13 @@ async fn apply(store: &SharedStore, op: &Op, loaded: &[RunSnapshot]) -> String {
     }
 }
 
-fn process(number: u8) -> IncarnationId {
-    IncarnationId(Uuid::from_u128(100 + u128::from(number)))
-}
-
-async fn watch(store: &SharedStore, process: IncarnationId, seed: WatchSeed) -> String {
+async fn watch(store: &SharedStore, number: u8, seed: WatchSeed) -> String {
+    let process = process(number);
     let rows = store.watchers().await.unwrap();
     let row = |which: u8| rows.get(usize::from(which) % rows.len().max(1));
     match seed {
         WatchSeed::Claim => {
-            let new = NewIncarnation {
-                id: process,
-                kind: "scheduler".into(),
-                host: "h".into(),
-                pid: 1,
-                birth: "b".into(),
-                lease: std::time::Duration::from_secs(3600),
-            };
-            store.register(new).await.unwrap();
+            processes::register(store, number).await;
             let keys = rows.iter().map(|row| row.key.clone()).collect();
             format!("{:?}", store.claim_watchers(keys, process).await)
         }
@@ -518,7 +535,9 @@ async fn visible(store: &SharedStore) -> Vec<String> {
     for dag in DAGS {
         seen.push(format!("{:?}", store.dag_versions(&dag.into()).await.unwrap()));
     }
-    for snapshot in snapshots(store).await {
+    let snapshots = snapshots(store).await;
+    seen.extend(processes::visible(store, &snapshots).await);
+    for snapshot in snapshots {
         let run = snapshot.run.pk;
         let filter = XComFilter { run, tasks: vec![], map_index: None, key: None };
         let xcoms = store.xcoms(&filter).await.unwrap();
@@ -534,8 +553,23 @@ async fn visible(store: &SharedStore) -> Vec<String> {
     seen
 }
 
-/// Tries `lists` lists of operations over few names, so that they meet each other, made from a fixed seed. `empty` takes
-/// everything out of the store.
+/// The variable of the environment that says how many lists of operations are tried, instead of as many as take a few
+/// seconds; then they are others each time, and what fails says from which seed it was made.
+const LISTS: &str = "AIRFLOW_TEST_LISTS";
+
+/// How many lists to try, and the seed that they are made from.
+fn extent(usual: u32) -> (u32, [u8; 32]) {
+    let Some(lists) = std::env::var(LISTS).ok() else { return (usual, [7; 32]) };
+    let lists = lists.parse().unwrap_or_else(|_| panic!("{LISTS} is no number: {lists}"));
+    let (one, other) = (Uuid::new_v4(), Uuid::new_v4());
+    let mut seed = [0; 32];
+    seed[..16].copy_from_slice(one.as_bytes());
+    seed[16..].copy_from_slice(other.as_bytes());
+    (lists, seed)
+}
+
+/// Tries `lists` lists of operations over few names, so that they meet each other, made from a fixed seed, unless
+/// [`LISTS`] says otherwise. `empty` takes everything out of the store.
 pub(crate) fn same_as_memory(
     runtime: &tokio::runtime::Runtime,
     other: &SharedStore,
@@ -544,9 +578,10 @@ pub(crate) fn same_as_memory(
 ) {
     let memory: SharedStore = Arc::new(MemoryStore::new());
     runtime.block_on(other.migrate()).unwrap();
+    let (lists, seed) = extent(lists);
     let config =
         Config { cases: lists, failure_persistence: None, max_shrink_iters: 200, ..Config::default() };
-    let rng = TestRng::from_seed(RngAlgorithm::ChaCha, &[7; 32]);
+    let rng = TestRng::from_seed(RngAlgorithm::ChaCha, &seed);
     let mut runner = TestRunner::new_with_rng(config, rng);
     let result = runner.run(&vec(op(), 1..30), |ops| {
         runtime.block_on(async {
@@ -564,5 +599,7 @@ pub(crate) fn same_as_memory(
             Ok(())
         })
     });
-    result.unwrap();
+    if let Err(error) = result {
+        panic!("of {lists} lists made from the seed {seed:?}: {error}");
+    }
 }

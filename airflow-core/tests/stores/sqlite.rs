@@ -58,6 +58,7 @@ async fn run(store: &SqliteStore, run_id: &str) -> RunRow {
         fingerprint: "v".into(),
         triggered_by: "test".into(),
         ignores_past: false,
+        queue: None,
         advance: None,
         assets: None,
         deadlines: Vec::new(),
@@ -134,10 +135,44 @@ async fn a_newer_schema_is_refused() {
     let dir = tempfile::tempdir().unwrap();
     drop(open(&dir).await);
     let mut conn = raw(&dir).await;
-    sqlx::query("INSERT INTO airflow_schema VALUES (1000, 0)").execute(&mut conn).await.unwrap();
+    sqlx::query("INSERT INTO airflow_schema (version, at) VALUES (1000, 0)")
+        .execute(&mut conn)
+        .await
+        .unwrap();
     let store = SqliteStore::open(&file(&dir)).await.unwrap();
     for error in [store.dags().await.err(), store.migrate().await.err()] {
         assert!(matches!(error, Some(StoreError::Newer { found: 1000, .. })), "{error:?}");
+    }
+}
+
+/// Goal: an older program goes on beside a newer one that has only added something, and is refused once that has taken
+/// something away. Method: do what the migration of a newer program does.
+#[tokio::test]
+async fn a_newer_schema_is_used_as_long_as_it_serves() {
+    let dir = tempfile::tempdir().unwrap();
+    let before = open(&dir).await;
+    let status = before.check().await.unwrap();
+    assert_eq!((status.version, status.serves), (status.needed, status.needed));
+    let mut newer = raw(&dir).await;
+    let expand = format!(
+        "ALTER TABLE af_run ADD COLUMN later TEXT DEFAULT 'x'; CREATE TABLE af_later (x);
+         INSERT INTO airflow_schema (version, at, serves) VALUES ({}, 0, {})",
+        status.needed + 1,
+        status.needed
+    );
+    sqlx::raw_sql(sqlx::AssertSqlSafe(expand)).execute(&mut newer).await.unwrap();
+    let beside = SqliteStore::open(&file(&dir)).await.unwrap();
+    for store in [&before, &beside] {
+        let migrated = store.migrate().await.unwrap();
+        assert_eq!((migrated.from, migrated.to), (status.needed + 1, status.needed + 1), "it is left alone");
+    }
+    let row = run(&beside, "r").await;
+    assert_eq!(before.runs(&RunFilter::default()).await.unwrap(), [row]);
+    let contract = "UPDATE airflow_schema SET serves = version";
+    sqlx::raw_sql(contract).execute(&mut newer).await.unwrap();
+    let late = SqliteStore::open(&file(&dir)).await.unwrap();
+    for error in [late.dags().await.err(), late.migrate().await.err()] {
+        assert!(matches!(error, Some(StoreError::Newer { .. })), "{error:?}");
     }
 }
 
@@ -171,7 +206,7 @@ async fn migrators_wait_for_each_other_and_leave_the_tables_of_the_host() {
 async fn undo_workers(conn: &mut SqliteConnection) {
     const UNDO: &str =
         "DROP TABLE af_watcher; DROP TABLE af_log_chunk; DROP TABLE af_dead_letter; DROP TABLE af_report; DROP TABLE af_worker;
-         DROP TABLE af_carried; DROP TABLE af_setting; ALTER TABLE af_ti DROP COLUMN holds;";
+         DROP TABLE af_carried; DROP TABLE af_setting; ALTER TABLE af_ti DROP COLUMN holds; ALTER TABLE af_run DROP COLUMN queue;";
     sqlx::raw_sql(UNDO).execute(conn).await.unwrap();
 }
 
@@ -338,6 +373,7 @@ async fn runs_of_unknown_dags_do_not_spoil_the_calls_that_share_their_transactio
         fingerprint: "v".into(),
         triggered_by: "test".into(),
         ignores_past: false,
+        queue: None,
         advance: None,
         assets: None,
         deadlines: Vec::new(),

@@ -65,6 +65,17 @@ pub(super) fn check_authority(pem: &[u8]) -> Result<(), TransportError> {
     Err(TransportError::Invalid(why.into()))
 }
 
+/// Whether these can be a certificate of ours and its key.
+#[cfg_attr(not(any(feature = "redis", feature = "rabbitmq")), expect(dead_code, reason = "brokers ask it"))]
+pub(super) fn check_identity(certificate: &str, key: &str) -> Result<(), TransportError> {
+    if certificate.contains("-----BEGIN CERTIFICATE-----") && key.contains("PRIVATE KEY-----") {
+        return Ok(());
+    }
+    let why = "the certificate of this program for TLS and its key are to be in PEM, without a password: one has a line \
+               `-----BEGIN CERTIFICATE-----`, the other one `-----BEGIN PRIVATE KEY-----`";
+    Err(TransportError::Invalid(why.into()))
+}
+
 /// A message to a queue.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Message {

@@ -117,7 +117,10 @@ async fn what_is_misconfigured_is_named() {
     let (cert, key, authority) =
         (file("certfile", "cert.pem"), file("keyfile", "key.pem"), file("cacertfile", "ca.pem"));
     let listener = format!("listeners.ssl.1 = 127.0.0.1:{port}");
-    let Some(server) = start(&[&listener, &cert, &key, &authority]).await else { return };
+    // Nobody is let in over TLS who does not show a certificate.
+    let strict = ["ssl_options.verify = verify_peer", "ssl_options.fail_if_no_peer_cert = true"];
+    let settings = [&[listener.as_str(), &cert, &key, &authority][..], &strict].concat();
+    let Some(server) = start(&settings).await else { return };
     let server = with(server, |server| {
         server.ctl(&["add_user", "limited", "pa55"]);
         server.ctl(&["set_permissions", "limited", "^none$", ".*", ".*"]);
@@ -140,11 +143,15 @@ async fn what_is_misconfigured_is_named() {
     comes(&*enough, &*reading, "allowed").await;
 
     let url = format!("amqps://guest:guest@localhost:{port}/");
-    let trusting = transport(&RabbitmqOptions::new(&url).ca_pem(ca));
+    let read = |name: &str| std::fs::read_to_string(folder.path().join(name)).unwrap();
+    let known = |options: RabbitmqOptions| options.client_pem(read("cert.pem"), read("key.pem"));
+    let trusting = transport(&known(RabbitmqOptions::new(&url).ca_pem(&ca)));
     trusting.check().await.unwrap();
+    let nobody = transport(&RabbitmqOptions::new(&url).ca_pem(ca)).check().await;
+    assert!(matches!(&nobody, Err(TransportError::Unreachable { .. })), "{nobody:?}");
     let (_other, other) = certificates();
     for doubting in [RabbitmqOptions::new(&url), RabbitmqOptions::new(&url).ca_pem(other)] {
-        let refused = transport(&doubting).check().await;
+        let refused = transport(&known(doubting)).check().await;
         let Err(TransportError::Unreachable { why, .. }) = refused else { panic!("{refused:?}") };
         assert!(why.to_lowercase().contains("certificate"), "{why}");
     }

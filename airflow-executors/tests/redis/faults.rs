@@ -226,6 +226,27 @@ async fn a_private_authority_is_trusted_if_it_is_named() {
     }
 }
 
+/// Goal: a server that wants to know who connects is shown our certificate. Method: one that lets nobody in without.
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_certificate_of_ours_is_shown_to_who_asks() {
+    let (folder, ca) = certificates();
+    let file = |name: &str| folder.path().join(name).display().to_string();
+    let (cert, key, authority) = (file("cert.pem"), file("key.pem"), file("ca.pem"));
+    let port = free_port().to_string();
+    let tls = ["--tls-port", &port, "--tls-cert-file", &cert, "--tls-key-file", &key, "--tls-ca-cert-file"];
+    let tls = [&tls[..], &[&authority, "--tls-auth-clients", "yes"]].concat();
+    let Some(_server) = start(&tls).await else { return };
+    let nobody = RedisOptions::new(format!("rediss://localhost:{port}/0")).ca_pem(ca);
+    let refused = RedisTransport::new(&nobody).unwrap().check().await;
+    assert!(matches!(&refused, Err(TransportError::Unreachable { .. })), "{refused:?}");
+    let read = |name: &str| std::fs::read_to_string(file(name)).unwrap();
+    let known = nobody.client_pem(read("cert.pem"), read("key.pem"));
+    let known = RedisTransport::new(&known).unwrap();
+    known.check().await.unwrap();
+    let consumer = consumer(&known, &["q"], 10);
+    comes(&known, &*consumer, "from somebody known").await;
+}
+
 /// Goal: the master is found by sentinels, and its successor too. Method: a master, a replica and a sentinel; the master
 /// is killed, and what is published and received goes on at the other.
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]

@@ -139,7 +139,7 @@ impl Core {
         for (pk, ready) in fresh.iter() {
             let view = &self.runs[pk].view;
             for key in ready {
-                let place = self.out.routes().of(view.dag.task(key.task));
+                let place = self.out.routes().of(view.dag.task(key.task), view.run.queue.as_deref());
                 self.backlog.add(view, *key, place, now);
             }
         }

@@ -188,7 +188,7 @@ impl Core {
         for (key, ti) in view.all() {
             match ti.state {
                 TaskState::Scheduled => {
-                    let place = self.out.routes().of(view.dag.task(key.task));
+                    let place = self.out.routes().of(view.dag.task(key.task), view.run.queue.as_deref());
                     self.backlog.add(view, key, place, now);
                 }
                 TaskState::Running => {
@@ -196,7 +196,7 @@ impl Core {
                         continue;
                     };
                     // The commit that started it did happen: now it may be submitted.
-                    let place = self.out.routes().of(view.dag.task(key.task));
+                    let place = self.out.routes().of(view.dag.task(key.task), view.run.queue.as_deref());
                     self.out.insert(id, Sent { run: pk, key, place });
                     effects.submit.push((place, attempt_of(view, key, id, view.run.queued_at)));
                 }

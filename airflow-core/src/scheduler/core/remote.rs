@@ -94,7 +94,7 @@ impl Core {
             if !matches!(ti.state, TaskState::Queued | TaskState::Running) || self.out.get(id).is_some() {
                 continue;
             }
-            let place = self.out.routes().of(view.dag.task(key.task));
+            let place = self.out.routes().of(view.dag.task(key.task), view.run.queue.as_deref());
             match (ti.state, self.out.routes().is_remote(place)) {
                 (TaskState::Queued, true) => {
                     self.out.insert(id, Sent { run: pk, key, place });

@@ -113,7 +113,7 @@ impl Core {
             }
             let Some(task) = view.dag.find(change.task_id.as_str()) else { continue };
             let key = TiKey { task, map: change.map_index };
-            let place = self.out.routes().of(view.dag.task(task));
+            let place = self.out.routes().of(view.dag.task(task), view.run.queue.as_deref());
             if to == TaskState::Scheduled {
                 // What lost its attempt, or was given back, waits for a slot again.
                 self.backlog.add(view, key, place, now);

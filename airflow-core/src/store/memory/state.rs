@@ -278,6 +278,7 @@ impl State {
             generation: 0,
             triggered_by: run.triggered_by,
             ignores_past: run.ignores_past,
+            queue: run.queue,
             reason: None,
         };
         self.run_ids.insert((row.dag_id.clone(), row.run_id.clone()), row.pk);

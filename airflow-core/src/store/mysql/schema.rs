@@ -5,7 +5,7 @@
 //! migrator in at a time. Migrations are only ever added.
 
 use crate::store::points::reach_point;
-use crate::store::server::{Core, Lease, NEEDED, STEP_DEADLINE, TABLES, at_least, version};
+use crate::store::server::{Core, Lease, NEEDED, STEP_DEADLINE, TABLES, Version, at_least, version};
 use crate::store::sql::errors::{failed, within};
 use crate::store::sql::{Conn, admin, query};
 use crate::store::{Migrated, StoreError, StoreResult, rules};
@@ -21,13 +21,93 @@ const LOCK_SECONDS: i64 = 300;
 const STEPS: &str = "airflow_schema_step";
 
 const CREATE_VERSIONS: [&str; 2] = [
-    "CREATE TABLE IF NOT EXISTS airflow_schema (version BIGINT PRIMARY KEY, at DATETIME(6) NOT NULL) ENGINE = InnoDB",
+    "CREATE TABLE IF NOT EXISTS airflow_schema (
+        version BIGINT PRIMARY KEY, at DATETIME(6) NOT NULL, serves BIGINT NOT NULL) ENGINE = InnoDB",
     "CREATE TABLE IF NOT EXISTS airflow_schema_step (version BIGINT NOT NULL, step BIGINT NOT NULL,
         PRIMARY KEY (version, step)) ENGINE = InnoDB",
 ];
 
 /// The migrations, the first one leads to version 1; each a list of steps.
-const MIGRATIONS: [&[&str]; NEEDED as usize] = [&V1];
+const MIGRATIONS: [Version<Steps>; NEEDED as usize] = [Version { steps: Steps::Tables(&V1), serves: 1 }];
+
+/// Versions that only tests need: one that adds, with what moves rows, and one that takes away.
+#[cfg(feature = "testing")]
+const OF_TESTS: [Version<Steps>; 2] = [
+    Version {
+        steps: Steps::Changes(&[
+            Change::Column("af_run", "of_tests", "LONGTEXT"),
+            Change::Again("UPDATE af_run SET of_tests = run_id"),
+            Change::Table(
+                "CREATE TABLE IF NOT EXISTS af_of_tests (
+                    run BIGINT PRIMARY KEY, FOREIGN KEY (run) REFERENCES af_run (pk) ON DELETE CASCADE",
+            ),
+            Change::Again("INSERT IGNORE INTO af_of_tests SELECT pk FROM af_run"),
+        ]),
+        serves: NEEDED,
+    },
+    Version { steps: Steps::Changes(&[Change::NoColumn("af_run", "of_tests")]), serves: NEEDED + 1 },
+];
+#[cfg(not(feature = "testing"))]
+const OF_TESTS: [Version<Steps>; 0] = [];
+
+/// What leads to a version. Every step may be interrupted after it was done and before its mark was set, and is done
+/// again then.
+#[derive(Debug, Clone, Copy)]
+enum Steps {
+    /// New tables, each without its end.
+    Tables(&'static [&'static str]),
+    /// Changes of what is there.
+    #[cfg_attr(not(feature = "testing"), expect(dead_code, reason = "for versions to come; tests have some"))]
+    Changes(&'static [Change]),
+}
+
+/// A step that changes something.
+#[derive(Debug, Clone, Copy)]
+#[cfg_attr(not(feature = "testing"), expect(dead_code, reason = "for versions to come; tests have some"))]
+enum Change {
+    /// A table, without its end.
+    Table(&'static str),
+    /// A column that is added: table, name, type.
+    Column(&'static str, &'static str, &'static str),
+    /// A column that is dropped: table and name.
+    NoColumn(&'static str, &'static str),
+    /// A statement that does no harm if it is done again.
+    Again(&'static str),
+}
+
+impl Steps {
+    fn changes(self) -> Vec<Change> {
+        match self {
+            Self::Tables(tables) => tables.iter().map(|table| Change::Table(table)).collect(),
+            Self::Changes(changes) => changes.to_vec(),
+        }
+    }
+}
+
+impl Change {
+    /// Its statement; nothing if it was done before.
+    async fn sql(self, conn: &mut Conn<'_>) -> StoreResult<Option<String>> {
+        Ok(match self {
+            Self::Table(sql) => Some(format!("{sql}{END}")),
+            Self::Column(table, column, kind) => {
+                let is_there = has_column(conn, table, column).await?;
+                (!is_there).then(|| format!("ALTER TABLE {table} ADD COLUMN {column} {kind}"))
+            }
+            Self::NoColumn(table, column) => {
+                let is_there = has_column(conn, table, column).await?;
+                is_there.then(|| format!("ALTER TABLE {table} DROP COLUMN {column}"))
+            }
+            Self::Again(sql) => Some(sql.to_owned()),
+        })
+    }
+}
+
+async fn has_column(conn: &mut Conn<'_>, table: &str, column: &str) -> StoreResult<bool> {
+    const EXISTS: &str = "
+        SELECT count(*) AS n FROM information_schema.columns
+        WHERE table_schema = DATABASE() AND table_name = ?1 AND column_name = ?2";
+    Ok(query(EXISTS).bind(table).bind(column).fetch_one(conn).await?.num::<i64>("n")? > 0)
+}
 
 /// What stands after the columns of each table: texts are compared byte by byte.
 const END: &str = ") ENGINE = InnoDB CHARACTER SET utf8mb4 COLLATE utf8mb4_bin";
@@ -50,7 +130,7 @@ const V1: [&str; 30] = [
         interval_start DATETIME(6) NOT NULL, interval_end DATETIME(6) NOT NULL, run_after DATETIME(6) NOT NULL,
         queued_at DATETIME(6) NOT NULL, started_at DATETIME(6), ended_at DATETIME(6), conf LONGTEXT,
         fingerprint VARCHAR(250) NOT NULL, generation BIGINT NOT NULL, triggered_by LONGTEXT NOT NULL,
-        ignores_past BOOLEAN NOT NULL, reason LONGTEXT,
+        ignores_past BOOLEAN NOT NULL, reason LONGTEXT, queue VARCHAR(250),
         timed DATETIME(6) GENERATED ALWAYS AS (CASE WHEN run_type IN ('backfill', 'scheduled') THEN logical_date END) VIRTUAL,
         UNIQUE KEY (dag_id, run_id), UNIQUE KEY af_run_once (dag_id, timed), KEY af_run_of_dag (dag_id, logical_date),
         KEY af_run_by_date (logical_date), KEY af_run_by_state (state, logical_date),
@@ -227,26 +307,27 @@ pub(in crate::store) async fn migrate(core: &Core, anew: bool) -> StoreResult<Mi
 async fn steps(lease: &mut Lease, core: &Core, anew: bool) -> StoreResult<Migrated> {
     const MARKED: &str = "SELECT count(*) AS n FROM airflow_schema_step WHERE version = ?1 AND step = ?2";
     const MARK: &str = "INSERT INTO airflow_schema_step (version, step) VALUES (?1, ?2)";
-    const DONE: &str = "INSERT INTO airflow_schema (version, at) VALUES (?1, UTC_TIMESTAMP(6))";
+    const DONE: &str = "INSERT INTO airflow_schema (version, serves, at) VALUES (?1, ?2, UTC_TIMESTAMP(6))";
     if anew {
         ddl(lease, format!("DROP TABLE IF EXISTS {}, {STEPS}", TABLES.join(", "))).await?;
     }
-    let from = version(&mut lease.conn(&core.dialect), core).await?;
-    if from > NEEDED {
-        return Err(StoreError::Newer { found: from, known: NEEDED });
-    }
-    if from == NEEDED {
-        return Ok(Migrated { from, to: NEEDED });
-    }
+    let found = version(&mut lease.conn(&core.dialect), core).await?;
+    let Some(from) = found.to_migrate(core.needed())? else {
+        return Ok(Migrated { from: found.version, to: found.version });
+    };
     for sql in CREATE_VERSIONS {
         ddl(lease, sql.to_owned()).await?;
     }
-    for (to, steps) in (1u32..).zip(MIGRATIONS).skip(from as usize) {
-        for (step, sql) in (1u32..).zip(steps) {
+    let all = (1..=core.needed()).zip(MIGRATIONS.iter().chain(&OF_TESTS));
+    for (to, next) in all.skip(from as usize) {
+        for (step, change) in (1u32..).zip(next.steps.changes()) {
             let marked = query(MARKED).bind(to).bind(step);
             if marked.fetch_one(&mut lease.conn(&core.dialect)).await?.num::<i64>("n")? == 0 {
                 reach_point!("migrate.step");
-                ddl(lease, format!("{sql}{END}")).await?;
+                let sql = change.sql(&mut lease.conn(&core.dialect)).await?;
+                if let Some(sql) = sql {
+                    ddl(lease, sql).await?;
+                }
                 reach_point!("migrate.between");
                 query(MARK).bind(to).bind(step).execute(&mut lease.conn(&core.dialect)).await?;
             }
@@ -256,9 +337,9 @@ async fn steps(lease: &mut Lease, core: &Core, anew: bool) -> StoreResult<Migrat
             admin::set_pool(&mut lease.conn(&core.dialect), &rules::default_pool()).await?;
         }
         reach_point!("migrate.done");
-        query(DONE).bind(to).execute(&mut lease.conn(&core.dialect)).await?;
+        query(DONE).bind(to).bind(next.serves).execute(&mut lease.conn(&core.dialect)).await?;
     }
-    Ok(Migrated { from, to: NEEDED })
+    Ok(Migrated { from, to: core.needed() })
 }
 
 /// Runs a statement that makes or drops tables. Only texts of ours go into it.
@@ -266,4 +347,19 @@ async fn ddl(lease: &mut Lease, sql: String) -> StoreResult<()> {
     let conn = lease.mysql().ok_or_else(|| failed(sqlx::Error::PoolClosed))?;
     let work = sqlx::raw_sql(sqlx::AssertSqlSafe(sql)).execute(conn);
     within(STEP_DEADLINE, work).await.map(|_| ())
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::hash::Hash;
+
+    /// Goal: nobody edits a version that may be in somebody's database. If this fails, add a version instead.
+    #[test]
+    fn versions_do_not_change() {
+        let mut hash = Hash::default();
+        V1.iter().for_each(|table| hash.add(table));
+        assert!(matches!(MIGRATIONS[0].steps, Steps::Tables(tables) if tables == V1));
+        assert_eq!(hash.hex(16), "43d2313237614db0");
+    }
 }

@@ -4,10 +4,12 @@
 //! migration is one transaction; a lock lets one migrator in at a time. Migrations are only ever added.
 
 use crate::store::points::reach_point;
-use crate::store::server::{Core, Done, NEEDED, STEP_DEADLINE, TABLES, Tries, VERSIONS, at_least, version};
+use crate::store::server::{
+    Core, Done, NEEDED, STEP_DEADLINE, TABLES, Tries, VERSIONS, Version, at_least, version,
+};
 use crate::store::sql::errors::failed;
 use crate::store::sql::{Conn, admin, query};
-use crate::store::{Migrated, StoreError, StoreResult, rules};
+use crate::store::{Migrated, StoreResult, rules};
 
 use super::function;
 
@@ -15,7 +17,26 @@ use super::function;
 const OLDEST: &str = "13";
 
 /// The migrations, the first one leads to version 1.
-const MIGRATIONS: [&str; NEEDED as usize] = [V1];
+const MIGRATIONS: [Version<&str>; NEEDED as usize] = [Version { steps: V1, serves: 1 }];
+
+/// Versions that only tests need: one that adds, with what moves rows, and one that takes away.
+#[cfg(feature = "testing")]
+const OF_TESTS: [Version<&str>; 2] = [
+    Version {
+        steps: "ALTER TABLE af_run ADD COLUMN of_tests TEXT; UPDATE af_run SET of_tests = run_id;
+                CREATE TABLE af_of_tests (run BIGINT PRIMARY KEY REFERENCES af_run ON DELETE CASCADE);
+                INSERT INTO af_of_tests SELECT pk FROM af_run",
+        serves: NEEDED,
+    },
+    Version { steps: "ALTER TABLE af_run DROP COLUMN of_tests", serves: NEEDED + 1 },
+];
+#[cfg(not(feature = "testing"))]
+const OF_TESTS: [Version<&str>; 0] = [];
+
+/// With each version the oldest one that a program may need, see [`Version::serves`].
+const CREATE_VERSIONS: &str = "
+    CREATE TABLE IF NOT EXISTS airflow_schema (
+        version BIGINT PRIMARY KEY, at TIMESTAMPTZ NOT NULL, serves BIGINT NOT NULL)";
 
 /// What keeps two migrators apart: any number that nobody else uses.
 const LOCK: &str = "SELECT pg_advisory_xact_lock(7038420971562341)";
@@ -41,6 +62,7 @@ CREATE TABLE af_run (
     interval_end TIMESTAMPTZ NOT NULL, run_after TIMESTAMPTZ NOT NULL, queued_at TIMESTAMPTZ NOT NULL,
     started_at TIMESTAMPTZ, ended_at TIMESTAMPTZ, conf TEXT, fingerprint VARCHAR(250) COLLATE "C" NOT NULL,
     generation BIGINT NOT NULL, triggered_by TEXT NOT NULL, ignores_past BOOLEAN NOT NULL, reason TEXT,
+    queue TEXT,
     UNIQUE (dag_id, run_id)
 ) WITH (fillfactor = 80);
 CREATE UNIQUE INDEX af_run_once ON af_run (dag_id, logical_date) WHERE run_type IN ('backfill', 'scheduled');
@@ -226,7 +248,7 @@ pub(in crate::store) async fn migrate(core: &Core, anew: bool) -> StoreResult<Mi
 
 async fn steps(tx: &mut crate::store::server::Tx<'_>, core: &Core, anew: bool) -> StoreResult<Migrated> {
     const HAS_SCHEMA: &str = "SELECT count(*) AS n FROM pg_catalog.pg_namespace WHERE nspname = ?1";
-    const DONE: &str = "INSERT INTO airflow_schema (version, at) VALUES (?1, clock_timestamp())";
+    const DONE: &str = "INSERT INTO airflow_schema (version, serves, at) VALUES (?1, ?2, clock_timestamp())";
     fits(&mut tx.conn()).await?;
     tx.lease().raw("SET LOCAL statement_timeout = 0; SET LOCAL lock_timeout = 0", STEP_DEADLINE).await?;
     tx.lease().raw(LOCK, STEP_DEADLINE).await?;
@@ -239,28 +261,23 @@ async fn steps(tx: &mut crate::store::server::Tx<'_>, core: &Core, anew: bool) -
         let tables = TABLES.join(", ");
         ddl(tx, format!("DROP TABLE IF EXISTS {tables}; {}", function::drop_sql())).await?;
     }
-    let from = version(&mut tx.conn(), core).await?;
-    if from > NEEDED {
-        return Err(StoreError::Newer { found: from, known: NEEDED });
-    }
-    ddl(
-        tx,
-        "CREATE TABLE IF NOT EXISTS airflow_schema (version BIGINT PRIMARY KEY, at TIMESTAMPTZ NOT NULL)",
-    )
-    .await?;
-    for (step, sql) in (1u32..).zip(MIGRATIONS).skip(from as usize) {
+    let found = version(&mut tx.conn(), core).await?;
+    let Some(from) = found.to_migrate(core.needed())? else {
+        return Ok(Migrated { from: found.version, to: found.version });
+    };
+    ddl(tx, CREATE_VERSIONS).await?;
+    let all = (1..=core.needed()).zip(MIGRATIONS.iter().chain(&OF_TESTS));
+    for (number, to) in all.skip(from as usize) {
         reach_point!("migrate.step");
-        ddl(tx, sql).await?;
-        query(DONE).bind(step).execute(&mut tx.conn()).await?;
+        ddl(tx, to.steps).await?;
+        query(DONE).bind(number).bind(to.serves).execute(&mut tx.conn()).await?;
     }
-    if from < NEEDED {
-        ddl(tx, function::create_sql(&core.dialect)).await?;
-    }
+    ddl(tx, function::create_sql(&core.dialect)).await?;
     if from == 0 {
         admin::set_pool(&mut tx.conn(), &rules::default_pool()).await?;
     }
     reach_point!("migrate.done");
-    Ok(Migrated { from, to: NEEDED })
+    Ok(Migrated { from, to: core.needed() })
 }
 
 /// Runs statements that make tables. Only texts of ours and the quoted name of the schema go into them.
@@ -269,4 +286,18 @@ async fn ddl(tx: &mut crate::store::server::Tx<'_>, sql: impl Into<String>) -> S
     let conn = tx.lease().postgres().ok_or_else(|| failed(sqlx::Error::PoolClosed))?;
     let work = sqlx::raw_sql(sql).execute(conn);
     crate::store::sql::errors::within(STEP_DEADLINE, work).await.map(|_| ())
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::hash::Hash;
+
+    /// Goal: nobody edits a version that may be in somebody's database. If this fails, add a version instead.
+    #[test]
+    fn versions_do_not_change() {
+        let mut hash = Hash::default();
+        MIGRATIONS.iter().for_each(|version| hash.add(version.steps));
+        assert_eq!(hash.hex(16), "a43e5fd7b36a9fa0");
+    }
 }

@@ -1,6 +1,6 @@
 //! Connections, transactions, and what becomes of them.
 
-use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
+use std::sync::atomic::{AtomicBool, AtomicU32, AtomicU64, Ordering};
 
 use crate::store::points::reach_point;
 use crate::store::sql::errors::{COMMIT_DEADLINE, STATEMENT_DEADLINE};
@@ -11,6 +11,7 @@ use crate::store::{StoreError, StoreResult};
 use super::link::{Lease, Link, Pool, unreachable};
 use super::nonce::{Nonce, Nonces, fence};
 use super::retry::{Class, Tries, class};
+use super::schema::NEEDED;
 
 /// How often it is looked what became of a commit. With the pauses between, about half a minute: as long as a restart of
 /// a database takes.
@@ -47,6 +48,8 @@ pub(in crate::store) struct Core {
     pub(in crate::store) nonces: Nonces,
     /// Whether the tables are known to fit; they never stop to, but for a reset by another version.
     pub(super) ready: AtomicBool,
+    /// How many versions of tests are needed beside ours.
+    more: AtomicU32,
     counts: Counts,
 }
 
@@ -60,6 +63,7 @@ impl Core {
             place,
             nonces: Nonces::default(),
             ready: AtomicBool::new(false),
+            more: AtomicU32::new(0),
             counts: Counts::default(),
         }
     }
@@ -75,6 +79,17 @@ impl Core {
     #[cfg(feature = "postgres")]
     pub(in crate::store) fn schema(&self) -> &str {
         &self.schema
+    }
+
+    /// The version of the tables that this program needs.
+    pub(in crate::store) fn needed(&self) -> u32 {
+        NEEDED + self.more.load(Ordering::Relaxed)
+    }
+
+    #[cfg(feature = "testing")]
+    pub(super) fn need_more(&self, count: u32) {
+        self.more.store(count, Ordering::Relaxed);
+        self.ready.store(false, Ordering::Release);
     }
 
     pub(super) fn kind(&self) -> Kind {

@@ -60,7 +60,7 @@ pub(super) use retry::{Class, Tries, class};
 pub(super) use retry::{code_of, is_duplicate};
 #[cfg(feature = "postgres")]
 pub(super) use schema::ready;
-pub(super) use schema::{NEEDED, STEP_DEADLINE, TABLES, VERSIONS, at_least, fits, version};
+pub(super) use schema::{NEEDED, STEP_DEADLINE, TABLES, VERSIONS, Version, at_least, fits, version};
 
 /// How long a statement may wait for others that write: the server gives up then, and the call begins anew.
 const LONGEST_WAIT: Duration = Duration::from_secs(5);
@@ -112,6 +112,13 @@ impl<D> ServerStore<D> {
     /// clones. Callers that come at the same time share transactions, so there may be fewer than calls.
     pub fn transactions(&self) -> u64 {
         self.writer.transactions()
+    }
+
+    /// From now on, acts as a program that needs so many versions more, at most 2: the first of them only adds, the
+    /// second takes away what the first has added.
+    #[cfg(feature = "testing")]
+    pub fn need_versions_of_tests(&self, count: u32) {
+        self.core.need_more(count);
     }
 
     /// How many answers to commits were lost, and what became of these commits.

@@ -51,6 +51,8 @@ pub(in crate::store) fn class(error: &StoreError) -> Class {
         StoreError::Unreachable { .. } => Class::Broken,
         StoreError::Database(why) if why.is::<TooLate>() => Class::Broken,
         StoreError::Database(why) => why.downcast_ref::<sqlx::Error>().map_or(Class::Other, class_of),
+        // What did not fit was taken back, and may fit in a moment.
+        StoreError::NoRoom(_) => Class::Again,
         _ => Class::Other,
     }
 }
@@ -70,15 +72,24 @@ fn class_of(error: &sqlx::Error) -> Class {
 fn class_of_code(error: &dyn sqlx::error::DatabaseError) -> Class {
     #[cfg(feature = "mysql")]
     if let Some(error) = error.try_downcast_ref::<sqlx::mysql::MySqlDatabaseError>() {
-        return match error.number() {
-            number if MYSQL_AGAIN.contains(&number) => Class::Again,
-            number if MYSQL_BROKEN.contains(&number) => Class::Broken,
-            _ => Class::Other,
-        };
+        return class_of_mysql(error.number());
     }
-    match error.code().as_deref() {
-        Some(code) if POSTGRES_AGAIN.contains(&code) => Class::Again,
-        Some(code) if POSTGRES_BROKEN.contains(&code) || code.starts_with("08") => Class::Broken,
+    error.code().map_or(Class::Other, |code| class_of_postgres(&code))
+}
+
+#[cfg(feature = "mysql")]
+fn class_of_mysql(number: u16) -> Class {
+    match number {
+        _ if MYSQL_AGAIN.contains(&number) => Class::Again,
+        _ if MYSQL_BROKEN.contains(&number) => Class::Broken,
+        _ => Class::Other,
+    }
+}
+
+fn class_of_postgres(code: &str) -> Class {
+    match code {
+        _ if POSTGRES_AGAIN.contains(&code) => Class::Again,
+        _ if POSTGRES_BROKEN.contains(&code) || code.starts_with("08") => Class::Broken,
         _ => Class::Other,
     }
 }
@@ -90,7 +101,7 @@ pub(in crate::store) fn is_duplicate(error: &StoreError) -> bool {
 
 /// What the database said, if it is the one that said it.
 pub(in crate::store) fn code_of(error: &StoreError) -> Option<&dyn sqlx::error::DatabaseError> {
-    let StoreError::Database(why) = error else { return None };
+    let (StoreError::Database(why) | StoreError::NoRoom(why)) = error else { return None };
     why.downcast_ref::<sqlx::Error>()?.as_database_error()
 }
 
@@ -161,5 +172,55 @@ mod tests {
         assert_eq!(of(sqlx::Error::RowNotFound), Class::Other);
         assert_eq!(class(&StoreError::Database(Box::new(TooLate(Duration::ZERO)))), Class::Broken);
         assert_eq!(class(&StoreError::NotFound("x".into())), Class::Other);
+        assert_eq!(class(&StoreError::NoRoom("x".into())), Class::Again);
+    }
+
+    /// Goal: what passes is tried again, on the same connection only if it is of use. Method: the numbers of the manuals.
+    #[test]
+    fn codes_are_of_the_class_that_helps() {
+        for (code, class) in [
+            // serialization_failure, deadlock_detected, lock_not_available, query_canceled by a time-out
+            ("40001", Class::Again),
+            ("40P01", Class::Again),
+            ("55P03", Class::Again),
+            ("57014", Class::Again),
+            // too_many_connections, admin_shutdown, crash_shutdown, cannot_connect_now, read only, connection_failure
+            ("53300", Class::Broken),
+            ("57P01", Class::Broken),
+            ("57P02", Class::Broken),
+            ("57P03", Class::Broken),
+            ("25006", Class::Broken),
+            ("08006", Class::Broken),
+            // unique_violation, undefined_table, and what nobody knows
+            ("23505", Class::Other),
+            ("42P01", Class::Other),
+            ("", Class::Other),
+        ] {
+            assert_eq!(class_of_postgres(code), class, "{code}");
+        }
+    }
+
+    #[cfg(feature = "mysql")]
+    #[test]
+    fn numbers_are_of_the_class_that_helps() {
+        for (number, class) in [
+            // lock wait time-out, deadlock, NOWAIT, certification of a cluster
+            (1205, Class::Again),
+            (1213, Class::Again),
+            (3572, Class::Again),
+            (3101, Class::Again),
+            // too many connections, shutdown, killed, gone away, lost, read only
+            (1040, Class::Broken),
+            (1053, Class::Broken),
+            (1927, Class::Broken),
+            (2006, Class::Broken),
+            (2013, Class::Broken),
+            (1290, Class::Broken),
+            // duplicate key, no such table
+            (1062, Class::Other),
+            (1146, Class::Other),
+        ] {
+            assert_eq!(class_of_mysql(number), class, "{number}");
+        }
     }
 }

@@ -12,6 +12,40 @@ use super::core::Core;
 /// The version that this library needs.
 pub(in crate::store) const NEEDED: u32 = 1;
 
+/// A version of the tables.
+#[derive(Debug, Clone, Copy)]
+pub(in crate::store) struct Version<S> {
+    /// What leads to it from the one before.
+    pub steps: S,
+    /// The oldest version that a program may need to work with these tables. A step that only adds leaves this as it is;
+    /// one that takes something away makes it the version since which no program uses that.
+    pub serves: u32,
+}
+
+/// What is known of the tables of a database.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(in crate::store) struct Found {
+    /// Their version; 0 if there are none.
+    pub version: u32,
+    /// The oldest version that a program may need.
+    pub serves: u32,
+}
+
+impl Found {
+    /// Refuses tables that a program cannot work with that needs the version `needed`.
+    pub(in crate::store) fn fits(self, needed: u32) -> StoreResult<()> {
+        SchemaStatus { version: self.version, needed, serves: self.serves, facts: Vec::new() }.fits()
+    }
+
+    /// What there is to do for a program that needs the version `needed`: nothing, if the tables are new enough.
+    pub(in crate::store) fn to_migrate(self, needed: u32) -> StoreResult<Option<u32>> {
+        if self.version < needed {
+            return Ok(Some(self.version));
+        }
+        self.fits(needed).map(|()| None)
+    }
+}
+
 /// How long one step of a migration may take: the tables may be large, and another migrator may be at it.
 pub(in crate::store) const STEP_DEADLINE: Duration = Duration::from_secs(600);
 
@@ -63,11 +97,7 @@ pub(in crate::store) async fn ready(core: &Core) -> StoreResult<()> {
     fits(&mut conn).await?;
     let found = version(&mut conn, core).await;
     drop(lease.clean());
-    match found? {
-        NEEDED => {}
-        found if found > NEEDED => return Err(StoreError::Newer { found, known: NEEDED }),
-        found => return Err(StoreError::NotMigrated { found, needed: NEEDED }),
-    }
+    found?.fits(core.needed())?;
     core.ready.store(true, Ordering::Release);
     Ok(())
 }
@@ -84,9 +114,9 @@ pub(in crate::store) async fn fits(conn: &mut Conn<'_>) -> StoreResult<()> {
     }
 }
 
-/// The version of the tables; 0 if there are none.
-pub(in crate::store) async fn version(conn: &mut Conn<'_>, core: &Core) -> StoreResult<u32> {
-    const VERSION: &str = "SELECT coalesce(max(version), 0) AS version FROM airflow_schema";
+/// The version of the tables, and whom they serve.
+pub(in crate::store) async fn version(conn: &mut Conn<'_>, core: &Core) -> StoreResult<Found> {
+    const VERSION: &str = "SELECT version, serves FROM airflow_schema ORDER BY version DESC LIMIT 1";
     let tables = match conn.kind() {
         #[cfg(feature = "sqlite")]
         Kind::Sqlite => 0,
@@ -97,7 +127,14 @@ pub(in crate::store) async fn version(conn: &mut Conn<'_>, core: &Core) -> Store
     };
     // Without the feature of PostgreSQL nobody asks where the tables are.
     let _ = core;
-    if tables == 0 { Ok(0) } else { query(VERSION).fetch_one(conn).await?.num("version") }
+    let nothing = Found { version: 0, serves: 0 };
+    if tables == 0 {
+        return Ok(nothing);
+    }
+    match query(VERSION).fetch_optional(conn).await? {
+        Some(row) => Ok(Found { version: row.num("version")?, serves: row.num("serves")? }),
+        None => Ok(nothing),
+    }
 }
 
 pub(super) async fn migrate(core: &Core) -> StoreResult<Migrated> {
@@ -125,7 +162,7 @@ pub(super) async fn reset(core: &Core) -> StoreResult<()> {
 
 /// The version of the tables, and facts about the server for people.
 pub(super) async fn status(conn: &mut Conn<'_>, core: &Core) -> StoreResult<SchemaStatus> {
-    let version = version(conn, core).await?;
+    let Found { version, serves } = version(conn, core).await?;
     let facts = match conn.kind() {
         #[cfg(feature = "sqlite")]
         Kind::Sqlite => Vec::new(),
@@ -134,7 +171,7 @@ pub(super) async fn status(conn: &mut Conn<'_>, core: &Core) -> StoreResult<Sche
         #[cfg(feature = "mysql")]
         Kind::Mysql => crate::store::mysql::schema::facts(conn).await?,
     };
-    Ok(SchemaStatus { version, needed: NEEDED, facts })
+    Ok(SchemaStatus { version, needed: core.needed(), serves, facts })
 }
 
 /// Refuses a version that is older than `needed`; both as numbers with dots.
@@ -147,4 +184,27 @@ pub(in crate::store) fn at_least(server: &'static str, found: &str, needed: &'st
         return Err(StoreError::OldServer { server, found: found.to_owned(), needed });
     }
     Ok(())
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    /// Goal: an older program works as long as the tables serve it, and is refused by its name for it afterwards.
+    #[test]
+    fn tables_say_whom_they_serve() {
+        let fits =
+            |version, serves, needed| Found { version, serves }.fits(needed).map_err(|e| e.to_string());
+        assert_eq!(fits(2, 1, 2), Ok(()));
+        assert_eq!(fits(3, 1, 2), Ok(()), "what was added disturbs nobody");
+        assert_eq!(fits(4, 2, 2), Ok(()));
+        let refused = fits(4, 3, 2).unwrap_err();
+        assert!(refused.starts_with("the database has schema version 4, this version of airflow knows 2"));
+        assert!(fits(1, 1, 2).unwrap_err().contains("run `db migrate`"));
+        let todo = |version, serves, needed| Found { version, serves }.to_migrate(needed).ok();
+        assert_eq!(
+            [todo(1, 1, 2), todo(2, 1, 2), todo(3, 1, 2), todo(4, 3, 2)],
+            [Some(Some(1)), Some(None), Some(None), None]
+        );
+    }
 }

@@ -4,7 +4,24 @@ use crate::store::StoreError;
 
 /// What sqlx reports while rows are read and written.
 pub(in crate::store) fn failed(error: sqlx::Error) -> StoreError {
-    StoreError::Database(Box::new(error))
+    if is_full(&error) { StoreError::NoRoom(Box::new(error)) } else { StoreError::Database(Box::new(error)) }
+}
+
+/// Codes of MySQL and MariaDB that say that there is no room: a full table space, a full disk.
+#[cfg(feature = "mysql")]
+const MYSQL_FULL: [u16; 2] = [1114, 1021];
+
+/// The codes of PostgreSQL (`disk_full`) and of SQLite (`SQLITE_FULL`) for it.
+const FULL: [&str; 2] = ["53100", "13"];
+
+/// Whether the database says that it has no room.
+fn is_full(error: &sqlx::Error) -> bool {
+    let Some(error) = error.as_database_error() else { return false };
+    #[cfg(feature = "mysql")]
+    if let Some(error) = error.try_downcast_ref::<sqlx::mysql::MySqlDatabaseError>() {
+        return MYSQL_FULL.contains(&error.number());
+    }
+    error.code().is_some_and(|code| FULL.contains(&code.as_ref()))
 }
 
 /// What cannot be understood in a row.

@@ -9,7 +9,7 @@ use serde::Deserialize;
 use crate::id::{DagId, MapIndex, RunPk, TaskId};
 use crate::state::{TaskEvent, TaskState};
 use crate::store::rules;
-use crate::store::{Anomaly, DagLimits, Examined, Holders, Rows, Rule, SlotCount, StoreResult};
+use crate::store::{Anomaly, DagLimits, Examined, Holders, Rows, Rule, SlotCount, SlotKey, StoreResult};
 
 use super::admin::slot;
 use super::errors::corrupt;
@@ -124,7 +124,7 @@ const OF_RUNS: [Look; 10] = [
 
 /// Gives at most ?1 rows; ?2 is how long the dead may keep things, ?3 how long a notice may wait. The last column says how
 /// many of these a statement names.
-const OF_ALL: [(Rule, &str, &str, usize); 5] = [
+const OF_ALL: [(Rule, &str, &str, usize); 6] = [
     (
         Rule::OneRunPerDate,
         "SELECT dag_id, min(run_id) AS run_id, NULL AS task_id, NULL AS map_index, max(run_id) AS a, NULL AS b,
@@ -163,6 +163,15 @@ const OF_ALL: [(Rule, &str, &str, usize); 5] = [
          WHERE r.state IN ('queued', 'running')
              AND (i.id IS NULL OR i.ended_at < AFTER_MICROS(?2) OR i.lease_until < AFTER_MICROS(?2)) LIMIT ?1",
         "the process that decides about the run (pid {n} on {a}) is {b}",
+        2,
+    ),
+    (
+        Rule::QueuedAreSent,
+        "SELECT r.dag_id, r.run_id, a.task_id, a.map_index, a.queue AS a, r.state AS b, a.number AS n, NULL AS m
+         FROM af_attempt a JOIN af_run r ON r.pk = a.run LEFT JOIN af_run_owner o ON o.run = a.run
+             LEFT JOIN af_incarnation i ON i.id = o.incarnation AND i.ended_at IS NULL
+         WHERE a.ended_at IS NULL AND a.state = 'queued' AND a.at < AFTER_MICROS(?2) AND i.id IS NULL LIMIT ?1",
+        "attempt {n} waits in the queue `{a}`, and no scheduler decides about its run, which is `{b}`: nobody sends it",
         2,
     ),
     (
@@ -374,7 +383,13 @@ pub(in crate::store) async fn slot_count(conn: &mut Conn<'_>) -> StoreResult<Slo
     let mut tasks: BTreeMap<DagId, BTreeSet<TaskId>> = BTreeMap::new();
     for row in &query(COUNT).fetch_all(conn).await? {
         match row.str("what")? {
-            "taken" => count.taken.push(slot(row)?),
+            "taken" => {
+                let taken = slot(row)?;
+                if let (SlotKey::Task(dag, task), _) = &taken {
+                    tasks.entry(dag.clone()).or_default().insert(task.clone());
+                }
+                count.taken.push(taken);
+            }
             "runs" => {
                 let dag: DagId = row.text("name")?.into();
                 tasks.entry(dag.clone()).or_default();
@@ -415,12 +430,14 @@ async fn limits(
         return Ok(None);
     };
     let stored: Structure = row.json("structure")?;
-    let active = stored.tasks.into_iter().filter(|task| active.contains(&task.id));
+    let active: Vec<StoredTask> = stored.tasks.into_iter().filter(|task| active.contains(&task.id)).collect();
+    let of_task = |task: &StoredTask| Some((task.id.clone(), task.max_active_tis_per_dag?));
     Ok(Some(DagLimits {
         dag_id,
         max_active_runs: stored.max_active_runs,
         max_active_tasks: stored.max_active_tasks,
-        pools: active.map(|task| (task.id, task.pool, task.pool_slots)).collect(),
+        tasks: active.iter().filter_map(of_task).collect(),
+        pools: active.into_iter().map(|task| (task.id, task.pool, task.pool_slots)).collect(),
     }))
 }
 
@@ -438,4 +455,5 @@ struct StoredTask {
     id: TaskId,
     pool: String,
     pool_slots: i64,
+    max_active_tis_per_dag: Option<i64>,
 }

@@ -187,7 +187,11 @@ async fn share<B, I: Sync, O>(
             // The database failed, and would fail each of them after the same wait.
             Err(error) => {
                 for call in calls {
-                    call.reply.send(Err(StoreError::Database(error.to_string().into()))).ok();
+                    let same = match &error {
+                        StoreError::NoRoom(why) => StoreError::NoRoom(why.to_string().into()),
+                        other => StoreError::Database(other.to_string().into()),
+                    };
+                    call.reply.send(Err(same)).ok();
                 }
                 return;
             }

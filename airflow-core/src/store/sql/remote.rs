@@ -20,7 +20,7 @@ pub(in crate::store) async fn find(conn: &mut Conn<'_>, ids: &[AttemptId]) -> St
             t.attempt_id AS ti_attempt, t.next_try_at, t.started_at AS ti_started, t.ended_at AS ti_ended,
             t.has_result, t.map_length, t.reason AS ti_reason, t.wait, t.holds,
             a.attempt_id, a.task_id, a.map_index, a.number, a.try_number, a.start_state, a.state AS attempt_state,
-            a.incarnation, a.queue, a.at
+            a.incarnation, a.queue AS attempt_queue, a.at
         FROM ROWS(?1, id ID) j CROSS JOIN af_attempt a ON a.attempt_id = j.id
             CROSS JOIN af_ti t ON t.run = a.run AND t.task_id = a.task_id AND t.map_index = a.map_index
             CROSS JOIN af_run r ON r.pk = a.run
@@ -71,7 +71,7 @@ fn found(row: &Row) -> StoreResult<FoundAttempt> {
             try_number: row.num("try_number")?,
             state: row.word("start_state")?,
             incarnation: row.maybe_id("incarnation")?.map(IncarnationId),
-            queue: row.text("queue")?,
+            queue: row.text("attempt_queue")?,
             at: row.time("at")?,
         },
         state: row.word("attempt_state")?,

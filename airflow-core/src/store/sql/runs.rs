@@ -22,7 +22,7 @@ const INSERT_RUNS: usize = 50;
 macro_rules! new_runs {
     () => {
         "ROWS(?1, dag NAME, name NAME, type NAME, date TIME, begins TIME, ends TIME, due TIME, asked TIME, args TEXT,
-              print NAME, who TEXT, alone FLAG) j"
+              print NAME, who TEXT, alone FLAG, lane TEXT) j"
     };
 }
 
@@ -105,16 +105,17 @@ fn write_new(rows: &mut Rows, run: &NewRun) {
     let row = rows.row().text(run.dag_id.as_str()).text(run.run_id.as_str()).text(run.run_type.as_str());
     let row = row.time(run.logical_date).time(run.data_interval.start).time(run.data_interval.end);
     let row = row.time(run.run_after).time(run.queued_at).maybe_text(conf.as_deref());
-    row.text(&run.fingerprint).text(&run.triggered_by).int(run.ignores_past).end();
+    let row = row.text(&run.fingerprint).text(&run.triggered_by).int(run.ignores_past);
+    row.maybe_text(run.queue.as_deref()).end();
 }
 
 /// Inserts the runs that do not exist; says which numbers they got.
 async fn insert_returning(conn: &mut Conn<'_>, json: &str) -> StoreResult<HashSet<RunPk>> {
     const INSERT: &str = concat!(
         "INSERT INTO af_run (dag_id, run_id, run_type, state, logical_date, interval_start, interval_end, run_after,
-                             queued_at, conf, fingerprint, generation, triggered_by, ignores_past)
+                             queued_at, conf, fingerprint, generation, triggered_by, ignores_past, queue)
          SELECT j.dag, j.name, j.type, 'queued', j.date, j.begins, j.ends, j.due, j.asked, j.args, j.print, 0, j.who,
-                j.alone
+                j.alone, j.lane
          FROM ",
         new_runs!(),
         " WHERE ",
@@ -135,7 +136,7 @@ async fn insert_missing(
     const KNOWN: &str = concat!("SELECT ", same_run!(), " AS pk FROM ", new_runs!(), " ORDER BY j.ord");
     const INSERT: &str = "
         INSERT INTO af_run (dag_id, run_id, run_type, state, logical_date, interval_start, interval_end, run_after,
-                            queued_at, conf, fingerprint, generation, triggered_by, ignores_past) VALUES ";
+                            queued_at, conf, fingerprint, generation, triggered_by, ignores_past, queue) VALUES ";
     let rows = query(KNOWN).bind(json).fetch_all(conn).await?;
     let known: Vec<Option<i64>> = rows.iter().map(|row| row.maybe_num("pk")).collect::<StoreResult<_>>()?;
     let missing: Vec<&NewRun> =
@@ -151,10 +152,11 @@ async fn insert_missing(
             let tail: Vec<String> = (4..=10).map(place).collect();
             write!(
                 sql,
-                "{separator}({head}, 'queued', {}, 0, {}, {})",
+                "{separator}({head}, 'queued', {}, 0, {}, {}, {})",
                 tail.join(", "),
                 place(11),
-                place(12)
+                place(12),
+                place(13)
             )
             .expect("writing to a string never fails");
             args.extend(new_args(run));
@@ -166,7 +168,7 @@ async fn insert_missing(
     Ok(all.into_iter().map(|run| run.pk).filter(|pk| !old.contains(pk)).collect())
 }
 
-fn new_args(run: &NewRun) -> [Arg<'_>; 12] {
+fn new_args(run: &NewRun) -> [Arg<'_>; 13] {
     [
         run.dag_id.as_str().into(),
         run.run_id.as_str().into(),
@@ -180,6 +182,7 @@ fn new_args(run: &NewRun) -> [Arg<'_>; 12] {
         (&run.fingerprint).into(),
         (&run.triggered_by).into(),
         run.ignores_past.into(),
+        run.queue.as_deref().into(),
     ]
 }
 
@@ -214,6 +217,7 @@ pub(super) fn run_row(row: &Row) -> StoreResult<RunRow> {
         generation: row.num("generation")?,
         triggered_by: row.text("triggered_by")?,
         ignores_past: row.flag("ignores_past")?,
+        queue: row.maybe_text("queue")?,
         reason: row.maybe_text("reason")?,
     })
 }

@@ -57,7 +57,33 @@ fn numbers(version: &str) -> Vec<u32> {
 
 #[cfg(test)]
 mod tests {
+    use sqlx::Connection as _;
+
     use super::*;
+    use crate::store::sql::errors::failed;
+
+    /// Goal: a full disk is named, is nothing to give up for, and work goes on when there is room. Method: a database
+    /// that may have few pages.
+    #[tokio::test]
+    async fn a_full_disk_is_named_and_passes() {
+        const WRITE: &str = "INSERT INTO t VALUES (zeroblob(4000))";
+        let mut conn = sqlx::SqliteConnection::connect("sqlite::memory:").await.expect("memory");
+        sqlx::raw_sql("PRAGMA max_page_count = 20; CREATE TABLE t (x)")
+            .execute(&mut conn)
+            .await
+            .expect("a table");
+        let mut said = None;
+        for _ in 0..20 {
+            said = sqlx::raw_sql(WRITE).execute(&mut conn).await.err().or(said);
+        }
+        let error = failed(said.expect("twenty pages are few"));
+        assert!(matches!(error, StoreError::NoRoom(_)) && !error.is_lasting(), "{error:?}");
+        assert!(error.to_string().starts_with("the database has no room to write: "), "{error}");
+        sqlx::raw_sql("PRAGMA max_page_count = 1000").execute(&mut conn).await.expect("a setting");
+        sqlx::raw_sql(WRITE).execute(&mut conn).await.expect("there is room");
+        let other = sqlx::raw_sql("INSERT INTO nowhere VALUES (1)").execute(&mut conn).await.unwrap_err();
+        assert!(matches!(failed(other), StoreError::Database(_)));
+    }
 
     #[test]
     fn versions_of_sqlite_that_can_damage_a_database_are_refused() {

@@ -8,16 +8,20 @@ use sqlx::{AssertSqlSafe, Row as _, SqliteConnection};
 
 use crate::store::points::reach_point;
 use crate::store::rules;
-use crate::store::{Migrated, SchemaStatus, StoreError, StoreResult};
+use crate::store::{Migrated, SchemaStatus, StoreResult};
 
 use crate::store::sql::errors::{corrupt, failed};
 use crate::store::sql::{Conn, admin};
 
 /// The migrations, the first one leads to version 1.
-const MIGRATIONS: [&str; 11] = [V1, V2, V3, V4, V5, V6, V7, V8, V9, V10, V11];
+const MIGRATIONS: [&str; 13] = [V1, V2, V3, V4, V5, V6, V7, V8, V9, V10, V11, V12, V13];
 
 /// The version that this library needs.
-pub(super) const NEEDED: u32 = 11;
+pub(super) const NEEDED: u32 = 13;
+
+/// The oldest version that a program may need to work with these tables. A migration that only adds leaves this as it
+/// is; one that takes something away makes it the version since which no program uses that.
+const SERVES: u32 = 13;
 
 /// The statements that lead from one version to the next, for tests that begin with an old one.
 #[cfg(feature = "testing")]
@@ -219,6 +223,12 @@ CREATE TABLE af_watcher (
     PRIMARY KEY (asset_key, name)
 ) STRICT, WITHOUT ROWID";
 
+/// The queue of a run, if it has one of its own.
+const V12: &str = "ALTER TABLE af_run ADD COLUMN queue TEXT";
+
+/// Whom the tables serve: the oldest version that a program may need.
+const V13: &str = "ALTER TABLE airflow_schema ADD COLUMN serves INTEGER";
+
 /// All tables, those that refer to others first.
 const TABLES: [&str; 30] = [
     "af_watcher",
@@ -265,19 +275,27 @@ pub(super) async fn version(conn: &mut SqliteConnection) -> StoreResult<u32> {
     sqlx::query_scalar(VERSION).fetch_one(conn).await.map_err(failed)
 }
 
+/// The version of the tables, and the oldest one that a program may need to work with them.
+async fn found(conn: &mut SqliteConnection) -> StoreResult<SchemaStatus> {
+    const SERVES: &str = "SELECT serves FROM airflow_schema ORDER BY version DESC LIMIT 1";
+    let version = version(conn).await?;
+    // Only what is newer than this program is asked, and has the column.
+    let said: Option<u32> = match version {
+        0..=NEEDED => Some(version),
+        _ => sqlx::query_scalar(SERVES).fetch_one(conn).await.map_err(failed)?,
+    };
+    Ok(SchemaStatus { version, needed: NEEDED, serves: said.unwrap_or(version), facts: Vec::new() })
+}
+
 /// Refuses tables that do not fit; gives the connection what it needs to work with those that do.
 pub(super) async fn ensure(conn: &mut SqliteConnection) -> StoreResult<()> {
-    match version(conn).await? {
-        NEEDED => super::commit::prepare(conn).await,
-        found if found > NEEDED => Err(StoreError::Newer { found, known: NEEDED }),
-        found => Err(StoreError::NotMigrated { found, needed: NEEDED }),
-    }
+    found(conn).await?.fits()?;
+    super::commit::prepare(conn).await
 }
 
 /// The version of the tables, and facts about the database for people.
 pub(super) async fn status(conn: &mut SqliteConnection) -> StoreResult<SchemaStatus> {
-    let version = version(conn).await?;
-    Ok(SchemaStatus { version, needed: NEEDED, facts: facts(conn).await? })
+    Ok(SchemaStatus { facts: facts(conn).await?, ..found(conn).await? })
 }
 
 /// A number that changes when another connection has written. Those of this process that only read do not.
@@ -290,9 +308,11 @@ pub(super) async fn data_version(conn: &mut SqliteConnection) -> StoreResult<u64
 /// Brings the tables to the version that is needed. Runs in a transaction of the caller.
 pub(super) async fn migrate(conn: &mut SqliteConnection) -> StoreResult<Migrated> {
     const DONE: &str = "INSERT INTO airflow_schema (version, at) VALUES (?1, unixepoch('subsec') * 1000000)";
-    let from = version(conn).await?;
-    if from > NEEDED {
-        return Err(StoreError::Newer { found: from, known: NEEDED });
+    const SERVE: &str = "UPDATE airflow_schema SET serves = ?1 WHERE version = ?2";
+    let found = found(conn).await?;
+    let from = found.version;
+    if from >= NEEDED {
+        return found.fits().map(|()| Migrated { from, to: from });
     }
     sqlx::query(CREATE_VERSIONS).execute(&mut *conn).await.map_err(failed)?;
     for (step, sql) in (1u32..).zip(MIGRATIONS).skip(from as usize) {
@@ -300,6 +320,7 @@ pub(super) async fn migrate(conn: &mut SqliteConnection) -> StoreResult<Migrated
         sqlx::raw_sql(sql).execute(&mut *conn).await.map_err(failed)?;
         sqlx::query(DONE).bind(step).execute(&mut *conn).await.map_err(failed)?;
     }
+    sqlx::query(SERVE).bind(SERVES).bind(NEEDED).execute(&mut *conn).await.map_err(failed)?;
     if from == 0 {
         admin::set_pool(&mut Conn::sqlite(conn), &rules::default_pool()).await?;
     }
@@ -327,4 +348,18 @@ async fn facts(conn: &mut SqliteConnection) -> StoreResult<Vec<(String, String)>
     let rows = sqlx::query(FACTS).fetch_all(conn).await.map_err(failed)?;
     let fact = |row: &sqlx::sqlite::SqliteRow| Ok((row.try_get("fact")?, row.try_get("value")?));
     rows.iter().map(fact).collect::<Result<_, sqlx::Error>>().map_err(failed)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::hash::Hash;
+
+    /// Goal: nobody edits a version that may be in somebody's database. If this fails, add a version instead.
+    #[test]
+    fn versions_do_not_change() {
+        let mut hash = Hash::default();
+        MIGRATIONS.iter().for_each(|version| hash.add(version));
+        assert_eq!(hash.hex(16), "23a4428dac23ec92");
+    }
 }

@@ -34,9 +34,11 @@ pub async fn runs_are_created_once(store: SharedStore) -> StoreResult<()> {
     fresh(&store).await?;
     let first = NewRun {
         advance: Some(Advance { last_interval: Some(next(1).data_interval), next: Some(next(2)) }),
+        queue: Some("gpu".to_owned()),
         ..new_run("s1", RunType::Scheduled, 1)
     };
     let row = create(&store, first.clone()).await?;
+    assert_eq!(row.queue.as_deref(), Some("gpu"));
     assert_eq!((row.state, row.generation, row.conf.clone()), (RunState::Queued, 0, first.conf.clone()));
     assert_eq!((row.logical_date, row.data_interval), (first.logical_date, first.data_interval));
     assert_eq!((row.started_at, row.ended_at, &row.reason), (None, None, &None));

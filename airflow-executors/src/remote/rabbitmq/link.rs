@@ -110,7 +110,7 @@ pub(super) async fn connect(target: &Target, name: &str) -> Result<Connection, T
     for uri in &target.uris {
         let place = place(uri);
         let options = ConnectionProperties::default().with_connection_name(name.into());
-        let tls = OwnedTLSConfig { identity: None, cert_chain: target.ca() };
+        let tls = OwnedTLSConfig { identity: target.identity(), cert_chain: target.ca() };
         let connecting = async {
             let runtime = lapin::runtime::default_runtime()?;
             Connection::connect_uri_with_config(uri.clone(), options, tls, runtime).await

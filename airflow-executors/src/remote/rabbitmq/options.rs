@@ -3,11 +3,12 @@
 use std::time::Duration;
 
 use airflow_core::secret::Secret;
+use lapin::tcp::OwnedIdentity;
 use lapin::types::{AMQPValue, FieldTable};
 use lapin::uri::{AMQPScheme, AMQPUri};
 
 use crate::remote::TransportError;
-use crate::remote::transport::check_authority;
+use crate::remote::transport::{check_authority, check_identity};
 
 /// A peer that says nothing for twice this is gone.
 const HEARTBEAT: u16 = 10;
@@ -59,6 +60,7 @@ pub struct RabbitmqOptions {
     max_length: Option<u32>,
     delivery_limit: u32,
     ca: Option<String>,
+    identity: Option<(String, Secret)>,
 }
 
 impl RabbitmqOptions {
@@ -72,6 +74,7 @@ impl RabbitmqOptions {
             // Workers give back what they have no code for, and each time counts. Five workers have ten turns then.
             delivery_limit: 50,
             ca: None,
+            identity: None,
         }
     }
 
@@ -119,6 +122,13 @@ impl RabbitmqOptions {
         self
     }
 
+    /// A certificate of ours and its key (PKCS #8), in PEM, for a broker that wants to know who connects.
+    #[must_use]
+    pub fn client_pem(mut self, certificate: impl Into<String>, key: impl Into<String>) -> Self {
+        self.identity = Some((certificate.into(), Secret::new(key.into())));
+        self
+    }
+
     pub(super) fn target(&self) -> Result<Target, TransportError> {
         if self.prefix.len() > MAX_PREFIX {
             return Err(TransportError::Invalid(format!(
@@ -128,6 +138,9 @@ impl RabbitmqOptions {
             )));
         }
         self.ca.as_deref().map_or(Ok(()), |ca| check_authority(ca.as_bytes()))?;
+        if let Some((certificate, key)) = &self.identity {
+            check_identity(certificate, key.expose())?;
+        }
         let uris = self.urls.iter().map(uri).collect::<Result<Vec<_>, _>>()?;
         if uris.iter().any(|uri| uri.scheme == AMQPScheme::AMQPS) {
             // A program that links several providers of cryptography has to say which; if it did, this does nothing.
@@ -179,6 +192,11 @@ pub(super) struct Target {
 impl Target {
     pub(super) fn ca(&self) -> Option<String> {
         self.options.ca.clone()
+    }
+
+    pub(super) fn identity(&self) -> Option<OwnedIdentity> {
+        let (certificate, key) = self.options.identity.as_ref()?;
+        Some(OwnedIdentity::PKCS8 { pem: certificate.clone().into(), key: key.expose().clone().into() })
     }
 
     pub(super) fn kind(&self) -> QueueKind {

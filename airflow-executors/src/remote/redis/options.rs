@@ -6,10 +6,13 @@ use std::time::Duration;
 use airflow_core::secret::Secret;
 use redis::io::tcp::{TcpSettings, socket2::TcpKeepalive};
 use redis::sentinel::{SentinelClientBuilder, SentinelServerType};
-use redis::{Client, ConnectionAddr, ConnectionInfo, IntoConnectionInfo as _, RedisResult, TlsCertificates};
+use redis::{
+    Client, ClientTlsConfig, ConnectionAddr, ConnectionInfo, IntoConnectionInfo as _, RedisResult,
+    TlsCertificates,
+};
 
 use crate::remote::TransportError;
-use crate::remote::transport::check_authority;
+use crate::remote::transport::{check_authority, check_identity};
 
 /// The port of sentinels, if none is given.
 const SENTINEL_PORT: u16 = 26379;
@@ -39,12 +42,13 @@ pub struct RedisOptions {
     url: Secret,
     pub(super) prefix: String,
     ca: Option<Vec<u8>>,
+    identity: Option<(String, Secret)>,
 }
 
 impl RedisOptions {
     /// Redis at this address, with the prefix `airflow:` and the certificates of public authorities.
     pub fn new(url: impl Into<String>) -> Self {
-        Self { url: Secret::new(url.into()), prefix: "airflow:".into(), ca: None }
+        Self { url: Secret::new(url.into()), prefix: "airflow:".into(), ca: None, identity: None }
     }
 
     /// What all keys and channels begin with. Two installations on one server need different ones, also if they use
@@ -62,12 +66,32 @@ impl RedisOptions {
         self
     }
 
+    /// A certificate of ours and its key (PKCS #8), in PEM, for a server that wants to know who connects. With sentinels
+    /// they are shown to these as well.
+    #[must_use]
+    pub fn client_pem(mut self, certificate: impl Into<String>, key: impl Into<String>) -> Self {
+        self.identity = Some((certificate.into(), Secret::new(key.into())));
+        self
+    }
+
+    /// What TLS is to be made with, if it is not the usual.
+    fn certificates(&self) -> Result<Option<TlsCertificates>, TransportError> {
+        self.ca.as_deref().map_or(Ok(()), check_authority)?;
+        let mut client_tls = None;
+        if let Some((certificate, key)) = &self.identity {
+            check_identity(certificate, key.expose())?;
+            let (client_cert, client_key) = (certificate.clone().into(), key.expose().clone().into());
+            client_tls = Some(ClientTlsConfig { client_cert, client_key });
+        }
+        let root_cert = self.ca.clone();
+        let is_usual = client_tls.is_none() && root_cert.is_none();
+        Ok((!is_usual).then_some(TlsCertificates { client_tls, root_cert }))
+    }
+
     /// Where to connect to.
     pub(super) fn target(&self) -> Result<Target, TransportError> {
         let url = self.url.expose();
-        self.ca.as_deref().map_or(Ok(()), check_authority)?;
-        let certificates =
-            self.ca.clone().map(|ca| TlsCertificates { client_tls: None, root_cert: Some(ca) });
+        let certificates = self.certificates()?;
         let (scheme, rest) = url.split_once("://").ok_or_else(|| invalid("it has no scheme"))?;
         if scheme.ends_with('s') && scheme != "redis" {
             // A program that links several providers of cryptography has to say which; if it did, this does nothing.
@@ -280,6 +304,10 @@ mod tests {
         }
         let refused = RedisOptions::new("rediss://h").ca_pem("no certificate").target();
         assert!(matches!(&refused, Err(TransportError::Invalid(_))), "{refused:?}");
+        let options = RedisOptions::new("rediss://h").client_pem("no certificate", "pa55");
+        assert!(!format!("{options:?}").contains("pa55"));
+        let refused = options.target().unwrap_err().to_string();
+        assert!(refused.contains("are to be in PEM"), "{refused}");
     }
 
     #[test]
