@@ -112,7 +112,7 @@ pub(crate) async fn processes(name: &'static str, options: &Options) -> Result<(
         }
     }
     stand.wait(&mut fleet, runs).await?;
-    let lease = (time - AFTER_LEASE).as_millis();
+    let lease = time.saturating_sub(AFTER_LEASE).as_millis();
     wrong.extend(
         ended_ms
             .iter()
@@ -136,8 +136,8 @@ async fn parent_of_many(stand: &Stand, fleet: &mut Fleet) -> Result<Option<(usiz
         for parent in stand.open_bodies()?.into_keys().filter_map(|pid| Some(stat(pid)?.1)) {
             *counts.entry(parent).or_insert(0) += 1;
         }
-        let many = counts.into_iter().filter(|(_, count)| *count >= BUSY);
-        if let Some(found) = many.filter_map(|(pid, _)| Some((fleet.place_of(pid)?, pid))).next() {
+        let mut many = counts.into_iter().filter(|(_, count)| *count >= BUSY);
+        if let Some(found) = many.find_map(|(pid, _)| Some((fleet.place_of(pid)?, pid))) {
             return Ok(Some(found));
         }
         tokio::time::sleep(Duration::from_millis(5)).await;
@@ -148,7 +148,7 @@ async fn parent_of_many(stand: &Stand, fleet: &mut Fleet) -> Result<Option<(usiz
 /// When each of the processes was seen dead first that this one has started, if it was within this time.
 async fn deaths(parent: u32, within: Duration) -> BTreeMap<u32, Option<u64>> {
     let mut ends: BTreeMap<u32, Option<u64>> = BTreeMap::new();
-    let until = Instant::now() + within - LAST_LOOK;
+    let until = Instant::now() + within.saturating_sub(LAST_LOOK);
     while Instant::now() < until {
         for pid in children(parent) {
             let end = ends.entry(pid).or_default();
