@@ -1,5 +1,8 @@
 //! What users get wrong, and what they are told. Mistakes that the compiler finds stand in `tests/ui`.
 
+#[path = "bad_input/mistakes.rs"]
+mod mistakes;
+
 use airflow::operator::Resources;
 use airflow::prelude::*;
 use airflow::registry::Registry;
@@ -36,12 +39,12 @@ fn errors(dags: &[DagDef]) -> String {
     }
 }
 
-/// The text without the places, which move with every edit of this file.
+/// The text without the lines of places, which move with every edit of a file.
 fn without_lines(text: &str) -> String {
     let mut out = String::new();
     let mut rest = text;
-    while let Some(at) = rest.find("tests/bad_input.rs:") {
-        let (before, after) = rest.split_at(at + "tests/bad_input.rs:".len());
+    while let Some(at) = rest.find(".rs:") {
+        let (before, after) = rest.split_at(at + ".rs:".len());
         out += before;
         out += "N";
         rest = after.trim_start_matches(|c: char| c.is_ascii_digit());
@@ -258,6 +261,37 @@ async fn a_value_over_the_limit_fails_the_task_and_is_not_stored() {
     running.stop(std::time::Duration::from_secs(1)).await.unwrap();
 }
 
+/// The size of the values that `exact` returns, in bytes of JSON.
+struct Size(usize);
+
+#[task]
+async fn exact(size: &Size, more: isize) -> Result<String> {
+    const QUOTES: usize = 2;
+    Ok("x".repeat(size.0.saturating_add_signed(more) - QUOTES))
+}
+
+/// Goal: the default limit of a value is one MiB of JSON, to the byte. Method: a value of a byte less, of as much, and of a
+/// byte more.
+#[tokio::test]
+async fn a_value_may_have_one_mebibyte_to_the_byte() {
+    const MEBIBYTE: usize = 1024 * 1024;
+    let dag = DagDef::new("d").define(|d| {
+        d.add(exact::call(-1).id("below"));
+        d.add(exact::call(0).id("at"));
+        d.add(exact::call(1).id("above"));
+    });
+    let run = DagTest::new(dag).resource(Size(MEBIBYTE)).run().await;
+    let states = ["below", "at", "above"].map(|id| run.state_of_id(id));
+    assert_eq!(states, [TaskState::Success, TaskState::Success, TaskState::Failed], "{run}");
+    let kept = ["below", "at"].map(|id| run.output_of::<String>(id).map(|text| text.len() + 2));
+    assert_eq!(kept, [Some(MEBIBYTE - 1), Some(MEBIBYTE)]);
+    let reason = run.reason_of_id("above").unwrap_or_default();
+    assert!(
+        reason.starts_with("the value `return_value` has 1048577 bytes, 1048576 are allowed"),
+        "{reason}"
+    );
+}
+
 #[derive(Serialize, JsonSchema, Default)]
 struct Limits {
     #[schemars(range(min = 0, max = 10))]
@@ -291,6 +325,40 @@ async fn a_database_that_cannot_be_written_is_named() {
     let error =
         airflow::store::SqliteStore::open("/proc/no/such/folder/airflow.db").await.unwrap_err().to_string();
     assert!(error.starts_with("cannot open the database /proc/no/such/folder/airflow.db: "), "{error}");
+}
+
+/// Goal: a program that is older than its database refuses it and changes nothing in it. Method: a database with a dag and
+/// a run, whose schema says that it is of a later version; the same bytes before and after.
+#[cfg(feature = "sqlite")]
+#[tokio::test]
+async fn a_newer_schema_is_refused_and_left_alone() {
+    use airflow::store::SqliteStore;
+    let folder = tempfile::tempdir().expect("a folder");
+    let path = folder.path().join("airflow.db");
+    let place = path.to_str().expect("a path that is text");
+    let dag = |retries| {
+        DagDef::new("d").define(|d| {
+            d.add(step::call().retries(retries));
+        })
+    };
+    let build = async |retries| {
+        let store = SqliteStore::open(place).await.expect("it opens");
+        Airflow::builder().store(store).dag(dag(retries)).build().await
+    };
+    let airflow = build(0).await.expect("it is new");
+    airflow.trigger("d").await.expect("a run");
+    drop(airflow);
+    let options = sqlx::sqlite::SqliteConnectOptions::new().filename(&path);
+    let pool = sqlx::SqlitePool::connect_with(options).await.expect("it connects");
+    let run = async |sql: &'static str| sqlx::query(sql).execute(&pool).await.expect(sql);
+    run("INSERT INTO airflow_schema VALUES (1000, 0)").await;
+    run("PRAGMA wal_checkpoint(TRUNCATE)").await;
+    let before = std::fs::read(&path).expect("the file");
+    let error = build(3).await.expect_err("it is too new").to_string();
+    assert!(error.contains("the database has schema version 1000, this version of airflow knows"), "{error}");
+    run("PRAGMA wal_checkpoint(TRUNCATE)").await;
+    assert!(std::fs::read(&path).expect("the file") == before, "nothing was written");
+    pool.close().await;
 }
 
 #[tokio::test]

@@ -11,6 +11,8 @@ mod operating;
 mod process;
 #[path = "cli/secrets.rs"]
 mod secrets;
+#[path = "cli/waiting.rs"]
+mod waiting;
 #[cfg(all(unix, feature = "redis"))]
 #[path = "cli/workers.rs"]
 mod workers;

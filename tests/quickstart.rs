@@ -100,3 +100,95 @@ async fn killed_in_the_middle_it_goes_on_where_it_was() {
         assert!(attempts.is_empty(), "attempts of no task instance: {attempts:?}");
     }
 }
+
+/// A terminal that knows what the grid says to it: lines up, a line cleared, colours. Its screen has no colours, and a
+/// history that is as long as it needs to be.
+#[derive(Default)]
+struct Terminal {
+    lines: Vec<String>,
+    row: usize,
+    /// How many lines each jump goes up.
+    jumps: Vec<usize>,
+}
+
+impl Terminal {
+    fn read(&mut self, text: &str) {
+        let mut rest = text;
+        while let Some(first) = rest.chars().next() {
+            if let Some(sequence) = rest.strip_prefix("\u{1b}[") {
+                let end = sequence.find(|c: char| c.is_ascii_alphabetic()).expect("a sequence ends");
+                self.obey(&sequence[..end], &sequence[end..=end]);
+                rest = &sequence[end + 1..];
+                continue;
+            }
+            match first {
+                '\n' => self.row += 1,
+                '\r' => {}
+                other => self.line().push(other),
+            }
+            rest = &rest[first.len_utf8()..];
+        }
+    }
+
+    fn obey(&mut self, number: &str, what: &str) {
+        match what {
+            "A" => {
+                let up = number.parse().expect("a number of lines");
+                self.jumps.push(up);
+                self.row = self.row.checked_sub(up).expect("no higher than the first line");
+            }
+            "K" => self.line().clear(),
+            "m" => {}
+            other => panic!("`{number}{other}` is nothing that a grid needs"),
+        }
+    }
+
+    fn line(&mut self) -> &mut String {
+        self.lines.resize(self.lines.len().max(self.row + 1), String::new());
+        &mut self.lines[self.row]
+    }
+}
+
+/// Goal: on a terminal there is one grid, redrawn in its place, which ends as what was done; then comes the table. Method:
+/// the program on a pseudo-terminal of `script`, and what it writes on a terminal of ours.
+#[cfg(target_os = "linux")]
+#[test]
+fn on_a_terminal_a_grid_is_redrawn_in_its_place() {
+    let home = tempfile::tempdir().unwrap();
+    let program = quickstart(home.path());
+    let line = format!("stty cols 100 rows 40; exec '{}'", program.get_program().to_str().unwrap());
+    let mut script = Command::new("script");
+    script.args(["-qefc", &line, "/dev/null"]).env("QUICKSTART_HOME", home.path());
+    let output = finished(script.env("TERM", "xterm").env_remove("NO_COLOR").stdin(Stdio::null()));
+    let out = String::from_utf8(output.stdout).unwrap();
+    assert!(output.status.success(), "{out}");
+
+    let mut terminal = Terminal::default();
+    terminal.read(&out);
+    let screen: Vec<&str> = terminal.lines.iter().map(|line| line.trim_end()).collect();
+    let grid = terminal.jumps[0];
+    assert!(terminal.jumps.len() > 3 && terminal.jumps.iter().all(|up| *up == grid), "{:?}", terminal.jumps);
+    assert!(screen.iter().all(|line| line.chars().count() <= 80), "nothing wraps: {screen:#?}");
+    let begin = screen.iter().position(|line| line.starts_with("weather ")).expect("the grid is there");
+    assert_eq!(screen.iter().filter(|line| line.starts_with("weather ")).count(), 1, "{screen:#?}");
+    assert_eq!(screen[begin], format!("{:18}2012-01-01 to 2012-01-31", "weather"));
+    let row = |task: &str| {
+        let found = screen.iter().find(|line| line.trim_start().starts_with(task));
+        found.unwrap_or_else(|| panic!("no row of {task}: {screen:#?}")).trim_start()[task.len()..]
+            .trim()
+            .to_owned()
+    };
+    for task in ["read_day", "save_city", "look_up", "done"] {
+        assert_eq!(row(task), "\u{25a0}".repeat(31), "{task}");
+    }
+    // It rained on some days and not on the others.
+    let (rain, dry) = (row("save_rain"), row("dry_day"));
+    let days = rain.chars().zip(dry.chars());
+    assert!(
+        days.clone().all(|day| matches!(day, ('\u{25a0}', '\u{2013}') | ('\u{2013}', '\u{25a0}'))),
+        "{rain} {dry}"
+    );
+    assert_eq!(days.count(), 31);
+    assert!(screen.iter().any(|line| line.ends_with("\u{2013} skipped  \u{2717} failed")), "{screen:#?}");
+    assert_eq!(screen[screen.len() - 3..], TABLE);
+}

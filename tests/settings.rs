@@ -305,3 +305,77 @@ async fn a_secrets_backend_comes_from_the_configuration() {
         assert!(error.contains(wanted), "{error}");
     }
 }
+
+/// What is sensitive by its name, and what is said of it.
+#[task]
+async fn tells(cx: &TaskContext) -> Result<()> {
+    for name in ["api_token", "short_token", "four_token", "region"] {
+        tracing::info!("{name} is {}", cx.variable(name).await?.unwrap_or_default());
+    }
+    let password = cx.connection("db").await?.password;
+    tracing::info!("the password is {}", password.as_ref().map_or("", Secret::expose));
+    Ok(())
+}
+
+/// The log of a task that says its secrets, under these settings.
+async fn log_under(text: &str) -> String {
+    let folder = tempfile::tempdir().unwrap();
+    let dag = DagDef::new("d").define(|d| {
+        d.add(tells::call());
+    });
+    let environment = environment(&[
+        ("AIRFLOW_VAR_API_TOKEN", "very-s3cret"),
+        ("AIRFLOW_VAR_SHORT_TOKEN", "12345"),
+        ("AIRFLOW_VAR_FOUR_TOKEN", "9876"),
+        ("AIRFLOW_VAR_REGION", "north-west"),
+        ("AIRFLOW_CONN_DB", "postgres://u:passw0rd@db/s"),
+    ]);
+    let airflow = Airflow::builder()
+        .settings(&settings(text))
+        .store(MemoryStore::new())
+        .executor(LocalExecutor::new(1))
+        .environment(environment)
+        .log_folder(folder.path())
+        .dag(dag)
+        .build()
+        .await
+        .unwrap();
+    let running = airflow.start();
+    let run = airflow.trigger("d").run_id("r").await.unwrap();
+    assert_eq!(airflow.wait(&run).await.unwrap().state, RunState::Success);
+    running.stop(secs(5)).await.unwrap();
+    let log = folder.path().join("dag_id=d/run_id=r/task_id=tells/attempt=1.log");
+    std::fs::read_to_string(log).unwrap()
+}
+
+/// Goal: what is hidden in logs is what the settings say. Method: the same values under each setting; what is hidden of
+/// connections whatever their names are stays hidden.
+#[tokio::test(flavor = "multi_thread")]
+async fn settings_say_what_is_hidden_in_logs() {
+    let table = [
+        ("", ["***", "***", "9876", "north-west", "***"]),
+        (
+            "[core]\nhide_sensitive_var_conn_fields = False\n",
+            ["very-s3cret", "12345", "9876", "north-west", "***"],
+        ),
+        ("[core]\nsensitive_var_conn_names = region, zone\n", ["***", "***", "9876", "***", "***"]),
+        ("[logging]\nmin_length_masked_secret = 4\n", ["***", "***", "***", "north-west", "***"]),
+        ("[logging]\nmin_length_masked_secret = 6\n", ["***", "12345", "9876", "north-west", "***"]),
+        ("[logging]\nmin_length_masked_secret = 9\n", ["***", "12345", "9876", "north-west", "passw0rd"]),
+    ];
+    for (text, [api, short, four, region, password]) in table {
+        let log = log_under(text).await;
+        for line in [
+            format!("api_token is {api}"),
+            format!("short_token is {short}"),
+            format!("four_token is {four}"),
+            format!("region is {region}"),
+            format!("the password is {password}"),
+        ] {
+            let found = log.lines().any(|said| said.ends_with(&line));
+            assert!(found, "`{line}` is not in the log under `{text}`:\n{log}");
+        }
+    }
+    let error = Settings::read(&Config::parse("[logging]\nmin_length_masked_secret = 0\n").unwrap(), "home");
+    assert!(error.unwrap_err().to_string().contains("min_length_masked_secret"));
+}

@@ -7,7 +7,8 @@ use std::process::{Command, Stdio};
 use airflow::cli::{Host, run_with};
 use airflow::prelude::*;
 
-use super::app::{App, RUN, make};
+use super::app::{App, RUN};
+use super::waiting::make_more;
 
 /// The arguments for the program, one in each line.
 const ARGS: &str = "AIRFLOW_TEST_ARGS";
@@ -102,7 +103,7 @@ fn stubborn(d: &Dag) {
 }
 
 async fn make_with_slow(builder: AirflowBuilder) -> Result<AirflowBuilder, std::convert::Infallible> {
-    let builder = make(builder).await?.dag(slow()).dag(who()).dag(far()).dag(stubborn()).dag(steady());
+    let builder = make_more(builder).await?.dag(slow()).dag(who()).dag(far()).dag(stubborn()).dag(steady());
     Ok(if std::env::var_os(QUEUE).is_some() { builder.dag(mixed()) } else { builder })
 }
 
@@ -268,4 +269,51 @@ fn a_task_that_does_not_stop_is_killed_after_the_time_of_the_settings() {
     assert!(asked.elapsed() >= std::time::Duration::from_secs(1), "it has its second");
     terminate(&child);
     assert_eq!(child.wait().expect("it ends").code(), Some(0));
+}
+
+/// Goal: on a terminal a bar shows how far a backfill is, and goes when it is done. Method: the program on a pseudo-terminal
+/// of `script`, which passes its exit code on; three runs, one of which fails, by a scheduler beside it.
+#[cfg(target_os = "linux")]
+#[test]
+fn a_backfill_draws_a_bar_on_a_terminal() {
+    let app = App::new();
+    assert!(command(&app, &["db", "migrate"]).output().expect("it runs").status.success());
+    let mut child = command(&app, &["scheduler"]).spawn().expect("it starts");
+    drain(&mut child);
+    let range = ["--start-date", "2026-03-01", "--end-date", "2026-03-03", "--wait"];
+    let own = command(&app, &[&["dags", "backfill", "days_of_work"], &range[..]].concat());
+    let line = format!("stty cols 120 rows 30; exec '{}'", own.get_program().to_str().expect("UTF-8"));
+    let line = own.get_args().fold(line, |line, arg| format!("{line} '{}'", arg.to_str().expect("UTF-8")));
+    let mut script = Command::new("script");
+    script
+        .args(["-qefc", &line, "/dev/null"])
+        .env("TERM", "xterm")
+        .env_remove("NO_COLOR")
+        .stdin(Stdio::null());
+    for (name, value) in own.get_envs() {
+        script.env(name, value.expect("it is set"));
+    }
+    let output = script.output().expect("util-linux is installed");
+    terminate(&child);
+    assert_eq!(child.wait().expect("it ends").code(), Some(0));
+    let out = String::from_utf8_lossy(&output.stdout);
+    assert_eq!(output.status.code(), Some(1), "{out}");
+    let frames: Vec<&str> = out.split('\r').filter(|frame| frame.contains('\u{2591}')).collect();
+    assert!(!frames.is_empty(), "a bar that is not full: {out:?}");
+    assert!(frames.iter().all(|frame| frame.contains("/3 ")), "{frames:#?}");
+    let named = |frame: &&str| frame.contains(" runs, waiting for backfill__2026-03-0");
+    assert!(frames.iter().any(named), "{frames:#?}");
+    // The bar has no lines of its own: what comes after it begins where it was.
+    let last = out.lines().rfind(|line| line.contains("error: ")).expect("it says why");
+    let last = last.rsplit('\r').next().unwrap_or_default();
+    assert!(last.ends_with("error: 1 of 3 runs failed: backfill__2026-03-02T00:00:00+00:00"), "{last:?}");
+    assert!(!last.contains('\u{2591}') && !last.contains('\u{2588}'), "the bar is gone: {last:?}");
+}
+
+/// Reads away what a process says, so that it is never held up.
+#[cfg(target_os = "linux")]
+fn drain(child: &mut std::process::Child) {
+    let (mut out, mut err) = (child.stdout.take(), child.stderr.take());
+    std::thread::spawn(move || out.as_mut().map(|out| std::io::copy(out, &mut std::io::sink())));
+    std::thread::spawn(move || err.as_mut().map(|err| std::io::copy(err, &mut std::io::sink())));
 }

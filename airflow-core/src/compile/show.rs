@@ -61,7 +61,10 @@ impl CompiledDag {
     }
 
     fn dot(&self, state: &dyn Fn(&TaskId) -> Option<TaskState>) -> String {
-        let quote = |text: &str| format!("\"{}\"", text.replace('\\', "\\\\").replace('"', "\\\""));
+        let quote = |text: &str| {
+            let text = text.replace('\\', "\\\\").replace('"', "\\\"").replace('\n', "\\n");
+            format!("\"{text}\"")
+        };
         let mut out = format!(
             "digraph {} {{\n  rankdir=LR;\n  node [shape=box, style=\"rounded,filled\"];\n",
             quote(self.id.as_str())
@@ -102,7 +105,8 @@ impl CompiledDag {
     }
 
     fn mermaid(&self, state: &dyn Fn(&TaskId) -> Option<TaskState>) -> String {
-        let escape = |text: &str| text.replace('"', "#quot;");
+        // `#` begins the name of a character, and a line ends a statement even between quotes.
+        let escape = |text: &str| text.replace('#', "#35;").replace('"', "#quot;").replace('\n', "<br/>");
         let mut out = String::from("flowchart LR\n");
         for (index, task) in self.tasks.iter().enumerate() {
             let mapped = if task.scope.is_some() { " []" } else { "" };

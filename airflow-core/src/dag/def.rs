@@ -158,6 +158,46 @@ pub struct DagDefaults {
 /// # Ok::<(), airflow_core::compile::DefinitionErrors>(())
 /// ```
 ///
+/// What else can be said of a dag, with the values that hold otherwise:
+///
+/// ```
+/// use airflow_core::dag::{DagDef, TaskExt, TaskOptions};
+/// use airflow_core::operator::Empty;
+/// use airflow_core::time::{hours, mins};
+///
+/// let tasks = |d: &airflow_core::dag::Dag| d.add(Empty::new().id("load").pool("lake")).node().id();
+/// let dag = DagDef::new("orders")
+///     .schedule("@hourly") // default: only triggered
+///     .start_date("2026-01-01T06:00") // none, so needed for `catchup`
+///     .end_date("2026-12-31") // none
+///     .catchup(true) // false: only the newest missed interval
+///     .max_active_runs(2) // 16 runs
+///     .max_active_tasks(40) // 16 task instances, over all runs
+///     .dagrun_timeout(hours(2)) // no limit
+///     .fail_fast(true) // false
+///     .max_consecutive_failed_dag_runs(3) // 0: never paused by itself
+///     .paused_at_creation(true) // as configured: false
+///     .default_args(TaskOptions::new().retries(2).retry_delay(mins(1))) // none
+///     .tags(["sales", "hourly"]) // none
+///     .owner("ada") // airflow
+///     .description("Orders into the lake") // none
+///     .display_name("Orders") // the id
+///     .doc("Runs after each full hour.") // none
+///     .user_defined_macro("bucket", "s3://lake") // none
+///     .define(tasks)
+///     .compile()?;
+/// let (said, load) = (&dag.settings, &dag.tasks[0].settings);
+/// assert_eq!((said.max_active_runs, said.max_active_tasks, said.dagrun_timeout), (2, 40, Some(hours(2))));
+/// assert_eq!((load.retry.retries, load.owner.as_str(), load.pool.as_str()), (2, "ada", "lake"));
+///
+/// let silent = DagDef::new("silent").define(tasks).compile()?;
+/// let said = &silent.settings;
+/// assert_eq!((said.max_active_runs, said.max_active_tasks, said.dagrun_timeout), (16, 16, None));
+/// assert!(!said.restriction.catchup && !said.fail_fast && said.tags.is_empty());
+/// assert_eq!((said.owners.as_str(), said.max_consecutive_failed_dag_runs), ("airflow", 0));
+/// # Ok::<(), airflow_core::compile::DefinitionErrors>(())
+/// ```
+///
 /// With `#[dag]` the same is an attribute on a function.
 #[derive(Clone)]
 pub struct DagDef {
@@ -219,7 +259,7 @@ impl DagDef {
     }
 
     /// When runs are made: a cron expression, a preset such as `@daily`, a duration, `Cron`, `Delta`, or any
-    /// timetable.
+    /// timetable. Default: none, so that runs are only triggered.
     #[must_use]
     pub fn schedule(self, schedule: impl Into<Schedule>) -> Self {
         let schedule = schedule.into();
@@ -233,51 +273,68 @@ impl DagDef {
         self.set(|o| o.timezone = Some(zone))
     }
 
-    /// The earliest logical date.
+    /// The earliest logical date. Default: none.
     #[must_use]
     pub fn start_date(self, date: impl Into<When>) -> Self {
         let date = date.into();
         self.set(|o| o.start_date = Some(date))
     }
 
-    /// The latest logical date.
+    /// The latest logical date. Default: none.
     #[must_use]
     pub fn end_date(self, date: impl Into<When>) -> Self {
         let date = date.into();
         self.set(|o| o.end_date = Some(date))
     }
 
-    /// Whether a run is made for every interval missed since the start date, or only for the newest one.
+    /// Whether a run is made for every interval missed since the start date, or only for the newest one. Default false.
     #[must_use]
     pub fn catchup(self, yes: bool) -> Self {
         self.set(|o| o.catchup = yes)
     }
 
-    /// How many runs may be active at once.
+    /// How many runs may be active at once, at least 1. Default 16.
     #[must_use]
     pub fn max_active_runs(self, limit: u32) -> Self {
         self.set(|o| o.max_active_runs = Some(limit))
     }
 
-    /// How many task instances may be active at once, over all runs.
+    /// How many task instances may be active at once, over all runs, at least 1. Default 16.
     #[must_use]
     pub fn max_active_tasks(self, limit: u32) -> Self {
         self.set(|o| o.max_active_tasks = Some(limit))
     }
 
-    /// How long a run may take from its start; then it fails and its unfinished tasks are skipped.
+    /// How long a run may take from its start; then it fails and its unfinished tasks are skipped. Default: no limit.
     #[must_use]
     pub fn dagrun_timeout(self, timeout: Duration) -> Self {
         self.set(|o| o.dagrun_timeout = Some(timeout))
     }
 
-    /// Options for all tasks, weaker than their own.
+    /// Options for all tasks, weaker than their own. Default: none.
     #[must_use]
     pub fn default_args(self, options: TaskOptions) -> Self {
         self.set(|o| o.default_args = options)
     }
 
-    /// Typed parameters: `P` gives the JSON Schema, `P::default()` the values that hold if a run brings none.
+    /// Typed parameters: `P` gives the JSON Schema, `P::default()` the values that hold if a run brings none. Default: any
+    /// object may be given.
+    ///
+    /// ```
+    /// # use airflow_core::dag::{DagDef, TaskExt};
+    /// # use airflow_core::operator::Empty;
+    /// #[derive(serde::Serialize, schemars::JsonSchema, Default)]
+    /// struct Limits {
+    ///     #[schemars(range(max = 10))]
+    ///     rows: u32,
+    /// }
+    ///
+    /// let dag = DagDef::new("limited").params::<Limits>().define(|d| d.add(Empty::new()).node().id());
+    /// let dag = dag.compile()?;
+    /// assert_eq!(dag.params(None), Ok(serde_json::json!({ "rows": 0 })));
+    /// assert!(dag.params(Some(&serde_json::json!({ "rows": 11 }))).is_err());
+    /// # Ok::<(), airflow_core::compile::DefinitionErrors>(())
+    /// ```
     #[must_use]
     pub fn params<P: JsonSchema + Serialize + Default>(self) -> Self {
         self.params_with(&P::default())
@@ -299,35 +356,35 @@ impl DagDef {
         self.set(|o| o.params = Some(ParamsSpec { schema, defaults }))
     }
 
-    /// Labels for filtering.
+    /// Labels for filtering, each of 1 to 100 characters. Default: none.
     #[must_use]
     pub fn tags<T: Into<String>>(self, tags: impl IntoIterator<Item = T>) -> Self {
         let tags = tags.into_iter().map(Into::into).collect();
         self.set(|o| o.tags = tags)
     }
 
-    /// Who answers for the dag and for tasks that name nobody.
+    /// Who answers for the dag and for tasks that name nobody. Default `airflow`.
     #[must_use]
     pub fn owner(self, owner: impl Into<String>) -> Self {
         let owner = owner.into();
         self.set(|o| o.owner = Some(owner))
     }
 
-    /// One line for lists.
+    /// One line for lists. Default: none.
     #[must_use]
     pub fn description(self, text: impl Into<String>) -> Self {
         let text = text.into();
         self.set(|o| o.description = Some(text))
     }
 
-    /// Documentation in Markdown.
+    /// Documentation in Markdown. Default: none.
     #[must_use]
     pub fn doc(self, text: impl Into<String>) -> Self {
         let text = text.into();
         self.set(|o| o.doc = Some(text))
     }
 
-    /// The name shown to people, where it differs from the id.
+    /// The name shown to people, where it differs from the id. Default: the id.
     #[must_use]
     pub fn display_name(self, name: impl Into<String>) -> Self {
         let name = name.into();
@@ -340,26 +397,26 @@ impl DagDef {
         self.set(|o| o.paused_at_creation = Some(yes))
     }
 
-    /// Whether the first failure of a task stops the whole run.
+    /// Whether the first failure of a task stops the whole run. Default false.
     #[must_use]
     pub fn fail_fast(self, yes: bool) -> Self {
         self.set(|o| o.fail_fast = yes)
     }
 
-    /// Pauses the dag after this many failed runs in a row; 0 = never.
+    /// Pauses the dag after this many failed runs in a row; 0 = never. Default 0.
     #[must_use]
     pub fn max_consecutive_failed_dag_runs(self, limit: u32) -> Self {
         self.set(|o| o.max_consecutive_failed_dag_runs = limit)
     }
 
-    /// Called when a run ended well.
+    /// Called when a run ended well. May be said several times.
     #[must_use]
     pub fn on_success(self, callback: impl IntoCallback) -> Self {
         let callback = callback.into_callback();
         self.set(|o| o.callbacks.on_success.push(callback))
     }
 
-    /// Called when a run failed; the reason is in the context.
+    /// Called when a run failed; the reason is in the context. May be said several times.
     #[must_use]
     pub fn on_failure(self, callback: impl IntoCallback) -> Self {
         let callback = callback.into_callback();
@@ -397,7 +454,7 @@ impl DagDef {
         self.set(|o| o.on_sla_miss.push(callback))
     }
 
-    /// A name that templates of this dag may use, with its value. Part of the dag's version.
+    /// A name that templates of this dag may use, with its value. May be said several times. Part of the dag's version.
     #[must_use]
     pub fn user_defined_macro(self, name: impl Into<String>, value: impl Into<Value>) -> Self {
         let (name, value) = (name.into(), value.into());

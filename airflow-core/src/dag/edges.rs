@@ -309,6 +309,22 @@ tuple_sets! { A B C D E F G H }
 impl Dag {
     /// Orders links one after the other: `d.chain((a, [b, c], [e, f], g))`. Two lists side by side must have the same
     /// length and are joined one to one; a single task and a list are joined one to all.
+    ///
+    /// ```
+    /// use airflow_core::dag::{DagDef, TaskExt};
+    /// use airflow_core::operator::Empty;
+    ///
+    /// let dag = DagDef::new("d").define(|d| {
+    ///     let [a, b, c, e, f, g] = ["a", "b", "c", "e", "f", "g"].map(|id| d.add(Empty::new().id(id)));
+    ///     d.chain((a, [b, c], [e, f], g));
+    /// });
+    /// let dag = dag.compile()?;
+    /// let upstream = |task: usize| -> String {
+    ///     dag.tasks[task].upstream.iter().map(|up| dag.task(*up).id.as_str()).collect()
+    /// };
+    /// assert_eq!([0, 1, 2, 3, 4, 5].map(upstream), ["", "a", "a", "b", "c", "ef"]);
+    /// # Ok::<(), airflow_core::compile::DefinitionErrors>(())
+    /// ```
     #[track_caller]
     pub fn chain(&self, links: impl Chain) {
         let place = Place::caller();
@@ -327,6 +343,18 @@ impl Dag {
     }
 
     /// Orders links one after the other, joining neighbouring lists all to all.
+    ///
+    /// ```
+    /// # use airflow_core::dag::{DagDef, TaskExt};
+    /// # use airflow_core::operator::Empty;
+    /// let dag = DagDef::new("d").define(|d| {
+    ///     let [a, b, c, e, f] = ["a", "b", "c", "e", "f"].map(|id| d.add(Empty::new().id(id)));
+    ///     d.chain_linear((a, [b, c], [e, f])); // `e` and `f` each wait for `b` and `c`
+    /// });
+    /// let upstream: Vec<usize> = dag.compile()?.tasks.iter().map(|task| task.upstream.len()).collect();
+    /// assert_eq!(upstream, [0, 1, 1, 2, 2]);
+    /// # Ok::<(), airflow_core::compile::DefinitionErrors>(())
+    /// ```
     #[track_caller]
     pub fn chain_linear(&self, links: impl Chain) {
         let place = Place::caller();
@@ -343,6 +371,19 @@ impl Dag {
     }
 
     /// Orders every task of `right` after every task of `left`.
+    ///
+    /// ```
+    /// # use airflow_core::dag::{DagDef, TaskExt};
+    /// # use airflow_core::operator::Empty;
+    /// let dag = DagDef::new("d").define(|d| {
+    ///     let left = ["a", "b"].map(|id| d.add(Empty::new().id(id)));
+    ///     let right = ["c", "e", "f"].map(|id| d.add(Empty::new().id(id)));
+    ///     d.cross_downstream(left, right);
+    /// });
+    /// let upstream: Vec<usize> = dag.compile()?.tasks.iter().map(|task| task.upstream.len()).collect();
+    /// assert_eq!(upstream, [0, 0, 2, 2, 2]);
+    /// # Ok::<(), airflow_core::compile::DefinitionErrors>(())
+    /// ```
     #[track_caller]
     pub fn cross_downstream(&self, left: impl NodeSet, right: impl NodeSet) {
         let place = Place::caller();
@@ -350,5 +391,18 @@ impl Dag {
     }
 
     /// Takes the value of an order expression, so that `d.order(a >> b >> c)` does not warn of an unused value.
+    ///
+    /// ```
+    /// # use airflow_core::dag::{DagDef, TaskExt, label};
+    /// # use airflow_core::operator::Empty;
+    /// let dag = DagDef::new("d").define(|d| {
+    ///     let [a, b, c] = ["a", "b", "c"].map(|id| d.add(Empty::new().id(id)));
+    ///     d.order(a >> label("first") >> b);
+    ///     d.order(c << [a, b]);
+    /// });
+    /// let dag = dag.compile()?;
+    /// assert_eq!((dag.roots().len(), dag.tasks[2].upstream.len()), (1, 2));
+    /// # Ok::<(), airflow_core::compile::DefinitionErrors>(())
+    /// ```
     pub fn order(&self, _: impl NodeSet) {}
 }

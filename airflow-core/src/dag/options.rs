@@ -79,7 +79,7 @@ task_options! {
     retry_delay: Duration,
     /// The factor by which the wait grows with each retry; 0 switches back-off off. Default 0.
     retry_exponential_backoff: f64,
-    /// The longest wait before a retry; applies with back-off only.
+    /// The longest wait before a retry; applies with back-off only. Default: a day.
     #[serde(deserialize_with = "crate::time::optional_duration")]
     max_retry_delay: Duration,
     /// How long one attempt may take; of a sensor: how long it waits in all. Default: no limit; a week.
@@ -89,7 +89,7 @@ task_options! {
     #[serde(deserialize_with = "crate::time::optional_duration")]
     execution_timeout: Duration,
     /// How long after the end of the data interval of a scheduled run it should have succeeded; the dag says who is told
-    /// if it has not.
+    /// if it has not. Default: none.
     #[serde(deserialize_with = "crate::time::optional_duration")]
     sla: Duration,
     /// Where a sensor waits. Default `poke`.
@@ -99,7 +99,7 @@ task_options! {
     poke_interval: Duration,
     /// Whether the pauses of a sensor grow. Default false.
     poke_backoff: bool,
-    /// The longest pause of a sensor.
+    /// The longest pause of a sensor. Default: no limit.
     #[serde(deserialize_with = "crate::time::optional_duration")]
     max_wait: Duration,
     /// A sensor whose time is over, or that fails for good, is skipped. Default false.
@@ -118,9 +118,9 @@ task_options! {
     weight_rule: WeightRule,
     /// The queue that workers listen to. Default `default`.
     queue: String,
-    /// The name of the executor, where several are configured.
+    /// The name of the executor, where several are configured. Default: that of its queue, else the first.
     executor: String,
-    /// What the executor is to know of the task; what it means is the executor's affair.
+    /// What the executor is to know of the task; what it means is the executor's affair. Default: nothing.
     executor_config: Value,
     /// Whether attempts run in processes of their own. Default: as the executor or the worker is set.
     isolation: Isolation,
@@ -130,25 +130,25 @@ task_options! {
     depends_on_past: bool,
     /// As `depends_on_past`, and the tasks directly downstream of it in the previous run as well. Default false.
     wait_for_downstream: bool,
-    /// How many instances of the task may be active over all runs.
+    /// How many instances of the task may be active over all runs. Default: no limit.
     max_active_tis_per_dag: u32,
-    /// How many instances of the task may be active in one run.
+    /// How many instances of the task may be active in one run. Default: no limit.
     max_active_tis_per_dagrun: u32,
-    /// No instance in runs with an earlier logical date.
+    /// No instance in runs with an earlier logical date. Default: in all.
     start_date: DateTime<Utc>,
-    /// No instance in runs with a later logical date.
+    /// No instance in runs with a later logical date. Default: in all.
     end_date: DateTime<Utc>,
     /// Whether the result is stored for other tasks. Default true.
     do_xcom_push: bool,
-    /// Who answers for the task. Default `airflow`.
+    /// Who answers for the task. Default: the owner of the dag, else `airflow`.
     owner: String,
-    /// Documentation in Markdown.
+    /// Documentation in Markdown. Default: none.
     doc: String,
-    /// The name shown to people, where it differs from the id.
+    /// The name shown to people, where it differs from the id. Default: the id.
     display_name: String,
-    /// The assets it makes: each of its successes is an event of them.
+    /// The assets it makes: each of its successes is an event of them. Default: none.
     outlets: Vec<AssetRef>,
-    /// The assets it reads, for people and for [`inlet_events`](crate::operator::TaskContext::inlet_events).
+    /// The assets it reads, for people and for [`inlet_events`](crate::operator::TaskContext::inlet_events). Default: none.
     inlets: Vec<AssetRef>,
 }
 
@@ -283,43 +283,44 @@ impl From<TaskOptions> for TaskSettings {
 /// Makes the setter methods of [`TaskOptions`] available under their names on whatever carries one.
 macro_rules! task_option_setters {
     ($vis:vis, $out:ty, $opts:ident) => {
-        /// How many attempts may follow the first.
+        /// How many attempts may follow the first. Default 0.
         #[must_use]
         $vis fn retries(self, retries: u32) -> $out {
             self.$opts(|o| o.retries = Some(retries))
         }
 
-        /// The wait before a retry.
+        /// The wait before a retry. Default 5 minutes.
         #[must_use]
         $vis fn retry_delay(self, delay: Duration) -> $out {
             self.$opts(|o| o.retry_delay = Some(delay))
         }
 
-        /// Doubles the wait with each retry.
+        /// Doubles the wait with each retry. Default: it stays the same.
         #[must_use]
         $vis fn exponential_backoff(self) -> $out {
             self.retry_exponential_backoff(2.0)
         }
 
-        /// Multiplies the wait by `factor` with each retry; 0 switches back-off off.
+        /// Multiplies the wait by `factor` with each retry; 0 switches back-off off. Default 0.
         #[must_use]
         $vis fn retry_exponential_backoff(self, factor: f64) -> $out {
             self.$opts(|o| o.retry_exponential_backoff = Some(factor))
         }
 
-        /// The longest wait before a retry; applies with back-off only.
+        /// The longest wait before a retry; applies with back-off only. Default: a day.
         #[must_use]
         $vis fn max_retry_delay(self, delay: Duration) -> $out {
             self.$opts(|o| o.max_retry_delay = Some(delay))
         }
 
-        /// How long one attempt may take, also of a sensor.
+        /// How long one attempt may take, also of a sensor. Default: `timeout`, but for sensors; no limit.
         #[must_use]
         $vis fn execution_timeout(self, timeout: Duration) -> $out {
             self.$opts(|o| o.execution_timeout = Some(timeout))
         }
 
-        /// How long one attempt may take; of a sensor: how long it waits in all, from its first attempt on.
+        /// How long one attempt may take; of a sensor: how long it waits in all, from its first attempt on. Default: no limit;
+        /// a week.
         #[must_use]
         $vis fn timeout(self, timeout: Duration) -> $out {
             self.$opts(|o| o.timeout = Some(timeout))
@@ -327,65 +328,65 @@ macro_rules! task_option_setters {
 
         /// How long after the end of the data interval of a scheduled run it should have succeeded or been skipped. If it
         /// has not, that is written down and told to
-        /// [`on_sla_miss`](crate::dag::DagDef::on_sla_miss) of the dag; nothing else changes.
+        /// [`on_sla_miss`](crate::dag::DagDef::on_sla_miss) of the dag; nothing else changes. Default: none.
         #[must_use]
         $vis fn sla(self, sla: Duration) -> $out {
             self.$opts(|o| o.sla = Some(sla))
         }
 
-        /// The pool whose slots the task takes.
+        /// The pool whose slots the task takes. Default `default_pool`.
         #[must_use]
         $vis fn pool(self, pool: impl Into<String>) -> $out {
             let pool = pool.into();
             self.$opts(|o| o.pool = Some(pool))
         }
 
-        /// How many slots of the pool it takes, at least 1.
+        /// How many slots of the pool it takes, at least 1. Default 1.
         #[must_use]
         $vis fn pool_slots(self, slots: u32) -> $out {
             self.$opts(|o| o.pool_slots = Some(slots))
         }
 
-        /// What the task adds to the priority of itself and its relatives.
+        /// What the task adds to the priority of itself and its relatives; more is earlier. Default 1.
         #[must_use]
         $vis fn priority_weight(self, weight: i32) -> $out {
             self.$opts(|o| o.priority_weight = Some(weight))
         }
 
-        /// Whose weights count for its priority.
+        /// Whose weights count for its priority. Default `downstream`: its own and those of all that follows it.
         #[must_use]
         $vis fn weight_rule(self, rule: WeightRule) -> $out {
             self.$opts(|o| o.weight_rule = Some(rule))
         }
 
-        /// The queue that workers listen to.
+        /// The queue that workers listen to. Default `default`.
         #[must_use]
         $vis fn queue(self, queue: impl Into<String>) -> $out {
             let queue = queue.into();
             self.$opts(|o| o.queue = Some(queue))
         }
 
-        /// The executor that runs it, where several are configured.
+        /// The executor that runs it, where several are configured. Default: that of its queue, else the first.
         #[must_use]
         $vis fn executor(self, name: impl Into<String>) -> $out {
             let name = name.into();
             self.$opts(|o| o.executor = Some(name))
         }
 
-        /// What the executor is to know of the task, as JSON; what it means is the executor's affair.
+        /// What the executor is to know of the task, as JSON; what it means is the executor's affair. Default: nothing.
         #[must_use]
         $vis fn executor_config(self, config: impl Into<serde_json::Value>) -> $out {
             let config = config.into();
             self.$opts(|o| o.executor_config = Some(config))
         }
 
-        /// Whether attempts run in processes of their own, whatever the executor or the worker is set to.
+        /// Whether attempts run in processes of their own. Default: as the executor or the worker is set.
         #[must_use]
         $vis fn isolation(self, isolation: $crate::dag::Isolation) -> $out {
             self.$opts(|o| o.isolation = Some(isolation))
         }
 
-        /// The condition on its upstream tasks.
+        /// The condition on its upstream tasks. Default `all_success`.
         #[must_use]
         $vis fn trigger_rule(self, rule: TriggerRule) -> $out {
             self.$opts(|o| o.trigger_rule = Some(rule))
@@ -397,112 +398,112 @@ macro_rules! task_option_setters {
             self.$opts(|o| o.trigger_rule = Some(rule))
         }
 
-        /// Wait until the same task succeeded or was skipped in the previous run.
+        /// Wait until the same task succeeded or was skipped in the previous run. Default false.
         #[must_use]
         $vis fn depends_on_past(self, yes: bool) -> $out {
             self.$opts(|o| o.depends_on_past = Some(yes))
         }
 
-        /// As `depends_on_past`, and the tasks directly downstream of it in the previous run as well.
+        /// As `depends_on_past`, and the tasks directly downstream of it in the previous run as well. Default false.
         #[must_use]
         $vis fn wait_for_downstream(self, yes: bool) -> $out {
             self.$opts(|o| o.wait_for_downstream = Some(yes))
         }
 
-        /// How many instances of the task may be active over all runs.
+        /// How many instances of the task may be active (queued, running or deferred) over all runs. Default: no limit.
         #[must_use]
         $vis fn max_active_tis_per_dag(self, limit: u32) -> $out {
             self.$opts(|o| o.max_active_tis_per_dag = Some(limit))
         }
 
-        /// How many instances of the task may be active in one run.
+        /// How many instances of the task may be active (queued, running or deferred) in one run. Default: no limit.
         #[must_use]
         $vis fn max_active_tis_per_dagrun(self, limit: u32) -> $out {
             self.$opts(|o| o.max_active_tis_per_dagrun = Some(limit))
         }
 
-        /// Whether the result is stored for other tasks.
+        /// Whether the result is stored for other tasks. Default true.
         #[must_use]
         $vis fn do_xcom_push(self, yes: bool) -> $out {
             self.$opts(|o| o.do_xcom_push = Some(yes))
         }
 
-        /// Who answers for the task.
+        /// Who answers for the task. Default: the owner of the dag, else `airflow`.
         #[must_use]
         $vis fn owner(self, owner: impl Into<String>) -> $out {
             let owner = owner.into();
             self.$opts(|o| o.owner = Some(owner))
         }
 
-        /// Documentation in Markdown.
+        /// Documentation in Markdown. Default: none.
         #[must_use]
         $vis fn doc(self, doc: impl Into<String>) -> $out {
             let doc = doc.into();
             self.$opts(|o| o.doc = Some(doc))
         }
 
-        /// The name shown to people, where it differs from the id.
+        /// The name shown to people, where it differs from the id. Default: the id.
         #[must_use]
         $vis fn display_name(self, name: impl Into<String>) -> $out {
             let name = name.into();
             self.$opts(|o| o.display_name = Some(name))
         }
 
-        /// The assets it makes: each of its successes is an event of them.
+        /// The assets it makes: each of its successes is an event of them. Default: none.
         #[must_use]
         $vis fn outlets(self, assets: impl IntoAssetRefs) -> $out {
             let assets = assets.into_refs();
             self.$opts(|o| o.outlets = Some(assets))
         }
 
-        /// The assets it reads.
+        /// The assets it reads. Default: none.
         #[must_use]
         $vis fn inlets(self, assets: impl IntoAssetRefs) -> $out {
             let assets = assets.into_refs();
             self.$opts(|o| o.inlets = Some(assets))
         }
 
-        /// No instance in runs with an earlier logical date.
+        /// No instance in runs with an earlier logical date. Default: in all.
         #[must_use]
         $vis fn start_date(self, date: DateTime<Utc>) -> $out {
             self.$opts(|o| o.start_date = Some(date))
         }
 
-        /// No instance in runs with a later logical date.
+        /// No instance in runs with a later logical date. Default: in all.
         #[must_use]
         $vis fn end_date(self, date: DateTime<Utc>) -> $out {
             self.$opts(|o| o.end_date = Some(date))
         }
 
-        /// Called just before the task body.
+        /// Called just before the task body. May be said several times.
         #[must_use]
         $vis fn on_execute(self, callback: impl IntoCallback) -> $out {
             let callback = callback.into_callback();
             self.$opts(|o| o.callbacks.on_execute.push(callback))
         }
 
-        /// Called when an attempt succeeded.
+        /// Called when an attempt succeeded. May be said several times.
         #[must_use]
         $vis fn on_success(self, callback: impl IntoCallback) -> $out {
             let callback = callback.into_callback();
             self.$opts(|o| o.callbacks.on_success.push(callback))
         }
 
-        /// Called when the task failed and no retry is left.
+        /// Called when the task failed and no retry is left. May be said several times.
         #[must_use]
         $vis fn on_failure(self, callback: impl IntoCallback) -> $out {
             let callback = callback.into_callback();
             self.$opts(|o| o.callbacks.on_failure.push(callback))
         }
 
-        /// Called when an attempt failed and another one follows.
+        /// Called when an attempt failed and another one follows. May be said several times.
         #[must_use]
         $vis fn on_retry(self, callback: impl IntoCallback) -> $out {
             let callback = callback.into_callback();
             self.$opts(|o| o.callbacks.on_retry.push(callback))
         }
 
-        /// Called when the task body asked to be skipped.
+        /// Called when the task body asked to be skipped. May be said several times.
         #[must_use]
         $vis fn on_skipped(self, callback: impl IntoCallback) -> $out {
             let callback = callback.into_callback();
@@ -515,7 +516,7 @@ pub(crate) use task_option_setters;
 /// As [`task_option_setters`], for what only sensors have.
 macro_rules! sensor_option_setters {
     ($vis:vis, $out:ty, $opts:ident) => {
-        /// Where the sensor waits between two pokes.
+        /// Where the sensor waits between two pokes. Default `poke`: in its slot.
         #[must_use]
         $vis fn mode(self, mode: SensorMode) -> $out {
             self.$opts(|o| o.mode = Some(mode))
@@ -533,7 +534,7 @@ macro_rules! sensor_option_setters {
             self.$opts(|o| o.mode = Some(SensorMode::Deferred))
         }
 
-        /// The pause between two pokes.
+        /// The pause between two pokes. Default 1 minute.
         #[must_use]
         $vis fn poke_interval(self, pause: Duration) -> $out {
             self.$opts(|o| o.poke_interval = Some(pause))
@@ -545,31 +546,31 @@ macro_rules! sensor_option_setters {
             self.$opts(|o| o.poke_interval = Some(pause))
         }
 
-        /// Lets the pauses grow: about doubled with each poke, and spread so that sensors do not poke together.
+        /// Lets the pauses grow: about doubled with each poke, and spread so that sensors do not poke together. Default false.
         #[must_use]
         $vis fn poke_backoff(self, yes: bool) -> $out {
             self.$opts(|o| o.poke_backoff = Some(yes))
         }
 
-        /// The longest pause between two pokes.
+        /// The longest pause between two pokes. Default: no limit.
         #[must_use]
         $vis fn max_wait(self, pause: Duration) -> $out {
             self.$opts(|o| o.max_wait = Some(pause))
         }
 
-        /// Skips the sensor if its time is over or it fails for good, instead of failing it.
+        /// Skips the sensor if its time is over or it fails for good, instead of failing it. Default false.
         #[must_use]
         $vis fn soft_fail(self, yes: bool) -> $out {
             self.$opts(|o| o.soft_fail = Some(yes))
         }
 
-        /// Logs errors of pokes and counts them as "not yet".
+        /// Logs errors of pokes and counts them as "not yet". Default false.
         #[must_use]
         $vis fn silent_fail(self, yes: bool) -> $out {
             self.$opts(|o| o.silent_fail = Some(yes))
         }
 
-        /// Skips the sensor if a poke fails.
+        /// Skips the sensor if a poke fails. Default false.
         #[must_use]
         $vis fn never_fail(self, yes: bool) -> $out {
             self.$opts(|o| o.never_fail = Some(yes))

@@ -98,6 +98,48 @@ impl<O: Operator> IntoSpec for Spec<O> {
 }
 
 /// The options of a task as methods, on every operator: `price::call(order).retries(2).pool("warehouse")`.
+///
+/// ```
+/// use airflow_core::dag::{DagDef, Isolation, TaskExt};
+/// use airflow_core::operator::Empty;
+/// use airflow_core::time::{hours, mins, secs};
+/// use airflow_core::trigger_rule::{TriggerRule, WeightRule};
+///
+/// let dag = DagDef::new("d").define(|d| {
+///     let task = Empty::new()
+///         .id("load") // default: the name of the operator
+///         .retries(3) // 0
+///         .retry_delay(secs(10)) // 5 minutes
+///         .exponential_backoff() // each wait as long as the one before
+///         .max_retry_delay(mins(5)) // a day
+///         .timeout(hours(1)) // no limit
+///         .sla(hours(2)) // none
+///         .pool("lake") // default_pool
+///         .pool_slots(2) // 1 slot
+///         .priority_weight(10) // 1
+///         .weight_rule(WeightRule::Absolute) // downstream
+///         .queue("large") // default
+///         .isolation(Isolation::Process) // as the executor is set
+///         .trigger_rule(TriggerRule::NoneFailed) // all_success
+///         .depends_on_past(true) // false
+///         .max_active_tis_per_dag(4) // no limit
+///         .max_active_tis_per_dagrun(2) // no limit
+///         .do_xcom_push(false) // true
+///         .owner("ada") // that of the dag
+///         .display_name("Load") // the id
+///         .outlets("s3://lake/orders"); // none
+///     d.add(task);
+///     d.add(Empty::new());
+/// });
+/// let dag = dag.compile()?;
+/// let [load, silent] = [0, 1].map(|index| &dag.tasks[index].settings);
+/// assert_eq!((load.retry.retries, load.retry.backoff, load.timeout), (3, Some(2.0), Some(hours(1))));
+/// assert_eq!((load.pool.as_str(), load.pool_slots, load.queue.as_str()), ("lake", 2, "large"));
+/// assert_eq!((silent.retry.retries, silent.retry.delay, silent.timeout), (0, mins(5), None));
+/// assert_eq!((silent.pool.as_str(), silent.pool_slots, silent.queue.as_str()), ("default_pool", 1, "default"));
+/// assert_eq!((silent.trigger_rule, silent.do_xcom_push), (TriggerRule::AllSuccess, true));
+/// # Ok::<(), airflow_core::compile::DefinitionErrors>(())
+/// ```
 pub trait TaskExt: IntoSpec + Sized {
     /// Changes the options of this use.
     #[must_use]
@@ -165,6 +207,33 @@ impl<S: IntoSpec> TaskExt for S {}
 pub trait IsSensor: Operator {}
 
 /// The options of a sensor as methods: `FileSensor::new("/in/{{ ds }}.csv").poke_every(mins(1)).reschedule()`.
+///
+/// ```
+/// use airflow_core::builtin::FileSensor;
+/// use airflow_core::dag::{DagDef, SensorExt, TaskExt};
+/// use airflow_core::operator::SensorMode;
+/// use airflow_core::time::{days, hours, mins, secs};
+///
+/// let dag = DagDef::new("d").define(|d| {
+///     let sensor = FileSensor::new("/in/{{ ds }}.csv")
+///         .poke_interval(secs(30)) // default: 1 minute
+///         .poke_backoff(true) // false
+///         .max_wait(mins(10)) // no limit
+///         .mode(SensorMode::Reschedule) // poke
+///         .soft_fail(true) // false
+///         .silent_fail(true) // false
+///         .timeout(hours(6)); // a week
+///     d.add(sensor.id("file"));
+///     d.add(FileSensor::new("/in/other.csv").id("other").never_fail(true)); // false
+/// });
+/// let dag = dag.compile()?;
+/// let sensors: Vec<_> = dag.tasks.iter().filter_map(|task| task.settings.sensor.as_ref()).collect();
+/// let (file, other) = (sensors[0], sensors[1]);
+/// assert_eq!((file.mode, file.poke_interval, file.timeout), (SensorMode::Reschedule, secs(30), hours(6)));
+/// assert_eq!((other.mode, other.poke_interval, other.timeout), (SensorMode::Poke, mins(1), days(7)));
+/// assert!(file.soft_fail && other.never_fail && !other.soft_fail);
+/// # Ok::<(), airflow_core::compile::DefinitionErrors>(())
+/// ```
 pub trait SensorExt: IntoSpec<Op: IsSensor> + Sized {
     sensor_option_setters!(, Spec<Self::Op>, sensor_options);
 
