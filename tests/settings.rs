@@ -313,7 +313,7 @@ async fn tells(cx: &TaskContext) -> Result<()> {
         tracing::info!("{name} is {}", cx.variable(name).await?.unwrap_or_default());
     }
     let password = cx.connection("db").await?.password;
-    tracing::info!("the password is {}", password.as_ref().map_or("", Secret::expose));
+    tracing::info!("the password is {}", password.as_ref().map_or("", |secret| secret.expose().as_str()));
     Ok(())
 }
 

@@ -198,7 +198,7 @@ fn wrong_dags() -> Rows {
 fn wrong_params_and_ids() -> Rows {
     vec![
         (
-            with(|d| d.params::<UnwritableParams>()),
+            with(DagDef::params::<UnwritableParams>),
             "params: the defaults cannot be written as JSON: it has no words",
         ),
         (

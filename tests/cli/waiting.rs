@@ -50,14 +50,14 @@ const MOST_TURNS: u32 = 10_000;
 
 /// Runs a command that waits, while schedulers of the same program work in turns.
 async fn waited(app: &App, args: &[&str]) -> (u8, String, Vec<String>) {
-    let schedulers = async {
+    let schedulers = Box::pin(async {
         for _ in 0..MOST_TURNS {
             let (code, _, err) = run(app, &["scheduler", "--until-idle"]).await;
             assert_eq!(code, 0, "{err}");
         }
-    };
+    });
     let (code, out, err) = tokio::select! {
-        done = run(app, args) => done,
+        done = Box::pin(run(app, args)) => done,
         () = schedulers => panic!("{args:?} waits for ever"),
     };
     // Whether a scheduler is there when the command looks is chance.
