@@ -239,7 +239,7 @@ async fn connections_grow_old_and_are_tried() {
             }
             messages.push(proxy.messages() - before);
         }
-        assert!(messages[0] >= messages[1] + READS, "{server:?}: {messages:?}");
+        assert!(messages[0] > messages[1], "{server:?}: {messages:?}");
     }
 }
 

@@ -206,7 +206,8 @@ async fn migrators_wait_for_each_other_and_leave_the_tables_of_the_host() {
 async fn undo_workers(conn: &mut SqliteConnection) {
     const UNDO: &str =
         "DROP TABLE af_watcher; DROP TABLE af_log_chunk; DROP TABLE af_dead_letter; DROP TABLE af_report; DROP TABLE af_worker;
-         DROP TABLE af_carried; DROP TABLE af_setting; ALTER TABLE af_ti DROP COLUMN holds; ALTER TABLE af_run DROP COLUMN queue;";
+         DROP TABLE af_carried; DROP TABLE af_setting; ALTER TABLE af_ti DROP COLUMN holds; ALTER TABLE af_run DROP COLUMN queue;
+         ALTER TABLE airflow_schema DROP COLUMN serves;";
     sqlx::raw_sql(UNDO).execute(conn).await.unwrap();
 }
 
