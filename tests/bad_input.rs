@@ -351,7 +351,7 @@ async fn a_newer_schema_is_refused_and_left_alone() {
     let options = sqlx::sqlite::SqliteConnectOptions::new().filename(&path);
     let pool = sqlx::SqlitePool::connect_with(options).await.expect("it connects");
     let run = async |sql: &'static str| sqlx::query(sql).execute(&pool).await.expect(sql);
-    run("INSERT INTO airflow_schema VALUES (1000, 0)").await;
+    run("INSERT INTO airflow_schema (version, at, serves) VALUES (1000, 0, 1000)").await;
     run("PRAGMA wal_checkpoint(TRUNCATE)").await;
     let before = std::fs::read(&path).expect("the file");
     let error = build(3).await.expect_err("it is too new").to_string();

@@ -163,15 +163,15 @@ async fn pools_are_listed() {
         pool("warehouse", 3, "Few connections", true),
     ];
     assert_eq!(listed, json!(expected));
-    let table = app.ok(&["pools", "list", "--columns", "pool,slots,used,include_deferred"]).await;
+    let table = app.ok(&["pools", "list"]).await;
     assert_eq!(
         table.lines().map(str::trim_end).collect::<Vec<_>>(),
         [
-            "pool         | slots | used | include_deferred",
-            "=============+=======+======+=================",
-            "default_pool | 128   | 0    | False",
-            "free         | -1    | 0    | False",
-            "warehouse    | 3     | 0    | True",
+            "pool         | slots | used | deferred | description     | include_deferred",
+            "=============+=======+======+==========+=================+=================",
+            "default_pool | 128   | 0    | 0        | Default pool    | False",
+            "free         | -1    | 0    | 0        |                 | False",
+            "warehouse    | 3     | 0    | 0        | Few connections | True",
         ]
     );
 }

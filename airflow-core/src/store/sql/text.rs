@@ -172,7 +172,7 @@ fn translate(kind: Kind, prefix: &str, text: &str) -> (String, Option<Vec<usize>
             let text = clocked(text, "statement_timestamp()", |later| {
                 format!("(statement_timestamp() + {later} * INTERVAL '1 microsecond')")
             });
-            let text = expand_rows(&text, postgres_rows);
+            let text = expand_rows(&arrays(&text), postgres_rows);
             let text = without_index_hints(&text.replace("CROSS JOIN", "JOIN"));
             let text = without(&text, &["lower(hex(attempt_id))"], "attempt_id");
             let text =
@@ -237,6 +237,37 @@ fn expand_rows(text: &str, make: fn(&str, &[(&str, &str)]) -> String) -> String 
     }
     out.push_str(rest);
     out
+}
+
+/// Turns ` IN (SELECT j.x FROM ROWS(..) j)` into a comparison with an array: PostgreSQL takes such a list for a short one, and
+/// would go through all of it for each row.
+#[cfg(feature = "postgres")]
+fn arrays(text: &str) -> String {
+    const BEGIN: &str = " IN (SELECT ";
+    let mut out = String::with_capacity(text.len());
+    let mut rest = text;
+    while let Some(at) = rest.find(BEGIN) {
+        let open = at + " IN ".len();
+        let close = open + closing(&rest[open..]);
+        let inner = &rest[open + 1..close];
+        let is_list = !rest[..at].ends_with("NOT") && is_one_column_of_rows(inner);
+        out.push_str(&rest[..at]);
+        out.push_str(&if is_list { format!(" = ANY (ARRAY({inner}))") } else { format!(" IN ({inner})") });
+        rest = &rest[close + 1..];
+    }
+    out.push_str(rest);
+    out
+}
+
+/// Whether this is `SELECT j.x FROM ROWS(..) j`, and nothing more.
+#[cfg(feature = "postgres")]
+fn is_one_column_of_rows(select: &str) -> bool {
+    let Some((column, rest)) = select.strip_prefix("SELECT ").and_then(|rest| rest.split_once(" FROM ROWS("))
+    else {
+        return false;
+    };
+    let alias = rest[closing(&format!("({rest}"))..].trim();
+    column.split_once('.').is_some_and(|(of, name)| of == alias && !name.contains([' ', ',', '(']))
 }
 
 fn listed<'a>(
@@ -402,4 +433,27 @@ fn upserting(text: &str) -> String {
     }
     out.push_str(rest);
     out
+}
+
+#[cfg(all(test, feature = "postgres"))]
+mod tests {
+    use super::*;
+
+    /// Goal: lists of one column are compared with as arrays, and nothing else is touched.
+    #[test]
+    fn lists_of_one_column_become_arrays() {
+        let list = "(SELECT j.id FROM ROWS(?2, id NAME) j)";
+        assert_eq!(
+            arrays(&format!("run = ?1 AND task IN {list} AND x")),
+            format!("run = ?1 AND task = ANY (ARRAY{list}) AND x")
+        );
+        for other in [
+            format!("task NOT IN {list}"),
+            "(a, b) IN (SELECT j.a, j.b FROM ROWS(?1, a INT, b INT) j)".to_owned(),
+            "a IN (SELECT j.a FROM ROWS(?1, a INT) j WHERE j.a > 1)".to_owned(),
+            "a IN (SELECT t.a FROM other t WHERE t.b = ?1)".to_owned(),
+        ] {
+            assert_eq!(arrays(&other), other);
+        }
+    }
 }
