@@ -61,15 +61,7 @@ pub(crate) async fn all(name: &'static str, options: &Options) -> Result<(Value,
         here.iter().map(|(point, ..)| *point).filter(|point| !reached.contains_key(*point)).collect();
     let mut cases = Vec::new();
     for (point, _, can_fail) in here {
-        let times = reached.get(*point).copied().unwrap_or(0);
-        let numbers: &[u32] = options.pick(&NUMBERS, &NUMBERS[..1]);
-        for number in numbers.iter().filter(|number| **number <= times) {
-            cases.push(Case { point, number: *number, action: "abort" });
-            // A failure at the start is the one that nobody has seen the process work before.
-            if *can_fail && (!options.is_quick || point.starts_with("prepare.")) {
-                cases.push(Case { point, number: *number, action: "error" });
-            }
-        }
+        cases.extend(cases_of(point, *can_fail, reached.get(*point).copied().unwrap_or(0), options));
     }
     let count = cases.len();
     let beside = Arc::new(Semaphore::new(BESIDE));
@@ -121,6 +113,20 @@ pub(crate) async fn all(name: &'static str, options: &Options) -> Result<(Value,
         all.extend(sums.into_iter().map(|(name, sum)| (name.to_owned(), json!(sum))));
     }
     Ok((line, ok))
+}
+
+/// What is done at a point that is reached so many times.
+fn cases_of(point: &'static str, can_fail: bool, times: u32, options: &Options) -> Vec<Case> {
+    let numbers: &[u32] = options.pick(&NUMBERS, &NUMBERS[..1]);
+    let mut cases = Vec::new();
+    for number in numbers.iter().copied().filter(|number| *number <= times) {
+        cases.push(Case { point, number, action: "abort" });
+        // A failure at the start is the one that nobody has seen the process work before.
+        if can_fail && (!options.is_quick || point.starts_with("prepare.")) {
+            cases.push(Case { point, number, action: "error" });
+        }
+    }
+    cases
 }
 
 fn is_on(place: Place, store: &str) -> bool {

@@ -31,14 +31,19 @@ pub(crate) async fn comes(transport: &dyn Transport, consumer: &dyn Consumer, te
 
 /// An authority, and a certificate of it for `localhost`, in a folder; and the authority's own in PEM.
 pub(crate) fn certificates() -> (tempfile::TempDir, String) {
-    use rcgen::{BasicConstraints, CertificateParams, IsCa, Issuer, KeyPair};
+    use rcgen::{BasicConstraints, CertificateParams, DnType, IsCa, Issuer, KeyPair, KeyUsagePurpose};
     let folder = tempfile::tempdir().unwrap();
     let (ca_key, key) = (KeyPair::generate().unwrap(), KeyPair::generate().unwrap());
     let mut authority = CertificateParams::new(vec![]).unwrap();
     authority.is_ca = IsCa::Ca(BasicConstraints::Unconstrained);
+    authority.key_usages = vec![KeyUsagePurpose::KeyCertSign, KeyUsagePurpose::DigitalSignature];
+    // Of one name, OpenSSL takes the other certificate for its own issuer.
+    authority.distinguished_name.push(DnType::CommonName, "authority");
     let ca = authority.self_signed(&ca_key).unwrap().pem();
     let issuer = Issuer::new(authority, ca_key);
-    let cert = CertificateParams::new(vec!["localhost".into()]).unwrap().signed_by(&key, &issuer).unwrap();
+    let mut own = CertificateParams::new(vec!["localhost".into()]).unwrap();
+    own.distinguished_name.push(DnType::CommonName, "localhost");
+    let cert = own.signed_by(&key, &issuer).unwrap();
     for (name, pem) in [("ca.pem", ca.clone()), ("cert.pem", cert.pem()), ("key.pem", key.serialize_pem())] {
         std::fs::write(folder.path().join(name), pem).unwrap();
     }

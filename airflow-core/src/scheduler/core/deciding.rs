@@ -13,7 +13,7 @@ use crate::scheduler::backlog::{Candidate, Lane};
 use crate::scheduler::effects::notices_of;
 use crate::scheduler::limits::difference;
 use crate::state::{RunEvent, RunState};
-use crate::store::Unit;
+use crate::store::{SlotChange, Unit};
 
 use super::out::Sent;
 use super::{Core, InFlight, Timer};
@@ -129,6 +129,13 @@ impl Core {
         (InFlight { unit, touched, reports: taken, ended }, settled.ready)
     }
 
+    /// How limits change in this round. What the drafts give back is free in it, unless that went wrong in the last one.
+    fn changes_of(&mut self, drafts: &BTreeMap<RunPk, InFlight>) -> Vec<SlotChange> {
+        let is_careful = std::mem::take(&mut self.is_careful);
+        let changes = drafts.values().flat_map(|draft| &draft.unit.slots);
+        changes.filter(|change| !is_careful || change.delta > 0).cloned().collect()
+    }
+
     /// Gives free slots to what is ready, best first.
     pub(super) fn start_attempts(
         &mut self,
@@ -149,10 +156,7 @@ impl Core {
         if !may || room.is_empty() || self.backlog.is_empty() {
             return;
         }
-        // What the drafts give back is free for this round, unless that went wrong in the last one.
-        let is_careful = std::mem::take(&mut self.is_careful);
-        let mut limits_now = drafts.values().flat_map(|draft| draft.unit.slots.clone()).collect::<Vec<_>>();
-        limits_now.retain(|change| !is_careful || change.delta > 0);
+        let mut limits_now = self.changes_of(drafts);
         self.limits.apply(&limits_now);
         let mut heads: BinaryHeap<Reverse<(Candidate, Lane)>> =
             self.backlog.heads().map(|(candidate, lane)| Reverse((candidate, lane.clone()))).collect();

@@ -32,8 +32,15 @@ pub(in crate::store) enum Class {
 const POSTGRES_AGAIN: [&str; 4] = ["40001", "40P01", "55P03", "57014"];
 
 /// Codes after which the connection is of no use: shutdowns, crashes, too many connections, a server that has become
-/// read-only (a failover). So are all that begin with `08`.
-const POSTGRES_BROKEN: [&str; 8] = ["57P01", "57P02", "57P03", "57P04", "57P05", "25P03", "53300", "25006"];
+/// read-only (a failover), outdated statements. So are all that begin with `08`.
+const POSTGRES_BROKEN: [&str; 9] =
+    ["57P01", "57P02", "57P03", "57P04", "57P05", "25P03", "53300", "25006", OUTDATED];
+
+/// Statements of the connection were prepared before a newer program changed the tables.
+const OUTDATED: &str = "0A000";
+
+/// How many such connections are left behind in one call: as many as a pool has, since all may be as old.
+const MOST_OUTDATED: u32 = 200;
 
 /// Codes of MySQL and MariaDB after which the transaction can be taken back and tried again: deadlock, lock time-outs, a
 /// certification conflict of a cluster.
@@ -119,23 +126,28 @@ fn number_of(error: &dyn sqlx::error::DatabaseError) -> Option<String> {
 pub(in crate::store) struct Tries {
     done: u32,
     most: u32,
+    outdated: u32,
 }
 
 impl Tries {
     pub(in crate::store) fn new() -> Self {
-        Self { done: 0, most: MOST_TRIES }
+        Self::at_most(MOST_TRIES)
     }
 
     /// As many as `most`.
     pub(in crate::store) fn at_most(most: u32) -> Self {
-        Self { done: 0, most }
+        Self { done: 0, most, outdated: 0 }
     }
 
     /// Waits before the next try; `false` if there is none. The pause is a random part of what it may be, so that those
     /// who met each other do not meet again.
     pub(in crate::store) async fn again(&mut self, error: &StoreError) -> bool {
-        self.done += 1;
         let code = code_of(error).and_then(number_of);
+        if code.as_deref() == Some(OUTDATED) && self.outdated < MOST_OUTDATED {
+            self.outdated += 1;
+            return true;
+        }
+        self.done += 1;
         tracing::info!(code, tried = self.done, %error, "a call of the database failed");
         if self.done >= self.most {
             return false;
@@ -191,6 +203,7 @@ mod tests {
             ("57P03", Class::Broken),
             ("25006", Class::Broken),
             ("08006", Class::Broken),
+            ("0A000", Class::Broken),
             // unique_violation, undefined_table, and what nobody knows
             ("23505", Class::Other),
             ("42P01", Class::Other),
