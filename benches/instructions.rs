@@ -1,9 +1,9 @@
 //! How many instructions the engine's decisions take, and applying them: what `benches/engine.rs` measures in time,
 //! counted by valgrind, so that neither neighbours nor caches matter.
 //!
-//! `cargo bench --bench instructions` counts whole runs. A run of a hundred times as many tasks takes a hundred times as
-//! many instructions, and little more: putting what is looked at together in order costs the logarithm of how much it is.
-//! Without `--bench`, as `cargo test` calls it, and without the programs that it needs, it says so and ends.
+//! `cargo bench --bench instructions` counts whole runs. A run of a hundred times as many tasks takes a hundred times
+//! as many instructions, and little more: to put what is looked at together in order costs the logarithm of how many
+//! they are. Without `--bench`, as `cargo test` calls it, and without the programs that it needs, it says so and ends.
 #![expect(clippy::print_stdout, clippy::print_stderr, reason = "a bench says why it counts nothing")]
 
 mod steps;

@@ -2,7 +2,7 @@
 
 use std::io::{BufRead as _, BufReader};
 use std::process::{Child, Command, Output, Stdio};
-use std::sync::{Arc, Mutex};
+use std::sync::{Arc, Condvar, Mutex};
 use std::time::{Duration, Instant};
 
 use airflow::remote::testing::BrokerServer;
@@ -19,13 +19,29 @@ struct Ground {
     database: Option<String>,
 }
 
-/// What a process has said since it was ready.
+/// How long it may take to hear what a process has said.
+const HEARD: Duration = Duration::from_secs(60);
+
+/// What a process has said.
 #[derive(Clone, Default)]
-struct Said(Arc<Mutex<Vec<String>>>);
+struct Said(Arc<(Mutex<Vec<String>>, Condvar)>);
 
 impl Said {
+    fn add(&self, line: &str) {
+        self.0.0.lock().expect("nobody panics with it").push(line.to_owned());
+        self.0.1.notify_all();
+    }
+
     fn has(&self, text: &str) -> bool {
-        self.0.lock().expect("nobody panics with it").iter().any(|line| line.contains(text))
+        self.0.0.lock().expect("nobody panics with it").iter().any(|line| line.contains(text))
+    }
+
+    /// Waits until it says this: what it does is seen before what it says of it is heard.
+    fn will_have(&self, text: &str) -> bool {
+        let lines = self.0.0.lock().expect("nobody panics with it");
+        let is_missing = |lines: &mut Vec<String>| !lines.iter().any(|line| line.contains(text));
+        let waited = self.0.1.wait_timeout_while(lines, HEARD, is_missing).expect("nobody panics with it");
+        !waited.1.timed_out()
     }
 }
 
@@ -82,7 +98,7 @@ impl Ground {
         let said = Said::default();
         let heard = said.clone();
         let mut lines = lines.map_while(Result::ok).inspect(move |line| {
-            heard.0.lock().expect("nobody panics with it").push(line.clone());
+            heard.add(line);
         });
         assert!(lines.any(|line| line.contains("stop with Ctrl-C")), "the worker is ready");
         // It must not have to wait for a reader.
@@ -127,7 +143,7 @@ async fn a_worker_that_cannot_stop_its_tasks_ends_with_code_75() {
     let row = store.workers().await.expect("rows").remove(0);
     store.end_incarnation(row.process).await.expect("it is written");
     assert_eq!(worker.wait().expect("it ends").code(), Some(75));
-    assert!(said.has("attempts still run at the end of this process's lease"));
+    assert!(said.will_have("attempts still run at the end of this process's lease"));
     terminate(&scheduler);
     assert_eq!(scheduler.wait().expect("it ends").code(), Some(0));
 }
@@ -188,7 +204,9 @@ async fn what_the_database_lacks_of_a_log_comes_from_its_worker() {
     assert_eq!(ask(address, &format!("{head}\r\n")), "HTTP/1.1 403 Forbidden");
     let forged = format!("{head}Authorization: Airflow 0104{}\r\n\r\n", "ab".repeat(200));
     assert_eq!(ask(address, &forged), "HTTP/1.1 403 Forbidden");
-    assert!(said.has("no ticket is shown") && said.has("signed with the unknown key"), "reasons are told");
+    for reason in ["no ticket is shown", "signed with the unknown key"] {
+        assert!(said.will_have(reason), "the worker says why: {reason}");
+    }
 
     terminate(&worker);
     assert_eq!(worker.wait().expect("it ends").code(), Some(0));
