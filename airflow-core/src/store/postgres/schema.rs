@@ -263,6 +263,9 @@ async fn steps(tx: &mut crate::store::server::Tx<'_>, core: &Core, anew: bool) -
     }
     let found = version(&mut tx.conn(), core).await?;
     let Some(from) = found.to_migrate(core.needed())? else {
+        // The function is that of this program, not of the tables.
+        ddl(tx, function::create_sql(&core.dialect)).await?;
+        reach_point!("migrate.done");
         return Ok(Migrated { from: found.version, to: found.version });
     };
     ddl(tx, CREATE_VERSIONS).await?;
