@@ -8,7 +8,7 @@ use crate::id::{DagId, RunId, RunPk, TaskId};
 use crate::state::TaskState;
 use crate::store::points::reach_point;
 use crate::store::rules;
-use crate::store::{Advance, CreatedRun, Held, NewRun, RunFilter, RunRow, StoreResult};
+use crate::store::{Advance, CreatedRun, Held, NewRun, RunFilter, RunRow, StoreError, StoreResult};
 use crate::timetable::DataInterval;
 
 use super::json::{Rows, apart};
@@ -58,6 +58,9 @@ pub(in crate::store) async fn create(conn: &mut Conn<'_>, runs: &[NewRun]) -> St
     Ok(as_they_will_be.iter().filter_map(answer).collect())
 }
 
+/// How often a run is made that is deleted at the same time.
+const MOST_LOOKS: usize = 10;
+
 /// Inserts those that do not exist. One answer for each, in order.
 async fn insert(conn: &mut Conn<'_>, runs: &[NewRun]) -> StoreResult<Vec<CreatedRun>> {
     let mut created = Vec::with_capacity(runs.len());
@@ -69,12 +72,23 @@ async fn insert(conn: &mut Conn<'_>, runs: &[NewRun]) -> StoreResult<Vec<Created
             write_new(&mut rows, run);
         }
         let json = rows.finish().unwrap_or_default();
-        let new = if conn.kind().has_returning() {
-            insert_returning(conn, &json).await?
-        } else {
-            insert_missing(conn, &json, &part).await?
-        };
-        for row in existing(conn, &json).await? {
+        let (mut new, mut rows) = (HashSet::new(), Vec::new());
+        // A run that was there may be deleted before it is read; then there is room for it.
+        for _ in 0..MOST_LOOKS {
+            new.extend(if conn.kind().has_returning() {
+                insert_returning(conn, &json).await?
+            } else {
+                insert_missing(conn, &json, &part).await?
+            });
+            rows = existing(conn, &json).await?;
+            if rows.len() == part.len() {
+                break;
+            }
+        }
+        if rows.len() < part.len() {
+            return Err(StoreError::Database("a run is deleted again and again while it is made".into()));
+        }
+        for row in rows {
             let is_new = new.contains(&row.pk);
             created.push(if is_new {
                 CreatedRun::New(Box::new(row))
