@@ -9,7 +9,9 @@ use std::time::Duration;
 use airflow::attempt::{LogReader, LogShipping};
 use airflow::id::MapIndex;
 use airflow::prelude::*;
-use airflow::store::{Layer, Layered, RunRow, SharedStore, StoreError, StoreResult};
+use airflow::store::{AttemptState, Layer, Layered, RunRow, SharedStore, StoreError, StoreResult};
+use sqlx::sqlite::SqliteConnectOptions;
+use sqlx::{Connection as _, SqliteConnection};
 use tokio::sync::Semaphore;
 
 /// How long anything may take.
@@ -200,4 +202,74 @@ async fn a_store_that_takes_no_logs_stops_no_task() {
         assert_eq!(log.matches("Marking task as SUCCESS").count(), 1, "{log}");
         running.stop(Duration::from_secs(5)).await.unwrap();
     }
+}
+
+impl App {
+    /// Renames a table behind the back of everybody.
+    async fn rename(&self, from: &str, to: &str) {
+        let place = SqliteConnectOptions::new().filename(self.folder.path().join("airflow.db"));
+        let mut conn = SqliteConnection::connect_with(&place.busy_timeout(PATIENCE)).await.unwrap();
+        let sql = format!("PRAGMA legacy_alter_table = ON; ALTER TABLE {from} RENAME TO {to}");
+        sqlx::raw_sql(sqlx::AssertSqlSafe(sql)).execute(&mut conn).await.unwrap();
+        conn.close().await.unwrap();
+    }
+
+    /// Reads the log of the first try again and again, until it says that.
+    async fn comes(&self, run: &RunRow, task: &str, what: &str) -> String {
+        let reading = async {
+            loop {
+                let mut reader = self.reader(run, task).await.of_try(1);
+                let mut read = String::new();
+                loop {
+                    let part = reader.next().await.unwrap();
+                    read += &part.text;
+                    if part.is_over || part.text.is_empty() {
+                        break;
+                    }
+                }
+                if read.contains(what) {
+                    return read;
+                }
+            }
+        };
+        tokio::time::timeout(PATIENCE, reading).await.expect("it comes")
+    }
+}
+
+/// Goal: a database that is well but for logs stops no task, and has all that was said once it takes logs again.
+#[tokio::test(flavor = "multi_thread")]
+async fn a_database_without_its_table_of_logs_stops_no_task() {
+    let app = App::new();
+    let airflow = app.open(app.store().await, 1 << 20).await;
+    let running = airflow.start();
+    app.rename("af_log_chunk", "away").await;
+    app.gate.0.add_permits(2);
+    let run = airflow.trigger("logs").await.unwrap();
+    let run = tokio::time::timeout(PATIENCE, airflow.wait(&run)).await.expect("in time").unwrap();
+    assert_eq!(run.state, RunState::Success);
+    app.rename("away", "af_log_chunk").await;
+    let log = app.comes(&run, "babbles", "Marking task as SUCCESS").await;
+    assert_eq!(log.lines().filter(|line| line.contains(" INFO - line ")).count(), 200, "{log}");
+    app.comes(&run, "talks", "Marking task as UP_FOR_RETRY").await;
+    running.stop(Duration::from_secs(5)).await.unwrap();
+}
+
+/// Goal: what ends while a program stops has ended, whatever the database does with its log. Method: the table of the logs goes
+/// while the last attempt runs.
+#[tokio::test(flavor = "multi_thread")]
+async fn a_database_without_its_table_of_logs_holds_up_no_stop() {
+    let app = App::new();
+    let airflow = app.open(app.store().await, 1 << 20).await;
+    let running = airflow.start();
+    let run = airflow.trigger("logs").await.unwrap();
+    read_until(&mut app.reader(&run, "talks").await, Some("try 1 waits at the gate")).await;
+    app.rename("af_log_chunk", "away").await;
+    let opens = async {
+        tokio::task::yield_now().await;
+        app.gate.0.add_permits(1);
+    };
+    tokio::join!(async { running.stop(PATIENCE).await.unwrap() }, opens);
+    let attempts = app.store().await.attempts(run.pk, Some((&"talks".into(), MapIndex::UNMAPPED))).await;
+    let states: Vec<_> = attempts.unwrap().iter().map(|attempt| attempt.state).collect();
+    assert_eq!(states, [AttemptState::Failed], "its first try fails, and is not lost");
 }

@@ -2,6 +2,9 @@
 #![cfg(feature = "sqlite")]
 #![expect(clippy::unwrap_used, reason = "a test stops at the first surprise")]
 
+#[path = "support/clock.rs"]
+mod clock;
+
 use std::collections::{BTreeMap, BTreeSet};
 use std::sync::atomic::{AtomicUsize, Ordering};
 use std::sync::{Arc, Mutex};
@@ -15,6 +18,8 @@ use airflow::store::{Layer, Layered, MemoryStore, RunFilter, SharedStore, Sqlite
 use airflow_core::id::AttemptId;
 use tokio::sync::Barrier;
 use tokio::sync::broadcast::error::RecvError;
+
+use clock::Virtual;
 
 /// How many attempts hold a slot of the pool, now and at most, and which ones ran where.
 #[derive(Clone, Default)]
@@ -226,20 +231,45 @@ async fn runs_that_exchange_their_slots_do_not_wait_for_each_other() {
     running.stop(Duration::from_secs(5)).await.unwrap();
 }
 
-/// Goal: a database that does not answer holds up nothing for good, and health shows it meanwhile. Method: in virtual
-/// time, a store that falls silent for two minutes.
-#[tokio::test(start_paused = true)]
-async fn a_silent_database_is_survived_and_shows_in_health() {
+/// A program that has run for a moment in virtual time.
+struct Holed {
+    /// The store itself.
+    store: SharedStore,
+    /// Makes the program's store fall silent.
+    fall: tokio::sync::watch::Sender<bool>,
+    airflow: Airflow,
+    running: Running,
+}
+
+/// Starts one on a store that can fall silent, but for the call of that name.
+async fn holed(but: &'static str) -> Holed {
     let (fall, open) = tokio::sync::watch::channel(false);
     let store: SharedStore = Arc::new(MemoryStore::new());
-    let hole: SharedStore = Arc::new(Layered(Hole { store: Arc::clone(&store), open, but: "" }));
+    let hole: SharedStore = Arc::new(Layered(Hole { store: Arc::clone(&store), open, but }));
     let dag = DagDef::new("d").define(|d| {
         d.add(airflow::operator::Empty::new().id("a"));
     });
     let airflow = Airflow::builder().shared_store(hole).executor(LocalExecutor::new(1)).dag(dag);
-    let airflow = airflow.clock(Virtual(tokio::time::Instant::now())).build().await.unwrap();
+    let airflow = airflow.clock(Virtual::new()).build().await.unwrap();
     let running = airflow.start();
     tokio::time::sleep(Duration::from_secs(3)).await;
+    Holed { store, fall, airflow, running }
+}
+
+/// Lets the store answer again, and finds that all goes on.
+async fn works_again(fall: &tokio::sync::watch::Sender<bool>, airflow: &Airflow) {
+    fall.send(false).unwrap();
+    tokio::time::sleep(Duration::from_secs(60)).await;
+    assert!(airflow.health().await.is_healthy(), "{:?}", airflow.health().await);
+    let run = airflow.trigger("d").await.unwrap();
+    assert_eq!(airflow.wait(&run).await.unwrap().state, RunState::Success);
+}
+
+/// Goal: a database that does not answer holds up nothing for good, and health shows it meanwhile. Method: in virtual
+/// time, a store that falls silent for two minutes.
+#[tokio::test(start_paused = true)]
+async fn a_silent_database_is_survived_and_shows_in_health() {
+    let Holed { store: _, fall, airflow, running } = holed("").await;
     assert!(airflow.health().await.is_healthy(), "{:?}", airflow.health().await);
     fall.send(true).unwrap();
     tokio::time::sleep(Duration::from_secs(120)).await;
@@ -247,11 +277,7 @@ async fn a_silent_database_is_survived_and_shows_in_health() {
     assert_eq!(health.metadatabase.status, HealthStatus::Unhealthy);
     assert_eq!(health.scheduler.status, HealthStatus::Unhealthy, "{health:?}");
     assert!(health.scheduler.fenced_total > Some(0), "it could not renew its lease: {health:?}");
-    fall.send(false).unwrap();
-    tokio::time::sleep(Duration::from_secs(60)).await;
-    assert!(airflow.health().await.is_healthy(), "{:?}", airflow.health().await);
-    let run = airflow.trigger("d").await.unwrap();
-    assert_eq!(airflow.wait(&run).await.unwrap().state, RunState::Success);
+    works_again(&fall, &airflow).await;
     running.stop(Duration::from_secs(1)).await.unwrap();
 }
 
@@ -259,16 +285,7 @@ async fn a_silent_database_is_survived_and_shows_in_health() {
 /// anew when it can. Method: in virtual time, a store that answers beats and nothing else.
 #[tokio::test(start_paused = true)]
 async fn a_loop_that_stands_still_stops_its_beats_and_begins_anew() {
-    let (fall, open) = tokio::sync::watch::channel(false);
-    let store: SharedStore = Arc::new(MemoryStore::new());
-    let hole: SharedStore = Arc::new(Layered(Hole { store: Arc::clone(&store), open, but: "beat" }));
-    let dag = DagDef::new("d").define(|d| {
-        d.add(airflow::operator::Empty::new().id("a"));
-    });
-    let airflow = Airflow::builder().shared_store(hole).executor(LocalExecutor::new(1)).dag(dag);
-    let airflow = airflow.clock(Virtual(tokio::time::Instant::now())).build().await.unwrap();
-    let running = airflow.start();
-    tokio::time::sleep(Duration::from_secs(3)).await;
+    let Holed { store, fall, airflow, running } = holed("beat").await;
     let beats = async || store.incarnations().await.unwrap()[0].beats;
     let progress = || running.scheduler().progress();
     fall.send(true).unwrap();
@@ -278,11 +295,7 @@ async fn a_loop_that_stands_still_stops_its_beats_and_begins_anew() {
     // Three leases without a turn of the loop, and one without a beat.
     tokio::time::sleep(Duration::from_secs(40)).await;
     assert!(progress().fenced_total > 0, "{:?}", progress());
-    fall.send(false).unwrap();
-    tokio::time::sleep(Duration::from_secs(60)).await;
-    assert!(airflow.health().await.is_healthy(), "{:?}", airflow.health().await);
-    let run = airflow.trigger("d").await.unwrap();
-    assert_eq!(airflow.wait(&run).await.unwrap().state, RunState::Success);
+    works_again(&fall, &airflow).await;
     running.stop(Duration::from_secs(1)).await.unwrap();
 }
 
@@ -341,29 +354,6 @@ async fn a_link_that_swallows_everything_hangs_nothing() {
         let state = tokio::time::timeout(PATIENCE, again).await.expect("work goes on");
         assert_eq!(state, RunState::Success, "{server:?}");
         running.stop(Duration::from_secs(1)).await.unwrap();
-    }
-}
-
-/// A clock in tokio's virtual time.
-#[derive(Debug, Clone)]
-struct Virtual(tokio::time::Instant);
-
-#[async_trait::async_trait]
-impl airflow::time::Clock for Virtual {
-    fn now(&self) -> DateTime<Utc> {
-        DateTime::UNIX_EPOCH + self.0.elapsed()
-    }
-
-    async fn sleep_until(&self, moment: DateTime<Utc>) {
-        self.sleep((moment - self.now()).to_std().unwrap_or_default()).await;
-    }
-
-    fn elapsed(&self) -> Duration {
-        self.0.elapsed()
-    }
-
-    async fn sleep(&self, time: Duration) {
-        tokio::time::sleep(time).await;
     }
 }
 

@@ -1,6 +1,9 @@
 //! Watchers of assets at work: what they bring makes runs, once, whatever becomes of who runs them.
 #![expect(clippy::unwrap_used, reason = "a test stops at the first surprise")]
 
+#[path = "support/clock.rs"]
+mod clock;
+
 use std::collections::BTreeSet;
 use std::pin::Pin;
 use std::sync::atomic::{AtomicU64, AtomicUsize, Ordering};
@@ -15,34 +18,7 @@ use airflow::store::{Layer, Layered, RunFilter, SharedStore, StoreError, StoreRe
 use serde_json::json;
 use tokio::sync::watch;
 
-/// A clock in tokio's virtual time.
-#[derive(Debug, Clone, Copy)]
-struct Virtual(tokio::time::Instant);
-
-impl Virtual {
-    fn new() -> Self {
-        Self(tokio::time::Instant::now())
-    }
-}
-
-#[async_trait::async_trait]
-impl airflow::time::Clock for Virtual {
-    fn now(&self) -> DateTime<Utc> {
-        DateTime::UNIX_EPOCH + self.0.elapsed()
-    }
-
-    async fn sleep_until(&self, moment: DateTime<Utc>) {
-        self.sleep((moment - self.now()).to_std().unwrap_or_default()).await;
-    }
-
-    fn elapsed(&self) -> Duration {
-        self.0.elapsed()
-    }
-
-    async fn sleep(&self, time: Duration) {
-        tokio::time::sleep(time).await;
-    }
-}
+use clock::Virtual;
 
 /// Events outside, numbered from 1, of which so many have happened.
 #[derive(Clone)]

@@ -50,6 +50,7 @@ use ship::Shipper;
 
 pub use log_reader::{LogPart, LogReader};
 pub use log_source::{LogFile, WorkerLogs};
+pub use ship::LateLogs;
 
 /// How long `on_kill` may take: whatever holds it up longer must not hold up the executor's slot.
 const ON_KILL_LIMIT: Duration = Duration::from_secs(10);

@@ -1,9 +1,11 @@
 //! Sends the logs of attempts to the store in pieces, beside the attempts: neither waits for the other.
 //!
 //! One task for all attempts of a [`Runner`](super::Runner) writes what has come once a second, and what is of an attempt
-//! that has ended at once, but for its last piece: that is written with the end of the attempt. The task lives while there
-//! is something to send.
+//! that has ended at once, but for its last piece: that is written with the end of the attempt. If the store does not take
+//! it there, the end goes without it, and the piece comes later ([`LateLogs`]). The task lives while there is something to
+//! send.
 
+use std::collections::VecDeque;
 use std::fmt;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
@@ -59,6 +61,10 @@ struct Depot {
 #[derive(Default)]
 struct State {
     logs: Vec<Parcel>,
+    /// Pieces that were to be written with something else.
+    late: VecDeque<LogChunk>,
+    /// How many of them are on their way.
+    late_on_the_way: usize,
     /// How many bytes wait, of all attempts.
     waiting: usize,
     runs: bool,
@@ -106,11 +112,61 @@ impl Shipper {
             on_the_way: 0,
             is_closed: false,
         });
+        self.start(&mut state);
+        Outlet { shipper: self.clone(), number }
+    }
+
+    fn start(&self, state: &mut State) {
         if !state.runs {
             state.runs = true;
             tokio::spawn(Arc::clone(&self.0).work());
         }
-        Outlet { shipper: self.clone(), number }
+    }
+}
+
+/// Last pieces of logs that the store did not take with the ends of their attempts, or that come after these: they are
+/// tried again beside everything else, until the store has them.
+#[derive(Debug, Clone)]
+pub struct LateLogs(Shipper);
+
+impl LateLogs {
+    /// Sends to that store.
+    pub fn new(store: SharedStore, clock: Arc<dyn Clock>) -> Self {
+        Self(Shipper::new(store, clock))
+    }
+
+    /// Takes pieces; waits for nothing. What is more than a process can hold is dropped, with a warning. Needs a tokio
+    /// runtime.
+    pub fn send(&self, pieces: Vec<LogChunk>) {
+        let depot = &self.0.0;
+        let mut state = depot.lock();
+        let mut dropped = 0;
+        for piece in pieces {
+            if state.waiting + piece.text.len() > ALL_WAITING {
+                dropped += 1;
+                continue;
+            }
+            state.waiting += piece.text.len();
+            state.late.push_back(piece);
+        }
+        if !state.late.is_empty() {
+            self.0.start(&mut state);
+        }
+        drop(state);
+        depot.hurry.notify_one();
+        if dropped > 0 {
+            tracing::warn!(dropped, "the ends of logs are lost: the database has not taken any for too long");
+        }
+    }
+
+    /// Whether some are not written yet.
+    pub fn is_waiting(&self) -> bool {
+        self.0.0.lock().has_late()
+    }
+
+    /// Returns when all are written; waits not long for that.
+    pub async fn sent(&self) {
+        self.0.0.sent_in_time(|state| !state.has_late()).await;
     }
 }
 
@@ -146,24 +202,7 @@ impl Outlet {
 
     /// Returns when the store has what comes before the last piece; waits not long for that.
     pub(super) async fn sent(&self) {
-        let depot = &self.shipper.0;
-        let all_sent = async {
-            loop {
-                let mut sent = std::pin::pin!(depot.sent.notified());
-                sent.as_mut().enable();
-                if depot.has_sent(self.number) {
-                    return;
-                }
-                sent.await;
-            }
-        };
-        tokio::select! {
-            biased;
-            () = all_sent => {}
-            () = depot.clock.sleep(LAST_WORDS) => {
-                tracing::warn!("the store has not taken the log of an attempt yet; it is tried again");
-            }
-        }
+        self.shipper.0.sent_in_time(|state| state.has_sent(self.number)).await;
     }
 
     /// The last lines, as many as are one piece. Nothing comes after them.
@@ -283,6 +322,11 @@ impl Depot {
         let (mut numbers, mut pieces, mut size) = (Vec::new(), Vec::new(), 0);
         let at = self.clock.now();
         let mut state = self.lock();
+        while let Some(piece) = state.late.pop_front_if(|_| size < BATCH) {
+            size += piece.text.len();
+            state.late_on_the_way += 1;
+            pieces.push(piece);
+        }
         for parcel in &mut state.logs {
             while !parcel.waiting.is_empty()
                 && size < BATCH
@@ -309,16 +353,30 @@ impl Depot {
         }
     }
 
-    /// Whether nothing of a log waits or is on its way.
-    fn has_sent(&self, number: u64) -> bool {
-        let mut state = self.lock();
-        let is_sent = |log: &Parcel| log.waiting.is_empty() && log.on_the_way == 0;
-        state.logs.retain(|log| log.number != number || !is_sent(log));
-        state.logs.iter().all(|log| log.number != number)
+    /// Returns when that is so, or after a moment.
+    async fn sent_in_time(&self, is_so: impl Fn(&mut State) -> bool) {
+        let all_sent = async {
+            loop {
+                let mut sent = std::pin::pin!(self.sent.notified());
+                sent.as_mut().enable();
+                if is_so(&mut self.lock()) {
+                    return;
+                }
+                sent.await;
+            }
+        };
+        tokio::select! {
+            biased;
+            () = all_sent => {}
+            () = self.clock.sleep(LAST_WORDS) => {
+                tracing::warn!("the store has not taken the log of an attempt yet; it is tried again");
+            }
+        }
     }
 
     fn arrived(&self, numbers: &[u64]) {
         let mut state = self.lock();
+        state.late_on_the_way = 0;
         for parcel in &mut state.logs {
             parcel.on_the_way -= numbers.iter().filter(|number| **number == parcel.number).count();
         }
@@ -328,11 +386,24 @@ impl Depot {
     fn is_done(&self) -> bool {
         let mut state = self.lock();
         state.logs.retain(|log| !log.is_closed || !log.waiting.is_empty() || log.on_the_way > 0);
-        let done = state.logs.is_empty();
+        let done = state.logs.is_empty() && state.late.is_empty();
         state.runs = !done;
         drop(state);
         self.sent.notify_waiters();
         done
+    }
+}
+
+impl State {
+    /// Whether nothing of a log waits or is on its way; then it is forgotten.
+    fn has_sent(&mut self, number: u64) -> bool {
+        let is_sent = |log: &Parcel| log.waiting.is_empty() && log.on_the_way == 0;
+        self.logs.retain(|log| log.number != number || !is_sent(log));
+        self.logs.iter().all(|log| log.number != number)
+    }
+
+    fn has_late(&self) -> bool {
+        !self.late.is_empty() || self.late_on_the_way > 0
     }
 }
 

@@ -26,6 +26,7 @@ use chrono::{DateTime, Utc};
 use tokio::sync::{Notify, broadcast, mpsc};
 use uuid::Uuid;
 
+use crate::attempt::LateLogs;
 use crate::compile::CompiledDag;
 use crate::decide::outcome::{DEFAULT_MAX_MAP_LENGTH, MAX_LOST_ATTEMPTS};
 use crate::executor::Waiter;
@@ -211,6 +212,7 @@ pub struct Scheduler {
     seen: Option<u64>,
     telling: Telling,
     watchers: Watchers,
+    late_logs: LateLogs,
 }
 
 impl Scheduler {
@@ -232,6 +234,7 @@ impl Scheduler {
         let ended = broadcast::channel(ENDED_BUFFER).0;
         let handle = SchedulerHandle { wakes: wake_to, ended, progress: progress.clone() };
         let next_poll = clock.elapsed();
+        let late_logs = LateLogs::new(Arc::clone(&store), Arc::clone(&clock));
         let scheduler = Self {
             store,
             executors,
@@ -256,6 +259,7 @@ impl Scheduler {
             seen: None,
             telling: Telling::default(),
             watchers: Watchers::default(),
+            late_logs,
         };
         (scheduler, report_to)
     }
@@ -297,18 +301,6 @@ impl Scheduler {
             tracing::warn!(%error, "cannot delete reports that were taken in; trying again later");
         }
         self.core.reports_deleted(ids, result.is_ok());
-    }
-
-    /// Keeps what attempts said at their end that nobody waits for any more. If the store does not take it, their logs
-    /// lack that much.
-    async fn keep_stray_logs(&mut self) {
-        let logs = self.core.take_stray_logs();
-        if logs.is_empty() {
-            return;
-        }
-        if let Err(error) = self.store.add_log_chunks(logs).await {
-            tracing::warn!(%error, "the ends of the logs of attempts that do not count are not kept");
-        }
     }
 
     /// Begins and stops waits.
@@ -354,10 +346,15 @@ impl Scheduler {
             self.fetch(wants).await?;
             let now = self.clock.now();
             let units = self.core.plan(now);
+            let late = self.core.take_late_logs();
+            if !late.is_empty() {
+                self.late_logs.send(late);
+            }
             let wrote = !units.is_empty();
             if wrote {
                 match self.write(units).await {
                     Ok(results) => {
+                        self.core.write_logs_with_ends(!self.late_logs.is_waiting());
                         let effects = self.core.committed(&results, self.clock.now());
                         self.carry_out(effects).await?;
                     }
@@ -368,7 +365,6 @@ impl Scheduler {
                 }
             }
             self.tend_waits();
-            self.keep_stray_logs().await;
             if !fetched && !wrote && self.reports.is_empty() && self.wakes.is_empty() {
                 return Ok(());
             }

@@ -407,7 +407,11 @@ impl Scheduler {
                 }
             }
             self.core.close();
-            if let Err(error) = self.step().await {
+            let mut result = self.step().await;
+            if result.is_err() && self.core.keeps_logs_apart() {
+                result = self.step().await;
+            }
+            if let Err(error) = result {
                 tracing::error!(%error, "cannot write the last reports; their attempts count as lost");
                 break;
             }
@@ -421,6 +425,7 @@ impl Scheduler {
                 tracing::warn!("callbacks still run after {LAST_CALLBACKS:?}; they are not waited for");
             }
         }
+        self.late_logs.sent().await;
         if let Err(error) = self.store.end_incarnation(self.process.id).await {
             tracing::warn!(%error, "cannot say goodbye; the lease runs out by itself");
         }

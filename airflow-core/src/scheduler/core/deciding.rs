@@ -91,14 +91,15 @@ impl Core {
         for report in reports {
             match accept(&mut plan, &report, bounds) {
                 Accepted::Yes => {
-                    plan.unit.logs.extend(report.log.clone());
+                    let logs = if self.keeps_logs_apart { &mut self.late_logs } else { &mut plan.unit.logs };
+                    logs.extend(report.log.clone());
                     taken.push(report);
                 }
                 Accepted::Later => later.push(report),
                 Accepted::Stale => {
                     tracing::debug!(attempt = %report.attempt_id, "a report of an attempt that no longer counts");
                     stale.push(report.attempt_id);
-                    self.stray_logs.extend(report.log);
+                    self.late_logs.extend(report.log);
                 }
             }
         }

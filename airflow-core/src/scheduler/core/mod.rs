@@ -196,8 +196,10 @@ pub(super) struct Core {
     /// Attempts that were handed to an executor and have not reported.
     out: Out,
     remote: Remote,
-    /// The ends of logs of attempts that do not count any more.
-    stray_logs: Vec<LogChunk>,
+    /// The ends of logs that are not written with the ends of their attempts.
+    late_logs: Vec<LogChunk>,
+    /// A commit failed that had ends of logs in it: maybe because of them.
+    keeps_logs_apart: bool,
     /// Started in a commit of which it is not known whether it happened, or still will; looked for so many times more.
     unsure: BTreeMap<AttemptId, (RunPk, u32)>,
     waits: waits::Waits,
@@ -242,7 +244,8 @@ impl Core {
             is_careful: false,
             out,
             remote: Remote::default(),
-            stray_logs: Vec::new(),
+            late_logs: Vec::new(),
+            keeps_logs_apart: false,
             unsure: BTreeMap::new(),
             waits: waits::Waits::default(),
             rests_until: None,
@@ -286,8 +289,18 @@ impl Core {
     }
 
     /// The ends of logs that no commit of a run writes.
-    pub(super) fn take_stray_logs(&mut self) -> Vec<LogChunk> {
-        std::mem::take(&mut self.stray_logs)
+    pub(super) fn take_late_logs(&mut self) -> Vec<LogChunk> {
+        std::mem::take(&mut self.late_logs)
+    }
+
+    /// Says whether commits have the ends of the logs of attempts that end.
+    pub(super) fn write_logs_with_ends(&mut self, with: bool) {
+        self.keeps_logs_apart = !with;
+    }
+
+    /// Whether they have not.
+    pub(super) fn keeps_logs_apart(&self) -> bool {
+        self.keeps_logs_apart
     }
 
     /// Attempts of an earlier life that still run.

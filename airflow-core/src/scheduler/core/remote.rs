@@ -175,7 +175,7 @@ impl Core {
     pub(super) fn drop_reports(&mut self, run: RunPk) {
         let inbox = self.inbox.remove(&run).unwrap_or_default();
         let waiting = self.remote.waiting.remove(&run).unwrap_or_default();
-        self.stray_logs.extend(inbox.iter().filter_map(|report| report.log.clone()));
+        self.late_logs.extend(inbox.iter().filter_map(|report| report.log.clone()));
         let ids = inbox.iter().map(|report| report.attempt_id);
         ids.chain(waiting.iter().map(|report| report.attempt_id)).for_each(|id| self.report_is_done(id));
     }

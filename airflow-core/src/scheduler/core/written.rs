@@ -38,6 +38,7 @@ impl Core {
     /// The store did not answer: nobody knows whether the plan was written. Everything in it is loaded again.
     pub(in crate::scheduler) fn commit_unknown(&mut self) {
         for draft in std::mem::take(&mut self.writing) {
+            self.keeps_logs_apart |= !draft.unit.logs.is_empty();
             for start in &draft.unit.started {
                 let sent = self.out.remove(start.attempt_id);
                 // What waits for a worker is sent if it turns out to be queued.

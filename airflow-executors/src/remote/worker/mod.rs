@@ -18,6 +18,7 @@ use std::sync::{Arc, Mutex, PoisonError};
 use std::time::Duration;
 
 use airflow_core::app::Airflow;
+use airflow_core::attempt::LateLogs;
 use airflow_core::dag::Isolation;
 use airflow_core::executor::AttemptRunner;
 use airflow_core::id::DagId;
@@ -223,6 +224,7 @@ struct Shared {
     finished: mpsc::UnboundedSender<Report>,
     /// Attempts whose code has not returned.
     code: Arc<Code>,
+    late_logs: LateLogs,
     /// Reports were written.
     reported: Notify,
     /// The queues it takes work from now.
@@ -409,6 +411,7 @@ impl Worker {
         let shared = Arc::new(Shared {
             actor: format!("worker:{name}"),
             name,
+            late_logs: LateLogs::new(Arc::clone(&store), Arc::clone(&clock)),
             store,
             registry: airflow.registry().clone(),
             runner: Arc::new(Counted { inner: runner, code: Arc::clone(&code) }),
@@ -518,6 +521,7 @@ impl Worker {
         }
         let _ = shared.say_how_it_is().await;
         self.tasks.iter().for_each(JoinHandle::abort);
+        shared.late_logs.sent().await;
         shared.member.leave().await
     }
 

@@ -6,7 +6,7 @@ use std::time::Duration;
 
 use airflow_core::id::{AttemptId, IncarnationId};
 use airflow_core::plan::{Outcome, Report, to_body};
-use airflow_core::store::StoredReport;
+use airflow_core::store::{LogChunk, StoredReport};
 use tokio::sync::mpsc;
 
 use super::Shared;
@@ -80,11 +80,19 @@ fn stored(report: &mut Report) -> Option<StoredReport> {
     })
 }
 
-async fn until_written(shared: &Shared, process: IncarnationId, reports: Vec<StoredReport>) -> Vec<bool> {
+/// Writes reports, with the ends of their logs unless these may be why that fails: then these come later.
+async fn until_written(shared: &Shared, process: IncarnationId, mut reports: Vec<StoredReport>) -> Vec<bool> {
     let mut pause = PAUSE_FIRST;
+    if shared.late_logs.is_waiting() {
+        shared.late_logs.send(take_logs(&mut reports));
+    }
     loop {
         match shared.store.add_reports(process, reports.clone()).await {
             Ok(written) => return written,
+            Err(error) if reports.iter().any(|report| report.log.is_some()) => {
+                tracing::warn!(%error, reports = reports.len(), "reports cannot be written; trying without their logs");
+                shared.late_logs.send(take_logs(&mut reports));
+            }
             Err(error) => {
                 tracing::warn!(%error, reports = reports.len(), "reports cannot be written; trying again");
                 tokio::time::sleep(pause).await;
@@ -92,6 +100,10 @@ async fn until_written(shared: &Shared, process: IncarnationId, reports: Vec<Sto
             }
         }
     }
+}
+
+fn take_logs(reports: &mut [StoredReport]) -> Vec<LogChunk> {
+    reports.iter_mut().filter_map(|report| report.log.take()).collect()
 }
 
 fn count(counts: &mut Counts, outcome: &Outcome, refused: bool) {
