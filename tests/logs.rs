@@ -204,13 +204,17 @@ async fn a_store_that_takes_no_logs_stops_no_task() {
     }
 }
 
+/// Has a database refuse every piece of a log.
+const REFUSE_LOGS: &str = "
+    CREATE TRIGGER no_logs BEFORE INSERT ON af_log_chunk BEGIN SELECT RAISE(ABORT, 'no logs today'); END";
+
 impl App {
-    /// Renames a table behind the back of everybody.
-    async fn rename(&self, from: &str, to: &str) {
+    /// Makes the database refuse logs, or take them again.
+    async fn refuse_logs(&self, refuse: bool) {
         let place = SqliteConnectOptions::new().filename(self.folder.path().join("airflow.db"));
         let mut conn = SqliteConnection::connect_with(&place.busy_timeout(PATIENCE)).await.unwrap();
-        let sql = format!("PRAGMA legacy_alter_table = ON; ALTER TABLE {from} RENAME TO {to}");
-        sqlx::raw_sql(sqlx::AssertSqlSafe(sql)).execute(&mut conn).await.unwrap();
+        let sql = if refuse { REFUSE_LOGS } else { "DROP TRIGGER no_logs" };
+        sqlx::raw_sql(sql).execute(&mut conn).await.unwrap();
         conn.close().await.unwrap();
     }
 
@@ -238,32 +242,32 @@ impl App {
 
 /// Goal: a database that is well but for logs stops no task, and has all that was said once it takes logs again.
 #[tokio::test(flavor = "multi_thread")]
-async fn a_database_without_its_table_of_logs_stops_no_task() {
+async fn a_database_that_refuses_logs_stops_no_task() {
     let app = App::new();
     let airflow = app.open(app.store().await, 1 << 20).await;
     let running = airflow.start();
-    app.rename("af_log_chunk", "away").await;
+    app.refuse_logs(true).await;
     app.gate.0.add_permits(2);
     let run = airflow.trigger("logs").await.unwrap();
     let run = tokio::time::timeout(PATIENCE, airflow.wait(&run)).await.expect("in time").unwrap();
     assert_eq!(run.state, RunState::Success);
-    app.rename("away", "af_log_chunk").await;
+    app.refuse_logs(false).await;
     let log = app.comes(&run, "babbles", "Marking task as SUCCESS").await;
     assert_eq!(log.lines().filter(|line| line.contains(" INFO - line ")).count(), 200, "{log}");
     app.comes(&run, "talks", "Marking task as UP_FOR_RETRY").await;
     running.stop(Duration::from_secs(5)).await.unwrap();
 }
 
-/// Goal: what ends while a program stops has ended, whatever the database does with its log. Method: the table of the logs goes
-/// while the last attempt runs.
+/// Goal: what ends while a program stops has ended, whatever the database does with its log. Method: it refuses logs
+/// from when the last attempt runs.
 #[tokio::test(flavor = "multi_thread")]
-async fn a_database_without_its_table_of_logs_holds_up_no_stop() {
+async fn a_database_that_refuses_logs_holds_up_no_stop() {
     let app = App::new();
     let airflow = app.open(app.store().await, 1 << 20).await;
     let running = airflow.start();
     let run = airflow.trigger("logs").await.unwrap();
     read_until(&mut app.reader(&run, "talks").await, Some("try 1 waits at the gate")).await;
-    app.rename("af_log_chunk", "away").await;
+    app.refuse_logs(true).await;
     let opens = async {
         tokio::task::yield_now().await;
         app.gate.0.add_permits(1);

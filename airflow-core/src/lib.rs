@@ -29,6 +29,7 @@ pub mod fernet;
 mod hash;
 mod host;
 pub mod id;
+mod map;
 pub mod mask;
 pub mod operator;
 pub mod plan;

@@ -1,6 +1,5 @@
 //! The checks: options of the dag, options of each task, rules between tasks, mappings.
 
-use std::collections::HashMap;
 use std::sync::Arc;
 
 use chrono::{DateTime, Datelike as _, Utc};
@@ -10,6 +9,7 @@ use serde_json::Value;
 use crate::dag::{
     DagDef, DagDefaults, DagOptions, ParamsSpec, Problem, ProblemKind, Role, TaskOptions, TaskSettings, When,
 };
+use crate::map::HashMap;
 use crate::operator::InputRef;
 use crate::timetable::{Schedule, TimeRestriction, Timetable, parse_zone};
 use crate::trigger_rule::TriggerRule;
@@ -201,7 +201,7 @@ type Kind = (*const TaskOptions, Option<usize>, bool, bool);
 pub(super) fn tasks(def: &DagDef, problems: &mut Vec<Problem>) -> Vec<Arc<TaskSettings>> {
     let mut from_dag = def.options.default_args.clone();
     from_dag.owner = from_dag.owner.or_else(|| def.options.owner.clone());
-    let mut known: HashMap<Kind, Arc<TaskSettings>> = HashMap::new();
+    let mut known: HashMap<Kind, Arc<TaskSettings>> = HashMap::default();
     let mut all = Vec::with_capacity(def.definition.tasks.len());
     for task in &def.definition.tasks {
         let templates = task.description.templates.iter().flat_map(|field| &field.sources);

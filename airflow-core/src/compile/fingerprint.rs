@@ -1,11 +1,11 @@
 //! What makes two versions of a dag the same: ids, edges, options, operators and types.
 
-use std::collections::HashMap;
 use std::fmt::Write as _;
 use std::sync::Arc;
 
 use crate::dag::{DEFAULT_QUEUE, Role, TaskSettings};
 use crate::hash::Hash;
+use crate::map::HashMap;
 use crate::operator::InputRef;
 
 use super::{CompiledDag, DagSettings};

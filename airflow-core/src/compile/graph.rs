@@ -1,7 +1,5 @@
 //! From edges as written, between tasks and groups, to a graph of tasks without circles.
 
-use std::collections::HashSet;
-
 use petgraph::algo::toposort;
 use petgraph::graph::{DiGraph, NodeIndex};
 
@@ -9,6 +7,7 @@ use crate::dag::{
     Branching, DagDef, Definition, EdgeDef, Endpoint, Place, Problem, ProblemKind, Role, ScopeOwner,
 };
 use crate::id::{TaskId, TaskIdx};
+use crate::map::HashSet;
 use crate::operator::ScopeId;
 
 use super::{CompiledBranching, CompiledScope};
@@ -139,7 +138,7 @@ impl<'a> Edges<'a> {
         Self {
             definition,
             list: Vec::with_capacity(definition.edges.len()),
-            seen: HashSet::with_capacity(definition.edges.len()),
+            seen: HashSet::with_capacity_and_hasher(definition.edges.len(), Default::default()),
             upstream: vec![Vec::new(); tasks],
             downstream: vec![Vec::new(); tasks],
         }

@@ -11,7 +11,6 @@ mod priority;
 mod setup;
 mod show;
 
-use std::collections::HashMap;
 use std::fmt;
 use std::sync::{Arc, OnceLock};
 use std::time::Duration;
@@ -25,6 +24,7 @@ use crate::asset::{AssetCondition, AssetRef};
 use crate::callback::{Callback, Callbacks};
 use crate::dag::{DagDef, ParamsSpec, Place, Problem, Role, TaskSettings};
 use crate::id::{DagId, TaskId, TaskIdx};
+use crate::map::HashMap;
 use crate::operator::{AnyOperator, Expand, InputRef, ScopeId};
 use crate::template::TemplateOptions;
 use crate::timetable::{TimeRestriction, Timetable};

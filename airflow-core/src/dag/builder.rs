@@ -1,7 +1,6 @@
 //! [`Dag`]: collects what a definition adds. It never refuses anything; mistakes are noted for `compile`.
 
 use std::cell::{Cell, RefCell};
-use std::collections::HashMap;
 use std::fmt;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
@@ -9,6 +8,7 @@ use std::sync::atomic::{AtomicU64, Ordering};
 use serde_json::Value;
 
 use crate::id::{TaskId, TaskIdx};
+use crate::map::HashMap;
 use crate::operator::{AnyOperator, Branch, Description, Elem, Expand, InputRef, Operator, ScopeId, erase};
 
 use super::edges::{Endpoint, NodeSet};

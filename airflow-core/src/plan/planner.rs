@@ -1,12 +1,12 @@
 //! A change being put together: every transition goes into the view and into the unit to be written, at once.
 
-use std::collections::HashSet;
 use std::sync::Arc;
 
 use chrono::{DateTime, Utc};
 
 use crate::dag::TaskSettings;
 use crate::id::TiKey;
+use crate::map::HashSet;
 use crate::operator::ScopeId;
 use crate::state::{IllegalTransition, RunEvent, RunState, TaskEvent, TaskState};
 use crate::store::{
@@ -33,7 +33,7 @@ impl<'v> Planner<'v> {
     /// Begins with nothing.
     pub fn new(view: &'v mut RunView, actor: &str, now: DateTime<Utc>) -> Self {
         let unit = Unit::new(&view.run, actor, now);
-        Self { view, unit, now, touched: HashSet::new(), dirty: Vec::new() }
+        Self { view, unit, now, touched: HashSet::default(), dirty: Vec::new() }
     }
 
     /// Goes on with what was [put aside](Self::put_aside).

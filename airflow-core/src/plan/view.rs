@@ -5,11 +5,12 @@
 //! refused by the store, and the view is loaded again. Applying one change touches the task's downstream only; a
 //! property test holds the counts equal to a recount.
 
-use std::collections::{BTreeMap, HashMap};
+use std::collections::BTreeMap;
 use std::sync::Arc;
 
 use crate::compile::CompiledDag;
 use crate::id::{MapIndex, RunPk, TaskIdx, TiKey};
+use crate::map::HashMap;
 use crate::operator::{InputRef, RunInfo, ScopeId};
 use crate::state::{Counts, TaskState, Transition};
 use crate::store::{PastRun, RunRow, RunSnapshot, SkipRecord, TiData, TiRow};
@@ -101,7 +102,7 @@ impl RunView {
         };
         let mut view = Self {
             tasks: dag.indices().map(fresh).collect(),
-            lengths: HashMap::new(),
+            lengths: HashMap::default(),
             past_run: snapshot.past.as_ref().map(|past| past.pk),
             past: snapshot.past.map(|past| past_states(&dag, &past)),
             totals: Counts::default(),

@@ -5,11 +5,12 @@
 
 use std::collections::btree_map::Entry as MapEntry;
 use std::collections::hash_map::Entry;
-use std::collections::{BTreeMap, BTreeSet, HashMap};
+use std::collections::{BTreeMap, BTreeSet};
 
 use chrono::{DateTime, Utc};
 
 use crate::id::{DagId, MapIndex, RunPk, TaskIdx, TiKey};
+use crate::map::HashMap;
 use crate::plan::RunView;
 
 use super::routes::Place;

@@ -1,7 +1,6 @@
 //! What is taken of each limit, as far as this scheduler knows. The store has the last word.
 
-use std::collections::HashMap;
-
+use crate::map::HashMap;
 use crate::plan::RunView;
 use crate::state::TaskState;
 use crate::store::{PoolRow, SlotChange, SlotKey};

@@ -18,7 +18,6 @@ mod run;
 mod telling;
 mod watchers;
 
-use std::collections::HashSet;
 use std::sync::Arc;
 use std::time::Duration;
 
@@ -31,6 +30,7 @@ use crate::compile::CompiledDag;
 use crate::decide::outcome::{DEFAULT_MAX_MAP_LENGTH, MAX_LOST_ATTEMPTS};
 use crate::executor::Waiter;
 use crate::id::{AttemptId, DagId, IncarnationId, RunId};
+use crate::map::HashSet;
 use crate::plan::Report;
 use crate::registry::Registry;
 use crate::state::RunState;

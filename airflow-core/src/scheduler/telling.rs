@@ -4,7 +4,6 @@
 //! dies in between leaves it behind, and another one tells it: callbacks are called once for each event, unless the
 //! process dies while they run.
 
-use std::collections::HashSet;
 use std::panic::AssertUnwindSafe;
 
 use futures_util::FutureExt as _;
@@ -13,6 +12,7 @@ use tokio::task::JoinSet;
 use crate::callback::{Callback, CallbackContext, panic_text};
 use crate::compile::{CompiledDag, CompiledDeadline};
 use crate::decide::deadline::{EVENT as DEADLINE, SLA_MISS, named};
+use crate::map::HashSet;
 use crate::registry::Registry;
 use crate::store::{Notice, NoticeKey, NoticeRow};
 

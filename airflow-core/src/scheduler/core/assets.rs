@@ -2,8 +2,8 @@
 //!
 //! What it knows comes from its own commits and from the store's queue; the store has the last word when a run is made.
 
+use std::collections::BTreeMap;
 use std::collections::BTreeSet;
-use std::collections::{BTreeMap, HashMap};
 
 use chrono::{DateTime, Utc};
 
@@ -11,6 +11,7 @@ use crate::asset::AssetKey;
 use crate::compile::CompiledDag;
 use crate::decide::assets::{asset_run, is_due};
 use crate::id::DagId;
+use crate::map::HashMap;
 use crate::store::{QueuedAsset, Unit};
 
 use super::{Core, Wants};

@@ -1,13 +1,14 @@
 //! One unit a run: reports, what follows from them, and who gets the free slots.
 
 use std::cmp::Reverse;
-use std::collections::{BTreeMap, BTreeSet, BinaryHeap, HashSet};
+use std::collections::{BTreeMap, BTreeSet, BinaryHeap};
 
 use chrono::{DateTime, Utc};
 
 use crate::decide::outcome::{Accepted, Bounds, accept};
 use crate::decide::step::{Settled, finish, launch, schedule, settle, settle_all, time_out};
 use crate::id::{RunPk, TiKey};
+use crate::map::HashSet;
 use crate::plan::{Planner, RunView};
 use crate::scheduler::backlog::{Candidate, Lane};
 use crate::scheduler::effects::notices_of;
@@ -177,7 +178,7 @@ impl Core {
             }
             let draft = drafts.entry(pk).or_insert_with(|| InFlight {
                 unit: Unit::new(&live.view.run, "scheduler", now),
-                touched: HashSet::new(),
+                touched: HashSet::default(),
                 reports: Vec::new(),
                 ended: None,
             });

@@ -16,7 +16,7 @@ mod wants;
 mod written;
 
 use std::cmp::Reverse;
-use std::collections::{BTreeMap, BTreeSet, BinaryHeap, HashMap, HashSet};
+use std::collections::{BTreeMap, BTreeSet, BinaryHeap};
 use std::sync::Arc;
 
 use chrono::{DateTime, TimeDelta, Utc};
@@ -26,6 +26,7 @@ use self::remote::Remote;
 use self::share::Share;
 use crate::compile::CompiledDag;
 use crate::id::{AttemptId, DagId, IncarnationId, RunPk, TiKey};
+use crate::map::{HashMap, HashSet};
 use crate::plan::{Report, RunView};
 use crate::scheduler::backlog::Backlog;
 use crate::scheduler::limits::Limits;
@@ -230,13 +231,13 @@ impl Core {
             slots,
             config,
             dags: BTreeMap::new(),
-            runs: HashMap::new(),
-            dag_of: HashMap::new(),
+            runs: HashMap::default(),
+            dag_of: HashMap::default(),
             dirty: BTreeSet::new(),
-            inbox: HashMap::new(),
-            orphans: HashMap::new(),
+            inbox: HashMap::default(),
+            orphans: HashMap::default(),
             load: BTreeSet::new(),
-            unread: HashMap::new(),
+            unread: HashMap::default(),
             resting: BTreeSet::new(),
             backlog: Backlog::default(),
             limits: Limits::default(),

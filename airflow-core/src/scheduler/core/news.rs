@@ -1,12 +1,13 @@
 //! What the scheduler hears: dags, runs, reports, limits, and what was loaded.
 
 use std::cmp::Reverse;
-use std::collections::{BTreeMap, BTreeSet, HashMap};
+use std::collections::{BTreeMap, BTreeSet};
 use std::sync::Arc;
 
 use chrono::{DateTime, Utc};
 
 use crate::id::{AttemptId, DagId, RunPk, TiKey};
+use crate::map::HashMap;
 use crate::plan::{Report, RunView, Ti};
 use crate::registry::Registry;
 use crate::scheduler::effects::{Effects, attempt_of};

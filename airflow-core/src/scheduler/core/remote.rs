@@ -1,11 +1,12 @@
 //! Attempts that workers claim: sent again if nobody does, and reported through the store.
 
 use std::cmp::Reverse;
-use std::collections::{BTreeMap, HashMap};
+use std::collections::BTreeMap;
 
 use chrono::{DateTime, TimeDelta, Utc};
 
 use crate::id::{AttemptId, RunPk, TiKey};
+use crate::map::HashMap;
 use crate::plan::{Report, RunView, Said, from_body};
 use crate::scheduler::effects::{Effects, attempt_of};
 use crate::state::{TaskEvent, TaskState};
