@@ -16,7 +16,7 @@ use airflow::remote::{
     BrokerFacts, ConsumeOptions, Consumer, Depth, Message, RemoteExecutor, Subscription, Transport,
     TransportError, TransportHealth, Worker, WorkerOptions, carried_versions,
 };
-use airflow::store::{SharedStore, Store as _};
+use airflow::store::{AttemptState, SharedStore, Store as _};
 use sqlx::sqlite::SqliteConnectOptions;
 use sqlx::{Connection as _, SqliteConnection};
 
@@ -171,6 +171,41 @@ async fn what_is_cleared_stops_and_runs_again() {
     assert_eq!(run.state, RunState::Success);
     assert_eq!(airflow.store().attempts(run.pk, None).await.unwrap().len(), 2);
     assert_eq!(worker.info().counts.cancelled, 1, "{:?}", worker.info());
+    running.stop(Duration::from_secs(5)).await.unwrap();
+    worker.stop(Duration::from_secs(5)).await.unwrap();
+}
+
+/// Goal: what is cleared before a worker has begun it leaves no attempt behind. Method: cleared while there is no worker; when one
+/// comes it finds both messages.
+#[tokio::test(flavor = "multi_thread")]
+async fn what_is_cleared_before_it_begins_leaves_nothing() {
+    let Some(broker) = redis() else { return };
+    let (database, gate) = (Database::new(), Gate::new());
+    let airflow = long_scheduler(&database, &broker, 0).await;
+    let running = airflow.start();
+    let run = airflow.trigger("one_long").await.unwrap();
+    let queued = async |attempts: usize| {
+        let look = async {
+            loop {
+                let all = airflow.store().attempts(run.pk, None).await.unwrap();
+                if all.len() == attempts {
+                    return all;
+                }
+                tokio::task::yield_now().await;
+            }
+        };
+        tokio::time::timeout(Duration::from_secs(30), look).await.expect("it is queued")
+    };
+    queued(1).await;
+    airflow.clear(&run.dag_id, &run.run_id, &airflow::app::ClearOptions::default(), "me").await.unwrap();
+    let attempts = queued(2).await;
+    assert_eq!(attempts[0].state, AttemptState::Cancelled);
+    assert_eq!(attempts[0].end.as_ref().unwrap().error.as_deref(), Some("cleared by me"));
+    assert!(airflow.doctor().await.unwrap().findings.is_empty());
+    let worker = long_worker(&database, &broker, &gate, 0, "w").await.unwrap();
+    gate.go_on.add_permits(1);
+    assert_eq!(airflow.wait(&run).await.unwrap().state, RunState::Success);
+    assert_eq!(worker.info().counts.claimed, 1);
     running.stop(Duration::from_secs(5)).await.unwrap();
     worker.stop(Duration::from_secs(5)).await.unwrap();
 }

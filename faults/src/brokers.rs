@@ -198,9 +198,11 @@ pub(crate) async fn no_room(name: &'static str, options: &Options) -> Result<(Va
     stand.close(fleet, Verdict::new(name, nemesis, refused > 0, wrong)).await
 }
 
-/// Fills a Redis until it takes nothing more, then makes room for a few messages. Says with how many values.
+/// Fills a Redis until it takes nothing more, then makes room for some messages, beside what the connections of workers take
+/// there. Says with how many values.
 fn fill(host: &str) -> std::io::Result<usize> {
     const VALUE: usize = 64 << 10;
+    const ROOM: usize = 8;
     let mut client = TcpStream::connect(host)?;
     let mut ask = |request: &[u8]| -> std::io::Result<bool> {
         client.write_all(request)?;
@@ -219,6 +221,8 @@ fn fill(host: &str) -> std::io::Result<usize> {
         }
         values += 1;
     }
-    ask(b"*2\r\n$3\r\nDEL\r\n$8\r\nballast0\r\n")?;
+    for value in 0..ROOM {
+        ask(format!("*2\r\n$3\r\nDEL\r\n$8\r\nballast{value}\r\n").as_bytes())?;
+    }
     Ok(values)
 }

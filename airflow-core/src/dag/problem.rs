@@ -8,23 +8,19 @@ use crate::id::InvalidId;
 
 /// A line of the user's code.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
-pub struct Place {
-    file: &'static str,
-    line: u32,
-}
+pub struct Place(&'static Location<'static>);
 
 impl Place {
     /// The line of the caller.
     #[track_caller]
     pub fn caller() -> Self {
-        let at = Location::caller();
-        Self { file: at.file(), line: at.line() }
+        Self(Location::caller())
     }
 }
 
 impl fmt::Display for Place {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        write!(f, "{}:{}", self.file, self.line)
+        write!(f, "{}:{}", self.0.file(), self.0.line())
     }
 }
 

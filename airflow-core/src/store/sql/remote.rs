@@ -152,20 +152,30 @@ pub(in crate::store) async fn add_reports_at_once(
     mark: uuid::Uuid,
     spent: Option<String>,
 ) -> StoreResult<Vec<bool>> {
-    const ADD: &str = concat!(
-        "WITH added AS (",
-        add!(),
-        " RETURNING attempt_id),
-        mark AS (INSERT INTO af_commit (nonce, fenced) VALUES (?3, false)),
-        gone AS (DELETE FROM af_commit WHERE nonce IN (SELECT s.id FROM ROWS(?4, id ID) s)),
-        logs AS (",
-        task_logs::add_chunks!("?5"),
-        ")
-        SELECT attempt_id FROM added"
-    );
+    macro_rules! at_once {
+        ($logs:expr) => {
+            concat!(
+                "WITH added AS (",
+                add!(),
+                " RETURNING attempt_id),
+                mark AS (INSERT INTO af_commit (nonce, fenced) VALUES (?3, false)),
+                gone AS (DELETE FROM af_commit WHERE nonce IN (SELECT s.id FROM ROWS(?4, id ID) s))",
+                $logs,
+                " SELECT attempt_id FROM added"
+            )
+        };
+    }
+    const ADD: &str = at_once!("");
+    const ADD_WITH_LOGS: &str = at_once!(concat!(", logs AS (", task_logs::add_chunks!("?5"), ")"));
     let Some(list) = report_list(conn, reports) else { return Ok(Vec::new()) };
-    let (spent, logs) = (spent.unwrap_or_else(none), log_list(conn, reports).unwrap_or_else(none));
-    let add = query(ADD).bind(list).bind(process.0).bind(mark).bind(spent).bind(logs);
+    let spent = spent.unwrap_or_else(|| "[]".to_owned());
+    let logs = log_list(conn, reports);
+    // Without logs their table is not even named: the database may lack it.
+    let sql = if logs.is_some() { ADD_WITH_LOGS } else { ADD };
+    let mut add = query(sql).bind(list).bind(process.0).bind(mark).bind(spent);
+    if let Some(logs) = logs {
+        add = add.bind(logs);
+    }
     let now = which(&add.fetch_all(conn).await?, reports)?;
     // One that is missing may have been written meanwhile: by the same call, whose answer was lost.
     if now.contains(&false) { written(conn, reports).await } else { Ok(now) }
@@ -177,12 +187,6 @@ fn report_list(conn: &Conn<'_>, reports: &[StoredReport]) -> Option<String> {
         rows.row().maybe_id(Some(report.attempt_id.0)).time(report.at).text(&report.body).end();
     }
     rows.finish()
-}
-
-/// An empty list.
-#[cfg(feature = "postgres")]
-fn none() -> String {
-    "[]".into()
 }
 
 /// The ends of logs that come with reports.
