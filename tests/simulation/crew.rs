@@ -7,6 +7,7 @@ use std::time::Duration;
 
 use airflow_core::id::{AttemptId, IncarnationId};
 use airflow_core::plan::Attempt;
+use airflow_core::store::Unit;
 use tokio::time::Instant;
 
 use super::clock::Gate;
@@ -47,6 +48,8 @@ pub(crate) struct Crew {
     disturbed: BTreeMap<usize, Instant>,
     submitted: BTreeSet<AttemptId>,
     first: BTreeMap<Ti, AttemptId>,
+    /// The last attempt of each instance.
+    last: BTreeMap<Ti, AttemptId>,
 }
 
 impl Crew {
@@ -60,6 +63,10 @@ impl Crew {
 
     pub(crate) fn waits(&self, id: AttemptId) -> bool {
         self.waiting.contains_key(&id)
+    }
+
+    pub(crate) fn opens(&mut self, ti: &Ti, id: AttemptId) {
+        self.last.insert(ti.clone(), id);
     }
 
     /// Something is wrong with a process for so long.
@@ -92,6 +99,18 @@ impl Oracle {
         self.crew.is_over(id);
         self.seen("an attempt is claimed");
         true
+    }
+
+    /// An instance that does not execute has no open attempt.
+    pub(crate) fn attempts_fit(&mut self, unit: &Unit) {
+        for change in unit.tis.iter().filter(|change| !change.transition.to().is_executing()) {
+            let ti = (unit.run, change.task_id.clone(), change.map_index);
+            let last = self.crew.last.get(&ti).and_then(|id| self.known.get(id));
+            if last.is_some_and(|known| known.open) {
+                let to = change.transition.to();
+                self.broken("I8", format!("{ti:?} is {to} now, and its attempt is open"));
+            }
+        }
     }
 
     /// The broker has said that it keeps a message about it.

@@ -192,6 +192,7 @@ impl Oracle {
         }
         self.events.extend(unit.asset_events.iter().map(|event| event.id.clone()));
         self.attempts_of(unit);
+        self.attempts_fit(unit);
     }
 
     fn changed(&mut self, dag: &DagId, unit: &Unit, change: &airflow_core::store::TiChange) {
@@ -321,6 +322,7 @@ impl Oracle {
             if start.state == AttemptState::Queued {
                 self.crew.is_queued(start.attempt_id);
             }
+            self.crew.opens(&ti, start.attempt_id);
             let incarnation = start.incarnation;
             let known = Known { ti, incarnation, open: true, lost: false, cancelled: None };
             if self.known.insert(start.attempt_id, known).is_some() {

@@ -275,6 +275,17 @@ fn open_work(plan: &Planner<'_>) -> Vec<TiKey> {
 ///
 /// If the run has no such instance, or the plan has changed it already.
 pub fn stop(plan: &mut Planner<'_>, key: TiKey, event: TaskEvent, why: &str) {
+    cancel_attempt(plan, key, why);
+    // An instance that cannot take the event has finished meanwhile, which is what was wanted.
+    let _ = plan.change(key, event, |data| data.reason = Some(why.to_owned()));
+}
+
+/// Ends the attempt of an instance that executes. What it says later does not count.
+///
+/// # Panics
+///
+/// If the run has no such instance.
+pub fn cancel_attempt(plan: &mut Planner<'_>, key: TiKey, why: &str) {
     let ti = plan.view.ti(key).expect("the caller found it");
     if ti.state.is_executing()
         && let Some(attempt_id) = ti.data.attempt_id
@@ -282,8 +293,6 @@ pub fn stop(plan: &mut Planner<'_>, key: TiKey, event: TaskEvent, why: &str) {
         let data = AttemptEndData { at: plan.now, error: Some(why.to_owned()), rendered: None };
         plan.unit.ended.push(AttemptEnd { attempt_id, state: AttemptState::Cancelled, data });
     }
-    // An instance that cannot take the event has finished meanwhile, which is what was wanted.
-    let _ = plan.change(key, event, |data| data.reason = Some(why.to_owned()));
 }
 
 /// The process of the attempt died. It costs no retry, but a task that kills its processes is given up.
