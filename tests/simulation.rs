@@ -258,6 +258,20 @@ fn a_plan_that_breaks_a_law_is_made_smaller() {
     assert_eq!(world::run(&small, mutant).violation.expect("it is still noticed").law, law);
 }
 
+/// Goal: what workers have no part in is told without them. Method: the same mistake in a plan with several of them and a
+/// bad broker.
+#[test]
+fn workers_and_their_broker_are_left_out_if_they_do_not_matter() {
+    let mutant = Some(Mutant::RunKeyFromNow);
+    let is_large =
+        |plan: &Plan| plan.has_worker() && plan.events.iter().any(|event| event.what.is_of_broker());
+    let plan = (0..100).map(Plan::of_seed).find(is_large).expect("some plan has a bad broker");
+    let law = world::run(&plan, mutant).violation.expect("it is noticed").law;
+    let small = shrink::shrunk(&plan, mutant, law);
+    assert!(small.events.is_empty() && !small.has_worker() && small.processes.len() == 1, "{small:#?}");
+    assert_eq!(world::run(&small, mutant).violation.expect("it is still noticed").law, law);
+}
+
 /// Goal: a day of a larger deployment. Method: 24 hours with three schedulers, four workers and twenty dags in release builds, two
 /// hours else.
 #[test]

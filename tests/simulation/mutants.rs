@@ -40,17 +40,17 @@ pub(crate) enum Mutant {
 pub(crate) const ALL: [(Mutant, u64); 13] = [
     (Mutant::NoEpoch, 71),
     (Mutant::SubmitBeforeCommit, 0),
-    (Mutant::ExpireByOwnClock, 1),
+    (Mutant::ExpireByOwnClock, 0),
     (Mutant::NoSecondWitness, 3),
     (Mutant::UnknownIsFailure, 12),
     (Mutant::ReleaseTwice, 0),
     (Mutant::ClearWithoutEpoch, 6),
     (Mutant::RunKeyFromNow, 0),
-    (Mutant::IgnoreCancel, 16),
-    (Mutant::AckBeforeClaim, 0),
-    (Mutant::ClaimBlind, 0),
+    (Mutant::IgnoreCancel, 71),
+    (Mutant::AckBeforeClaim, 7),
+    (Mutant::ClaimBlind, 44),
     (Mutant::ReuseAttemptId, 0),
-    (Mutant::WorkerIgnoresCancel, 0),
+    (Mutant::WorkerIgnoresCancel, 2),
 ];
 
 impl Mutant {
