@@ -1,11 +1,17 @@
-//! Whole deployments in virtual time: several schedulers with local executors on one store, users who change things,
-//! and everything that goes wrong. One seed is one course of events, the same each time.
+//! Whole deployments in virtual time: several schedulers on one store, with executors of their own or workers behind a
+//! broker, users who change things, and everything that goes wrong. One seed is one course of events, the same each time.
 //!
 //! `AIRFLOW_SIM_SEEDS=2000 cargo test --release --test simulation` runs so many seeds; a seed that breaks a law is
 //! printed with its smallest plan and what happened at the end. `AIRFLOW_SIM_SEED=17` runs that one only.
 
+#[path = "simulation/broker.rs"]
+mod broker;
 #[path = "simulation/clock.rs"]
 mod clock;
+#[path = "simulation/crew.rs"]
+mod crew;
+#[path = "simulation/deployment.rs"]
+mod deployment;
 #[path = "simulation/mutants.rs"]
 mod mutants;
 #[path = "simulation/oracle.rs"]
@@ -16,6 +22,8 @@ mod plan;
 mod process;
 #[path = "simulation/random.rs"]
 mod random;
+#[path = "simulation/remote.rs"]
+mod remote;
 #[path = "simulation/shrink.rs"]
 mod shrink;
 #[path = "simulation/work.rs"]
@@ -77,6 +85,21 @@ const SITUATIONS: &[&str] = &[
     "a task is given up",
     "an attempt is handed back",
     "an attempt is lost",
+    "a cancel reaches a worker",
+    "a message comes after its attempt has ended",
+    "a message comes after its attempt was taken away",
+    "a message comes twice",
+    "a message is lost and sent again",
+    "a publish fails",
+    "a worker drains",
+    "a worker is killed before it claims",
+    "a worker is killed with claimed attempts",
+    "a worker stands still for longer than its lease",
+    "an announcement is lost",
+    "an attempt is claimed",
+    "the broker is away",
+    "the broker loses all its data",
+    "the name of a worker is still taken",
 ];
 const ENOUGH: u64 = 250;
 
@@ -168,10 +191,16 @@ fn seeds_keep_the_laws() {
 /// Goal: a seed can be replayed. Method: twice the same seed, twice the same course of events.
 #[test]
 fn a_seed_takes_the_same_course_each_time() {
-    for seed in [3, 7, 8, 42] {
-        let plan = Plan::of_seed(seed);
+    let with_workers = (0..).map(Plan::of_seed).filter(Plan::has_worker).take(8);
+    for plan in [3, 7, 8, 42].map(Plan::of_seed).into_iter().chain(with_workers) {
+        let seed = plan.seed;
         let (first, second) = (world::run(&plan, None), world::run(&plan, None));
-        assert_eq!(first.lines, second.lines, "seed {seed}");
+        let differs = first.lines.iter().zip(&second.lines).position(|(first, second)| first != second);
+        if let Some(at) = differs {
+            let begin = at.saturating_sub(10);
+            let (first, second) = (&first.lines[begin..=at], &second.lines[begin..=at]);
+            panic!("seed {seed}, twice the same seed:\n{first:#?}\n{second:#?}");
+        }
         assert_eq!(first.hash, second.hash, "seed {seed}");
         assert!(first.units > 0 && first.attempts > 0, "seed {seed} does something");
     }
@@ -229,12 +258,26 @@ fn a_plan_that_breaks_a_law_is_made_smaller() {
     assert_eq!(world::run(&small, mutant).violation.expect("it is still noticed").law, law);
 }
 
-/// Goal: a day of a larger deployment. Method: 24 hours with three schedulers and twenty dags in release builds, two
+/// Goal: what workers have no part in is told without them. Method: the same mistake in a plan with several of them and a
+/// bad broker.
+#[test]
+fn workers_and_their_broker_are_left_out_if_they_do_not_matter() {
+    let mutant = Some(Mutant::RunKeyFromNow);
+    let is_large =
+        |plan: &Plan| plan.has_worker() && plan.events.iter().any(|event| event.what.is_of_broker());
+    let plan = (0..100).map(Plan::of_seed).find(is_large).expect("some plan has a bad broker");
+    let law = world::run(&plan, mutant).violation.expect("it is noticed").law;
+    let small = shrink::shrunk(&plan, mutant, law);
+    assert!(small.events.is_empty() && !small.has_worker() && small.processes.len() == 1, "{small:#?}");
+    assert_eq!(world::run(&small, mutant).violation.expect("it is still noticed").law, law);
+}
+
+/// Goal: a day of a larger deployment. Method: 24 hours with three schedulers, four workers and twenty dags in release builds, two
 /// hours else.
 #[test]
-fn a_day_of_three_schedulers_keeps_the_laws() {
+fn a_day_of_three_schedulers_and_four_workers_keeps_the_laws() {
     let hours = number("AIRFLOW_SIM_HOURS").unwrap_or(if cfg!(debug_assertions) { 2 } else { 24 });
-    let plan = Plan::long(1, hours, 3, 20);
+    let plan = Plan::long(1, hours, 3, 4, 20);
     let outcome = world::run(&plan, None);
     if let Some(violation) = outcome.violation {
         let last = outcome.lines.len().saturating_sub(50);

@@ -11,6 +11,7 @@ use crate::id::{AttemptId, IncarnationId};
 use crate::operator::Cancel;
 use crate::plan::{Attempt, Outcome, Report};
 use crate::store::SharedStore;
+use crate::time::Clock;
 
 /// Why an attempt was not taken.
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
@@ -121,6 +122,8 @@ pub struct ExecutorServices {
     pub reports_wait: Arc<Notify>,
     /// Where everything is kept.
     pub store: SharedStore,
+    /// The time, as the whole application knows it.
+    pub clock: Arc<dyn Clock>,
     /// When attempts that run outside of this process must be dead, if it stands still.
     pub lease: LeaseWatch,
 }

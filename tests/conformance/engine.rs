@@ -171,7 +171,7 @@ impl Sim {
             Arc::clone(&store),
             (Arc::clone(&executor) as Arc<dyn Executor>).into(),
             registry,
-            time,
+            Arc::clone(&time),
             config,
         );
         executor.start(ExecutorServices {
@@ -179,6 +179,7 @@ impl Sim {
             reports,
             reports_wait: scheduler.reports_wait(),
             store: Arc::clone(&store),
+            clock: time,
             lease: scheduler.lease_watch(),
         });
         Ok(Self { store, clock, dag, scheduler, executor, _folder: folder })

@@ -26,19 +26,31 @@ pub(crate) enum Mutant {
     RunKeyFromNow,
     /// Attempts are not stopped when the lease is lost, and the process goes on.
     IgnoreCancel,
+    /// A message is acknowledged before its attempt is claimed, and nobody sends it again.
+    AckBeforeClaim,
+    /// The store does not look whether a claimed attempt is still there to be claimed.
+    ClaimBlind,
+    /// Each try of a task instance has the attempt id of the first.
+    ReuseAttemptId,
+    /// Workers do not stop what was taken away, nor what runs at the end of their lease.
+    WorkerIgnoresCancel,
 }
 
 /// All of them, each with a seed that notices it; if plans change, others do.
-pub(crate) const ALL: [(Mutant, u64); 9] = [
+pub(crate) const ALL: [(Mutant, u64); 13] = [
     (Mutant::NoEpoch, 71),
     (Mutant::SubmitBeforeCommit, 0),
-    (Mutant::ExpireByOwnClock, 1),
+    (Mutant::ExpireByOwnClock, 0),
     (Mutant::NoSecondWitness, 3),
     (Mutant::UnknownIsFailure, 12),
     (Mutant::ReleaseTwice, 0),
     (Mutant::ClearWithoutEpoch, 6),
     (Mutant::RunKeyFromNow, 0),
-    (Mutant::IgnoreCancel, 16),
+    (Mutant::IgnoreCancel, 71),
+    (Mutant::AckBeforeClaim, 7),
+    (Mutant::ClaimBlind, 44),
+    (Mutant::ReuseAttemptId, 0),
+    (Mutant::WorkerIgnoresCancel, 2),
 ];
 
 impl Mutant {
@@ -47,6 +59,7 @@ impl Mutant {
         match self {
             Self::NoEpoch => Some(Blind::Epoch),
             Self::ClearWithoutEpoch => Some(Blind::ClearedEpoch),
+            Self::ClaimBlind => Some(Blind::Claim),
             _ => None,
         }
     }

@@ -13,6 +13,7 @@ use airflow_core::store::{AssetEvent, AttemptState, Incarnation, RunRow, SlotKey
 use tokio::time::Instant;
 
 use super::clock::Gate;
+use super::crew::Crew;
 use super::plan::{Plan, TaskPlan};
 use super::random::Hash;
 
@@ -25,7 +26,10 @@ const MOST_CALLS: u64 = 4_000;
 /// Who stands still for so long may be given up: the shortest lease, but for clocks that run too fast.
 const GIVEN_UP: Duration = Duration::from_secs(19);
 
-type Ti = (RunPk, TaskId, MapIndex);
+/// How long code may go on that a user has taken away, in a process that cannot reach the store: until its lease ends.
+const TIME_TO_CANCEL: Duration = Duration::from_secs(21);
+
+pub(crate) type Ti = (RunPk, TaskId, MapIndex);
 
 /// What was broken, and how.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -35,27 +39,31 @@ pub(crate) struct Violation {
 }
 
 /// The code of an attempt that runs.
-struct Running {
-    ti: Ti,
-    gate: Arc<Gate>,
+pub(crate) struct Running {
+    pub(crate) ti: Ti,
+    pub(crate) process: usize,
+    pub(crate) gate: Arc<Gate>,
     stood: Duration,
 }
 
-struct Known {
-    ti: Ti,
-    incarnation: Option<IncarnationId>,
-    open: bool,
+/// An attempt as the store knows it.
+pub(crate) struct Known {
+    pub(crate) ti: Ti,
+    pub(crate) incarnation: Option<IncarnationId>,
+    pub(crate) open: bool,
     /// Its process was declared dead.
     lost: bool,
+    /// When a user took it away.
+    pub(crate) cancelled: Option<Instant>,
 }
 
 /// A process as the store knows it.
-struct Life {
+pub(crate) struct Life {
     beats: u64,
     /// When it last renewed its lease, in true time.
     renewed: Instant,
     lease: Duration,
-    gate: Arc<Gate>,
+    pub(crate) gate: Arc<Gate>,
 }
 
 #[derive(Default)]
@@ -73,15 +81,16 @@ pub(crate) struct Oracle {
     runs: BTreeMap<RunPk, (DagId, RunState)>,
     deciders: BTreeMap<RunPk, BTreeSet<usize>>,
     tis: BTreeMap<Ti, (TaskState, u32)>,
-    known: BTreeMap<AttemptId, Known>,
+    pub(crate) known: BTreeMap<AttemptId, Known>,
     begun: BTreeSet<AttemptId>,
-    running: BTreeMap<AttemptId, Running>,
+    pub(crate) running: BTreeMap<AttemptId, Running>,
     used: BTreeMap<SlotKey, i64>,
-    lives: BTreeMap<IncarnationId, Life>,
+    pub(crate) lives: BTreeMap<IncarnationId, Life>,
     /// Events of the asset that were written with units.
     events: BTreeSet<AssetEventId>,
     /// Ten seconds, and how often the store was called in them.
     calls: (u64, u64),
+    pub(crate) crew: Crew,
 }
 
 impl Oracle {
@@ -89,7 +98,7 @@ impl Oracle {
         Self { plan: Some(plan), start: Some(Instant::now()), ..Self::default() }
     }
 
-    fn plan(&self) -> Arc<Plan> {
+    pub(crate) fn plan(&self) -> Arc<Plan> {
         Arc::clone(self.plan.as_ref().expect("it was given"))
     }
 
@@ -100,10 +109,11 @@ impl Oracle {
             self.calls = (second, 0);
         }
         self.calls.1 += 1;
-        if self.calls.1 == MOST_CALLS {
-            self.broken("no busy loop", format!("{MOST_CALLS} calls of the store within ten seconds"));
+        let most = MOST_CALLS * if self.plan().has_worker() { 2 } else { 1 };
+        if self.calls.1 == most {
+            self.broken("no busy loop", format!("{most} calls of the store within ten seconds"));
         }
-        self.calls.1 >= MOST_CALLS
+        self.calls.1 >= most
     }
 
     pub(crate) fn line(&mut self, text: &str) {
@@ -127,7 +137,8 @@ impl Oracle {
     }
 
     pub(crate) fn created(&mut self, row: &RunRow) {
-        self.line(&format!("created {} {} {}", row.dag_id, row.run_id, row.logical_date));
+        // The ids of runs by an asset are random.
+        self.line(&format!("created {} {} {} {}", row.dag_id, row.pk, row.run_type, row.logical_date));
         self.runs.insert(row.pk, (row.dag_id.clone(), row.state));
         let every = self.plan().dags[super::world::number_of(&row.dag_id)].every;
         if row.run_type.to_string() == "asset_triggered" {
@@ -146,7 +157,7 @@ impl Oracle {
         self.units += 1;
         let caller = self.caller.map_or_else(|| "user".to_owned(), |process| format!("p{process}"));
         self.line(&format!("unit {caller} run {} by {} changes {}", unit.run, unit.actor, unit.tis.len()));
-        if let Some(process) = self.caller {
+        if let Some(process) = self.caller.filter(|process| !self.plan().is_worker(*process)) {
             let deciders = self.deciders.entry(unit.run).or_default();
             deciders.insert(process);
             if deciders.len() > 1 {
@@ -181,6 +192,7 @@ impl Oracle {
         }
         self.events.extend(unit.asset_events.iter().map(|event| event.id.clone()));
         self.attempts_of(unit);
+        self.attempts_fit(unit);
     }
 
     fn changed(&mut self, dag: &DagId, unit: &Unit, change: &airflow_core::store::TiChange) {
@@ -304,14 +316,24 @@ impl Oracle {
     fn attempts_of(&mut self, unit: &Unit) {
         for start in &unit.started {
             let ti = (unit.run, start.task_id.clone(), start.map_index);
-            let known = Known { ti, incarnation: start.incarnation, open: true, lost: false };
+            if start.state == AttemptState::Running && self.is_claimed(start.attempt_id, start.incarnation) {
+                continue;
+            }
+            if start.state == AttemptState::Queued {
+                self.crew.is_queued(start.attempt_id);
+            }
+            self.crew.opens(&ti, start.attempt_id);
+            let incarnation = start.incarnation;
+            let known = Known { ti, incarnation, open: true, lost: false, cancelled: None };
             if self.known.insert(start.attempt_id, known).is_some() {
                 self.broken("I3", format!("attempt of {} is written twice", start.task_id));
             }
         }
         for end in &unit.ended {
+            self.crew.is_over(end.attempt_id);
             if let Some(known) = self.known.get_mut(&end.attempt_id).filter(|known| known.open) {
                 known.open = false;
+                known.cancelled = (end.state == AttemptState::Cancelled).then(Instant::now);
                 known.lost = end.state == AttemptState::Lost;
                 if end.state != AttemptState::Lost {
                     continue;
@@ -362,13 +384,16 @@ impl Oracle {
     }
 
     /// The code of an attempt begins.
-    pub(crate) fn begins(&mut self, attempt: &Attempt, gate: &Arc<Gate>) {
+    pub(crate) fn begins(&mut self, attempt: &Attempt, process: usize, gate: &Arc<Gate>) {
         self.attempts += 1;
         let ti = (attempt.run.pk, attempt.ti.task_id.clone(), attempt.ti.map_index);
         self.line(&format!("begins {ti:?} try {}", attempt.ti.try_number));
         let id = attempt.ti.attempt_id;
         if !self.known.contains_key(&id) {
             self.broken("P3", format!("{ti:?} begins, and the store knows nothing of the attempt"));
+        }
+        if self.crew.waits(id) {
+            self.broken("P3", format!("{ti:?} begins, and nobody has claimed the attempt"));
         }
         // Who stood still for a while may not know yet that it was given up.
         if self.known.get(&id).is_some_and(|known| known.lost) && gate.stood() < GIVEN_UP {
@@ -377,16 +402,20 @@ impl Oracle {
         if !self.begun.insert(id) {
             self.broken("I3", format!("an attempt of {ti:?} begins twice"));
         }
-        let other = self.running.values().find(|other| {
+        let other = self.running.iter().find(|(other_id, other)| {
             let still = !other.gate.is_dead() && !other.gate.is_paused();
             // What a process did that stood still for a while and goes on is the admitted case.
             let stood = other.gate.stood() > other.stood + Duration::from_millis(500);
-            other.ti == ti && still && !stood
+            // A user has taken it away a moment ago, and its worker may not have heard of it.
+            let known = self.known.get(*other_id);
+            let cancelled = known.and_then(|known| known.cancelled);
+            let is_stopping = cancelled.is_some_and(|at| at.elapsed() < TIME_TO_CANCEL);
+            other.ti == ti && still && !stood && !is_stopping
         });
         if other.is_some() {
             self.broken("I4", format!("two attempts of {ti:?} run at the same time"));
         }
-        self.running.insert(id, Running { ti, gate: Arc::clone(gate), stood: gate.stood() });
+        self.running.insert(id, Running { ti, process, gate: Arc::clone(gate), stood: gate.stood() });
     }
 
     /// The code of an attempt has ended.

@@ -35,6 +35,10 @@ pub(crate) struct TaskPlan {
     /// How many instances, if it is mapped.
     pub(crate) mapped: Option<usize>,
     pub(crate) pooled: bool,
+    /// With several executors: whether the one in the process of the scheduler runs it.
+    pub(crate) here: bool,
+    /// Whether it is in the queue that not all workers take work from.
+    pub(crate) apart: bool,
     pub(crate) looks_back: bool,
     /// How many instances may execute or be deferred over all runs.
     pub(crate) most: Option<u32>,
@@ -52,13 +56,37 @@ pub(crate) struct DagPlan {
     pub(crate) tasks: Vec<TaskPlan>,
 }
 
+/// What a process is.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) enum Role {
+    Scheduler,
+    Worker {
+        /// Whether it takes work from the second queue too.
+        apart: bool,
+        /// Whether it has the same name in each life; if not, a new one.
+        keeps_name: bool,
+    },
+}
+
 #[derive(Debug, Clone)]
 pub(crate) struct ProcessPlan {
+    pub(crate) role: Role,
     pub(crate) slots: usize,
     /// By how much its clock is wrong at the start, in milliseconds.
     pub(crate) offset: i64,
     /// How much too fast its clocks run, in millionths.
     pub(crate) drift: i64,
+}
+
+/// How the broker is when all is well.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) struct BrokerPlan {
+    /// How many attempts may be queued and running at once in each queue.
+    pub(crate) parallelism: usize,
+    /// The most milliseconds that a message is under way.
+    pub(crate) delay: u64,
+    /// After how many seconds others get what a consumer holds that does not move any more.
+    pub(crate) idle: u64,
 }
 
 /// Where a process may die.
@@ -181,6 +209,26 @@ pub(crate) enum What {
     },
     /// Somebody says that the asset is new.
     AssetEvent,
+    /// The broker cannot be reached: calls fail, or hang until they give up.
+    BrokerAway {
+        seconds: u64,
+        hang: bool,
+    },
+    /// The broker forgets all messages.
+    BrokerWipe,
+    /// The broker loses, refuses and doubles so many of a hundred messages, and each may be late.
+    BadBroker {
+        seconds: u64,
+        lost: u64,
+        refused: u64,
+        doubled: u64,
+        millis: u64,
+    },
+    /// The broker cancels what this process consumes.
+    ConsumerCut {
+        process: usize,
+        seconds: u64,
+    },
 }
 
 #[derive(Debug, Clone, Copy)]
@@ -196,6 +244,10 @@ pub(crate) struct Plan {
     pub(crate) minutes: u64,
     pub(crate) pool: i32,
     pub(crate) max_lost: u32,
+    /// Whether schedulers run attempts themselves.
+    pub(crate) local: bool,
+    /// If there is one, workers run attempts; the last processes are workers.
+    pub(crate) broker: Option<BrokerPlan>,
     pub(crate) processes: Vec<ProcessPlan>,
     pub(crate) dags: Vec<DagPlan>,
     pub(crate) events: Vec<Event>,
@@ -218,6 +270,8 @@ impl Plan {
             minutes: 10,
             pool: random.between(1, 4),
             max_lost: if random.chance(25) { random.between(1, 3) } else { 1000 },
+            local: true,
+            broker: None,
             processes,
             dags,
             events: Vec::new(),
@@ -237,6 +291,7 @@ impl Plan {
         }
         plan.has_kinds();
         plan.has_limits();
+        plan.has_workers();
         plan.events.sort_by_key(|event| event.at);
         plan.waits_for_no_failure();
         plan
@@ -294,6 +349,14 @@ impl Plan {
         self.branches_lead_somewhere();
     }
 
+    pub(crate) fn has_worker(&self) -> bool {
+        self.broker.is_some()
+    }
+
+    pub(crate) fn is_worker(&self, process: usize) -> bool {
+        self.processes.get(process).is_some_and(|process| process.role != Role::Scheduler)
+    }
+
     /// A branch after which nothing comes is no branch.
     fn branches_lead_somewhere(&mut self) {
         for dag in &mut self.dags {
@@ -307,7 +370,7 @@ impl Plan {
     }
 
     /// A day of a larger installation, with a fault now and then.
-    pub(crate) fn long(seed: u64, hours: u64, schedulers: usize, dags: usize) -> Self {
+    pub(crate) fn long(seed: u64, hours: u64, schedulers: usize, workers: usize, dags: usize) -> Self {
         let mut random = Random::new(seed, "long");
         let processes = (0..schedulers).map(|_| process(&mut random)).collect::<Vec<_>>();
         let mut all = Vec::new();
@@ -315,8 +378,18 @@ impl Plan {
             all.push(DagPlan { every: 30, max_active_runs: 4, max_active_tasks: 16, ..dag(&mut random) });
         }
         let minutes = hours * 60;
-        let mut plan =
-            Self { seed, minutes, pool: 8, max_lost: 1000, processes, dags: all, events: Vec::new() };
+        let (events, broker) = (Vec::new(), None);
+        let mut plan = Self {
+            seed,
+            minutes,
+            pool: 8,
+            max_lost: 1000,
+            local: true,
+            broker,
+            processes,
+            dags: all,
+            events,
+        };
         for _ in 0..hours * 3 {
             let at = random.between(1_000, minutes * 60_000);
             let what = if random.chance(70) { fault(&mut random, &plan) } else { user(&mut random, &plan) };
@@ -324,6 +397,7 @@ impl Plan {
         }
         plan.has_kinds();
         plan.has_limits();
+        plan.add_workers(&mut Random::new(seed, "workers"), workers, hours * 2);
         plan.events.sort_by_key(|event| event.at);
         plan.waits_for_no_failure();
         plan
@@ -343,8 +417,9 @@ fn kind(random: &mut Random) -> Kind {
     }
 }
 
-fn process(random: &mut Random) -> ProcessPlan {
+pub(crate) fn process(random: &mut Random) -> ProcessPlan {
     ProcessPlan {
+        role: Role::Scheduler,
         slots: random.between(1, 6),
         offset: if random.chance(30) { random.signed(60_000) } else { random.signed(50) },
         drift: random.signed(20_000),
@@ -384,6 +459,8 @@ fn task(random: &mut Random, number: usize) -> TaskPlan {
         seconds: if random.chance(20) { random.between(20, 70) } else { random.between(0, 8) },
         mapped: random.chance(15).then(|| random.between(1, 4)),
         pooled: random.chance(30),
+        here: false,
+        apart: false,
         looks_back: random.chance(15),
         most: None,
         most_of_run: None,

@@ -7,7 +7,7 @@ use std::time::Duration;
 use airflow_core::executor::{AttemptRunner, Executor, ExecutorServices, SubmitError};
 use airflow_core::id::{AttemptId, RunPk};
 use airflow_core::operator::Cancel;
-use airflow_core::plan::{Attempt, Report};
+use airflow_core::plan::{Attempt, Outcome, Report};
 use airflow_core::store::{
     CreatedRun, Layer, NewRun, SharedStore, StoreError, StoreResult, Unit, UnitResult,
 };
@@ -22,6 +22,7 @@ use super::mutants::Mutant;
 use super::oracle::Oracle;
 use super::plan::{Point, Unknown};
 use super::random::Random;
+use super::work::HERE;
 
 /// The number of the process through which users act.
 pub(crate) const USER: usize = usize::MAX;
@@ -75,25 +76,30 @@ impl Life {
         (self.number != USER).then_some(self.number)
     }
 
+    pub(crate) fn is_worker(&self) -> bool {
+        lock(&self.oracle).plan().is_worker(self.number)
+    }
+
     /// Dies here, if it is to.
     async fn point(&self, point: Point) {
-        let dies = {
-            let mut trouble = lock(&self.trouble);
-            let mut dies = None;
-            for (at, left, down) in &mut trouble.crashes {
-                if *at == point && *left > 0 {
-                    *left -= 1;
-                    if *left == 0 {
-                        dies = Some(*down);
-                    }
+        self.point_now(point);
+        self.gate.pass().await;
+    }
+
+    /// The same where nothing can be waited for.
+    pub(crate) fn point_now(&self, point: Point) {
+        let mut dies = None;
+        for (at, left, down) in &mut lock(&self.trouble).crashes {
+            if *at == point && *left > 0 {
+                *left -= 1;
+                if *left == 0 {
+                    dies = Some(*down);
                 }
             }
-            dies
-        };
+        }
         if let Some(down) = dies {
             self.die(down, name_of(point));
         }
-        self.gate.pass().await;
     }
 
     pub(crate) fn die(&self, down: u64, why: &'static str) {
@@ -103,6 +109,7 @@ impl Life {
         let mut oracle = lock(&self.oracle);
         oracle.line(&format!("p{} dies: {why}", self.number));
         oracle.seen(why);
+        oracle.dies(self.number, &self.gate);
         drop(oracle);
         *lock(&self.down) = Some(down);
         self.gate.kill();
@@ -195,6 +202,9 @@ impl Layer for Way {
         work: Boxed<'a, StoreResult<T>>,
     ) -> Boxed<'a, StoreResult<T>> {
         Box::pin(async move {
+            if call == "add_reports" {
+                self.life.point(Point::BeforeReport).await;
+            }
             self.life.on_the_way().await?;
             if call == "incarnations" && self.life.mutant.is_some() {
                 super::mutants::reap_wrongly(self).await?;
@@ -319,9 +329,9 @@ pub(crate) struct Watched {
 }
 
 /// Runs attempts and tells the oracle.
-struct Runner {
-    life: Life,
-    inner: Arc<dyn AttemptRunner>,
+pub(crate) struct Runner {
+    pub(crate) life: Life,
+    pub(crate) inner: Arc<dyn AttemptRunner>,
 }
 
 /// Tells the oracle that code has ended, also if it is dropped.
@@ -337,16 +347,33 @@ impl Drop for Ended {
 impl AttemptRunner for Runner {
     async fn run(&self, attempt: Attempt, cancel: Cancel) -> Report {
         self.life.gate.pass().await;
-        let _ended = Ended(Arc::clone(&self.life.oracle), attempt.ti.attempt_id);
-        lock(&self.life.oracle).begins(&attempt, &self.life.gate);
-        self.inner.run(attempt, cancel).await
+        let id = attempt.ti.attempt_id;
+        let _ended = Ended(Arc::clone(&self.life.oracle), id);
+        lock(&self.life.oracle).begins(&attempt, self.life.number, &self.life.gate);
+        let is_worker = self.life.is_worker();
+        if is_worker && self.life.mutant == Some(Mutant::WorkerIgnoresCancel) {
+            return self.inner.run(attempt, Cancel::never()).await;
+        }
+        let report = self.inner.run(attempt, cancel.clone()).await;
+        if is_worker && cancel.is_cancelled() && lock(&self.life.oracle).is_taken_away(id) {
+            lock(&self.life.oracle).seen("a cancel reaches a worker");
+        }
+        report
+    }
+
+    fn note_end(&self, attempt: &Attempt, outcome: &Outcome) {
+        self.inner.note_end(attempt, outcome);
+    }
+
+    fn ships_logs(&self) -> bool {
+        self.inner.ships_logs()
     }
 }
 
 #[async_trait]
 impl Executor for Watched {
     fn name(&self) -> &'static str {
-        "watched"
+        HERE
     }
 
     fn slots(&self) -> usize {
@@ -383,29 +410,17 @@ impl Executor for Watched {
         });
     }
 
-    fn submit(&self, attempt: Attempt) -> Result<(), SubmitError> {
+    fn submit(&self, mut attempt: Attempt) -> Result<(), SubmitError> {
         if self.life.gate.is_dead() {
             return Ok(());
+        }
+        if self.life.mutant == Some(Mutant::ReuseAttemptId) {
+            attempt.ti.attempt_id = lock(&self.life.oracle).first_attempt(&attempt);
         }
         self.inner.submit(attempt)?;
         let out = self.pending.fetch_add(1, Ordering::Relaxed) + 1;
         lock(&self.life.oracle).are_out(self.life.number, out, self.slots());
-        let dies = {
-            let mut trouble = lock(&self.life.trouble);
-            let mut dies = None;
-            for (at, left, down) in &mut trouble.crashes {
-                if *at == Point::InSubmit && *left > 0 {
-                    *left -= 1;
-                    if *left == 0 {
-                        dies = Some(*down);
-                    }
-                }
-            }
-            dies
-        };
-        if let Some(down) = dies {
-            self.life.die(down, name_of(Point::InSubmit));
-        }
+        self.life.point_now(Point::InSubmit);
         Ok(())
     }
 

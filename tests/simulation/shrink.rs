@@ -34,6 +34,7 @@ fn size(plan: &Plan) -> usize {
     let edges = plan.dags.iter().flat_map(|dag| &dag.tasks).map(|task| task.upstream.len()).sum::<usize>();
     let minutes = usize::try_from(plan.minutes).expect("small");
     let kinds = plan.dags.iter().flat_map(|dag| &dag.tasks).filter(|task| task.kind != Kind::Script).count();
+    let kinds = kinds + usize::from(plan.local) + usize::from(plan.has_worker()) * 5;
     plan.events.len() * 10 + plan.processes.len() * 10 + tasks + edges + minutes + kinds
 }
 
@@ -50,12 +51,18 @@ fn without_events(plan: &Plan) -> impl Iterator<Item = Plan> + use<> {
 
 fn smaller(plan: &Plan) -> Vec<Plan> {
     let mut all = Vec::new();
-    if plan.processes.len() > 1 {
+    if plan.has_worker() {
+        all.push(fitting(plan.without_workers()));
+        all.extend(plan.local.then(|| plan.only_workers()));
+    }
+    let workers = (0..plan.processes.len()).filter(|process| plan.is_worker(*process)).count();
+    if workers > 1 || (workers == 0 && plan.processes.len() > 1) {
         let mut smaller = plan.clone();
         smaller.processes.pop();
-        let there = smaller.processes.len();
-        smaller.events.retain(|event| process_of(event.what).is_none_or(|process| process < there));
-        all.push(smaller);
+        all.push(fitting(smaller));
+    }
+    if workers > 0 && plan.processes.len() - workers > 1 {
+        all.push(plan.without_scheduler());
     }
     if plan.dags.len() > 1 {
         let mut smaller = plan.clone();
@@ -89,30 +96,19 @@ fn smaller(plan: &Plan) -> Vec<Plan> {
     all
 }
 
+/// Without the events of processes that there are not.
+fn fitting(mut plan: Plan) -> Plan {
+    let there = plan.processes.len();
+    plan.events.retain(|event| event.what.process().is_none_or(|process| process < there));
+    plan
+}
+
 /// Where something else than a plain task stands.
 fn places(plan: &Plan) -> Vec<(usize, usize)> {
     let tasks = plan.dags.iter().enumerate().flat_map(|(number, dag)| {
         dag.tasks.iter().enumerate().map(move |(task, plan)| (number, task, plan.kind))
     });
     tasks.filter(|(_, _, kind)| *kind != Kind::Script).map(|(dag, task, _)| (dag, task)).collect()
-}
-
-fn process_of(what: What) -> Option<usize> {
-    match what {
-        What::Kill { process, .. }
-        | What::CrashAt { process, .. }
-        | What::Stop { process, .. }
-        | What::Pause { process, .. }
-        | What::Cut { process, .. }
-        | What::Lost { process, .. }
-        | What::Errors { process, .. }
-        | What::Slow { process, .. }
-        | What::Jump { process, .. }
-        | What::LateReports { process, .. }
-        | What::DoubleReports { process, .. }
-        | What::Wakes { process } => Some(process),
-        _ => None,
-    }
 }
 
 fn dag_of(what: What) -> Option<usize> {

@@ -13,6 +13,15 @@ use super::plan::{DagPlan, End, Kind, MODES, Plan, RULES, TaskPlan};
 /// What tasks make and dags wait for.
 pub(crate) const ASSET: &str = "sim://a";
 
+/// The executor in the process of the scheduler.
+pub(crate) const HERE: &str = "watched";
+
+/// The one for workers.
+pub(crate) const REMOTE: &str = "remote";
+
+/// The queue that not all workers take work from.
+pub(crate) const APART: &str = "apart";
+
 const RULE: [TriggerRule; RULES] = [
     TriggerRule::AllSuccess,
     TriggerRule::AllDone,
@@ -81,6 +90,8 @@ fn options_of(task: &TaskPlan) -> TaskOptions {
     let options = TaskOptions::new().retries(task.retries).trigger_rule(RULE[task.rule]);
     let options = options.depends_on_past(task.looks_back);
     let options = if task.pooled { options.pool("small") } else { options };
+    let options = if task.apart { options.queue(APART) } else { options };
+    let options = if task.here { options.executor(HERE) } else { options };
     let options = TaskOptions {
         max_active_tis_per_dag: task.most,
         max_active_tis_per_dagrun: task.most_of_run,

@@ -6,15 +6,17 @@ use std::sync::atomic::{AtomicI64, AtomicUsize, Ordering};
 use std::sync::{Arc, Mutex};
 use std::time::Duration;
 
-use airflow_core::app::{Airflow, ClearOptions, Mark, Running, Selection};
+use airflow_core::app::{Airflow, AirflowBuilder, ClearOptions, Mark, Running, Selection};
 use airflow_core::id::{DagId, RunId};
 use airflow_core::scheduler::{OnLeaseLoss, Wake};
 use airflow_core::store::{
     AssetEventFilter, Layered, MemoryStore, PoolSpec, QueueFilter, RunFilter, RunRow, Store,
 };
 use airflow_executors::LocalExecutor;
+use airflow_executors::remote::Worker;
 use tokio::time::Instant;
 
+use super::broker::{Bad, Broker};
 use super::clock::{Gate, ProcessClock};
 use super::mutants::Mutant;
 use super::oracle::{Oracle, Violation};
@@ -26,6 +28,9 @@ use super::work::{ASSET, dag_of};
 /// How long nothing may happen once nothing is broken any more, in virtual time, before everything counts as stuck:
 /// longer than any lease, pause and task.
 const MOST_REST: Duration = Duration::from_secs(7_200);
+
+/// How long attempts may go on when their process is stopped.
+const STOP: Duration = Duration::from_secs(5);
 
 /// What came of a simulation.
 #[derive(Debug)]
@@ -46,16 +51,29 @@ pub(crate) fn number_of(dag: &DagId) -> usize {
 struct Process {
     trouble: Shared<Trouble>,
     /// Its present life.
-    life: Shared<Option<(Life, Shared<Option<Running>>)>>,
+    life: Shared<Option<(Life, Shared<Option<Alive>>)>>,
 }
 
-struct World {
-    plan: Arc<Plan>,
+/// What a process does.
+enum Alive {
+    Scheduler(Running),
+    Worker(Worker),
+}
+
+impl Alive {
+    fn has_ended(&self) -> bool {
+        matches!(self, Self::Scheduler(running) if running.is_finished())
+    }
+}
+
+pub(crate) struct World {
+    pub(crate) plan: Arc<Plan>,
     mutant: Option<Mutant>,
     start: Instant,
-    store: MemoryStore,
+    pub(crate) store: MemoryStore,
     database: Arc<AtomicI64>,
-    oracle: Shared<Oracle>,
+    pub(crate) oracle: Shared<Oracle>,
+    pub(crate) broker: Option<Broker>,
     processes: Vec<Process>,
     user: Airflow,
 }
@@ -128,7 +146,8 @@ impl World {
         };
         let user = Way { life: life.clone(), store: Arc::new(store.clone()) };
         let user = builder(&plan, &life).store(Layered(user)).build().await.expect("the dags are right");
-        Arc::new(Self { plan, mutant, start, store, database, oracle, processes, user })
+        let broker = plan.broker.map(|broker| Broker::new(broker, plan.seed, Arc::clone(&oracle), mutant));
+        Arc::new(Self { plan, mutant, start, store, database, oracle, broker, processes, user })
     }
 
     fn is_broken(&self) -> bool {
@@ -140,6 +159,7 @@ impl World {
             let world = Arc::clone(self);
             tokio::spawn(async move { world.supervise(number).await });
         }
+        tokio::spawn(ticks(self.broker.clone(), Arc::clone(&self.oracle)));
         for event in &self.plan.events {
             tokio::time::sleep_until(self.start + Duration::from_millis(event.at)).await;
             if self.is_broken() {
@@ -202,7 +222,8 @@ impl World {
 
     /// Nothing is wrong any more; what is down comes back.
     fn heal(&self) {
-        lock(&self.oracle).line("healed");
+        lock(&self.oracle).heals();
+        self.broker.iter().for_each(Broker::heal);
         for process in &self.processes {
             let mut trouble = lock(&process.trouble);
             trouble.offset.store(0, Ordering::Relaxed);
@@ -219,7 +240,7 @@ impl World {
 
     /// Starts the process again and again.
     async fn supervise(self: Arc<Self>, number: usize) {
-        loop {
+        for lives in 0.. {
             let process = &self.processes[number];
             let gate = Arc::<Gate>::default();
             let offset = Arc::clone(&lock(&process.trouble).offset);
@@ -234,40 +255,24 @@ impl World {
                 down: Arc::default(),
             };
             lock(&self.oracle).line(&format!("p{number} starts"));
-            let running: Shared<Option<Running>> = Arc::default();
+            let running: Shared<Option<Alive>> = Arc::default();
             *lock(&process.life) = Some((life.clone(), Arc::clone(&running)));
-            let down = self.one_life(&life, &running).await;
+            let down = self.one_life(&life, lives, &running).await;
             tokio::time::sleep(Duration::from_secs(down)).await;
         }
     }
 
     /// Returns how long it stays down.
-    async fn one_life(self: &Arc<Self>, life: &Life, running: &Shared<Option<Running>>) -> u64 {
+    async fn one_life(self: &Arc<Self>, life: &Life, lives: u64, running: &Shared<Option<Alive>>) -> u64 {
         let world = Arc::clone(self);
         let (own, slot) = (life.clone(), Arc::clone(running));
         let started = tokio::spawn(async move {
-            let plan = &world.plan;
-            let way = Way { life: own.clone(), store: Arc::new(world.store.clone()) };
-            let executor = Watched {
-                inner: LocalExecutor::new(plan.processes[own.number].slots),
-                life: own.clone(),
-                pending: Arc::new(AtomicUsize::new(0)),
+            let begun = if world.plan.is_worker(own.number) {
+                world.begin_worker(&own, lives).await.map(Alive::Worker)
+            } else {
+                world.begin_scheduler(&own).await.map(Alive::Scheduler)
             };
-            let exits = own.clone();
-            let exit = OnLeaseLoss::Call(Arc::new(move |_| {
-                // The mistake of stopping nothing has no last way out either.
-                if exits.mutant != Some(Mutant::IgnoreCancel) {
-                    exits.die(2, "a process ends itself");
-                }
-            }));
-            let builder = builder(plan, &own).store(Layered(way)).executor(executor);
-            let builder = builder.scheduler(|config| {
-                config.max_lost_attempts = plan.max_lost;
-                config.on_lease_loss = Some(exit);
-            });
-            let Ok(airflow) = builder.build().await else { return false };
-            *lock(&slot) = Some(airflow.start());
-            true
+            *lock(&slot) = begun;
         });
         // A dead process never answers; its death is looked for here, and whether it ended by itself.
         loop {
@@ -275,28 +280,60 @@ impl World {
             if life.gate.is_dead() {
                 return lock(&life.down).unwrap_or(1);
             }
-            if started.is_finished() {
-                match lock(running).as_ref() {
-                    Some(running) if !running.is_finished() => continue,
-                    _ => {}
-                }
-                if lock(&life.down).is_some() {
-                    continue;
-                }
-                let ended = lock(running).take();
-                if let Some(ended) = ended {
-                    let result = ended.wait().await;
-                    if let Err(error) = &result
-                        && error.to_string().contains("panic")
-                    {
-                        lock(&self.oracle).broken("no panic", error.to_string());
-                    }
-                }
-                life.gate.kill();
-                lock(&self.oracle).line(&format!("p{} ended by itself", life.number));
-                return 2;
+            let goes_on = lock(running).as_ref().is_some_and(|alive| !alive.has_ended());
+            if !started.is_finished() || goes_on || lock(&life.down).is_some() {
+                continue;
             }
+            let ended = lock(running).take();
+            if let Some(Alive::Scheduler(ended)) = ended {
+                let result = ended.wait().await;
+                if let Err(error) = &result
+                    && error.to_string().contains("panic")
+                {
+                    lock(&self.oracle).broken("no panic", error.to_string());
+                }
+            }
+            life.gate.kill();
+            lock(&self.oracle).line(&format!("p{} ended by itself", life.number));
+            return 2;
         }
+    }
+
+    async fn begin_scheduler(&self, life: &Life) -> Option<Running> {
+        let way = Way { life: life.clone(), store: Arc::new(self.store.clone()) };
+        let here = self.plan.local.then(|| Watched {
+            inner: LocalExecutor::new(self.plan.processes[life.number].slots),
+            life: life.clone(),
+            pending: Arc::new(AtomicUsize::new(0)),
+        });
+        let builder = self.builder(life).store(Layered(way));
+        let builder = match (self.sending(life), here) {
+            (Some(remote), Some(here)) => builder.executor(remote).executor_for(Vec::<String>::new(), here),
+            (Some(remote), None) => builder.executor(remote),
+            (None, Some(here)) => builder.executor(here),
+            (None, None) => builder,
+        };
+        Some(builder.build().await.ok()?.start())
+    }
+
+    /// An application as a process has it.
+    pub(crate) fn builder(&self, life: &Life) -> AirflowBuilder {
+        let exits = life.clone();
+        let exit = OnLeaseLoss::Call(Arc::new(move |_| {
+            // The mistake of stopping nothing has no last way out either.
+            let is_mistaken = match exits.mutant {
+                Some(Mutant::IgnoreCancel) => true,
+                Some(Mutant::WorkerIgnoresCancel) => exits.is_worker(),
+                _ => false,
+            };
+            if !is_mistaken {
+                exits.die(2, "a process ends itself");
+            }
+        }));
+        builder(&self.plan, life).scheduler(|config| {
+            config.max_lost_attempts = self.plan.max_lost;
+            config.on_lease_loss = Some(exit);
+        })
     }
 
     fn life(&self, process: usize) -> Option<Life> {
@@ -306,6 +343,9 @@ impl World {
 
     async fn happens(self: &Arc<Self>, what: What) {
         lock(&self.oracle).line(&format!("{what:?}"));
+        if let Some((process, time)) = what.disturbs() {
+            lock(&self.oracle).crew.is_disturbed(process, time);
+        }
         let after = |seconds: u64| Instant::now() + Duration::from_secs(seconds);
         let trouble = |process: usize| lock(&self.processes[process].trouble);
         match what {
@@ -335,12 +375,27 @@ impl World {
             What::DoubleReports { process, seconds } => trouble(process).double = Some(after(seconds)),
             What::Wakes { process } => {
                 if let Some((_, running)) = lock(&self.processes[process].life).as_ref()
-                    && let Some(running) = lock(running).as_ref()
+                    && let Some(Alive::Scheduler(running)) = lock(running).as_ref()
                 {
                     (0..3).for_each(|_| running.scheduler().wake(Wake::Refresh));
                 }
             }
+            what if what.is_of_broker() => self.broker_does(what),
             user => self.user_does(user).await,
+        }
+    }
+
+    fn broker_does(&self, what: What) {
+        let Some(broker) = &self.broker else { return };
+        let after = |seconds: u64| Instant::now() + Duration::from_secs(seconds);
+        match what {
+            What::BrokerAway { seconds, hang } => broker.goes_away(after(seconds), hang),
+            What::BrokerWipe => broker.forgets(),
+            What::BadBroker { seconds, lost, refused, doubled, millis } => {
+                broker.is_bad(Bad { until: after(seconds), lost, refused, doubled, millis });
+            }
+            What::ConsumerCut { process, seconds } => broker.cancels(process, after(seconds)),
+            _ => {}
         }
     }
 
@@ -352,9 +407,12 @@ impl World {
         *lock(&life.down) = Some(down);
         let oracle = Arc::clone(&self.oracle);
         tokio::spawn(async move {
-            let ended = running.stop(Duration::from_secs(5)).await;
+            let (ended, what) = match running {
+                Alive::Scheduler(running) => (running.stop(STOP).await, "a process is stopped"),
+                Alive::Worker(worker) => (worker.stop(STOP).await, "a worker drains"),
+            };
             if ended.is_ok() {
-                lock(&oracle).seen("a process is stopped");
+                lock(&oracle).seen(what);
             }
             life.gate.kill();
         });
@@ -363,11 +421,15 @@ impl World {
     fn pause(self: &Arc<Self>, process: usize, seconds: u64) {
         let Some(life) = self.life(process) else { return };
         life.gate.pause();
-        let oracle = Arc::clone(&self.oracle);
+        let (oracle, is_worker) = (Arc::clone(&self.oracle), life.is_worker());
         tokio::spawn(async move {
             tokio::time::sleep(Duration::from_secs(seconds)).await;
             if seconds > 21 {
-                lock(&oracle).seen("a process stands still for longer than its lease");
+                lock(&oracle).seen(if is_worker {
+                    "a worker stands still for longer than its lease"
+                } else {
+                    "a process stands still for longer than its lease"
+                });
             }
             life.gate.resume();
         });
@@ -425,12 +487,21 @@ impl World {
     }
 }
 
+/// Looks at the laws that time breaks, and lets the broker see who is silent.
+async fn ticks(broker: Option<Broker>, oracle: Shared<Oracle>) {
+    loop {
+        tokio::time::sleep(Duration::from_secs(1)).await;
+        broker.iter().for_each(Broker::tick);
+        lock(&oracle).tick();
+    }
+}
+
 fn selection(task: Option<usize>, downstream: bool) -> Selection {
     let tasks = task.map(|task| format!("t{task}")).into_iter().collect();
     Selection { tasks, downstream, ..Selection::default() }
 }
 
-fn builder(plan: &Plan, life: &Life) -> airflow_core::app::AirflowBuilder {
+fn builder(plan: &Plan, life: &Life) -> AirflowBuilder {
     let dags = (0..plan.dags.len()).map(|number| dag_of(plan, number));
     Airflow::builder()
         .dags(dags)

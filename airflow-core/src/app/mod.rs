@@ -220,8 +220,8 @@ impl Airflow {
         for executor in parts.executors.iter() {
             let (runner, reports, reports_wait) =
                 (runner.clone(), reports.clone(), Arc::clone(&reports_wait));
-            let (store, lease) = (Arc::clone(&parts.store), lease.clone());
-            executor.start(ExecutorServices { runner, reports, reports_wait, store, lease });
+            let (store, clock, lease) = (Arc::clone(&parts.store), Arc::clone(&parts.clock), lease.clone());
+            executor.start(ExecutorServices { runner, reports, reports_wait, store, clock, lease });
         }
         let handle = scheduler.handle();
         self.attach(handle.clone());

@@ -7,7 +7,7 @@ use std::sync::Arc;
 use serde_json::json;
 
 use crate::compile::CompiledDag;
-use crate::decide::outcome::stop;
+use crate::decide::outcome::{cancel_attempt, stop};
 pub use crate::id::suggestion;
 use crate::id::{DagId, MapIndex, RunId, RunPk, TaskIdx, TiKey};
 use crate::plan::{Planner, RunView};
@@ -217,6 +217,10 @@ impl Airflow {
                 let was = ti.state;
                 let retries = dag.task(key.task).settings.retry.retries;
                 let running = was == TaskState::Running;
+                // What runs is stopped first and ends itself; nobody has begun what is queued.
+                if was == TaskState::Queued {
+                    cancel_attempt(plan, key, &format!("cleared by {actor}"));
+                }
                 let done = plan.change(key, TaskEvent::Cleared, |data| {
                     data.max_tries = data.try_number.saturating_add(retries).saturating_add(1);
                     data.reason = None;

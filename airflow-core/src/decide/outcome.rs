@@ -24,6 +24,10 @@ pub const DEFAULT_MAX_MAP_LENGTH: usize = 1024;
 /// After how many lost attempts of one try a task is given up, unless configured otherwise.
 pub const MAX_LOST_ATTEMPTS: u32 = 3;
 
+/// How much is kept of a pause that seems to be over when its report comes: more than sensors usually wait between two looks,
+/// and little for one that has come late.
+const MOST_KEPT: TimeDelta = TimeDelta::minutes(1);
+
 /// What bounds the ends of attempts.
 #[derive(Debug, Clone, Copy)]
 pub struct Bounds {
@@ -205,6 +209,7 @@ fn fail(
 
 /// The instance is run again later, in the same try.
 fn reschedule(plan: &mut Planner<'_>, report: &Report, at: DateTime<Utc>) -> Accepted {
+    let at = on_our_clock(plan.now, report.at, at);
     end_attempt(plan, report, AttemptState::Rescheduled, None);
     push_values(plan, report, None);
     legal(plan.change(report.key, TaskEvent::Rescheduled, |data| {
@@ -213,6 +218,15 @@ fn reschedule(plan: &mut Planner<'_>, report: &Report, at: DateTime<Utc>) -> Acc
         wait.pokes = wait.pokes.saturating_add(1);
         wait.resumed = None;
     }))
+}
+
+/// A moment that was named at `said`, both by the clock of another machine. If that is ahead of ours, the time between counts.
+/// If it is behind, the report may also have waited for long: then at least a part of that time is waited for, or an instance
+/// that is run again and again would be so without a pause.
+fn on_our_clock(now: DateTime<Utc>, said: DateTime<Utc>, at: DateTime<Utc>) -> DateTime<Utc> {
+    let pause = (at - said).max(TimeDelta::zero());
+    let latest = now.checked_add_signed(pause).unwrap_or(at);
+    at.clamp((now + pause.min(MOST_KEPT)).min(latest), latest)
 }
 
 /// The instance waits for something without a slot. Its whole try counts for `execution_timeout`.
@@ -261,6 +275,17 @@ fn open_work(plan: &Planner<'_>) -> Vec<TiKey> {
 ///
 /// If the run has no such instance, or the plan has changed it already.
 pub fn stop(plan: &mut Planner<'_>, key: TiKey, event: TaskEvent, why: &str) {
+    cancel_attempt(plan, key, why);
+    // An instance that cannot take the event has finished meanwhile, which is what was wanted.
+    let _ = plan.change(key, event, |data| data.reason = Some(why.to_owned()));
+}
+
+/// Ends the attempt of an instance that executes. What it says later does not count.
+///
+/// # Panics
+///
+/// If the run has no such instance.
+pub fn cancel_attempt(plan: &mut Planner<'_>, key: TiKey, why: &str) {
     let ti = plan.view.ti(key).expect("the caller found it");
     if ti.state.is_executing()
         && let Some(attempt_id) = ti.data.attempt_id
@@ -268,8 +293,6 @@ pub fn stop(plan: &mut Planner<'_>, key: TiKey, event: TaskEvent, why: &str) {
         let data = AttemptEndData { at: plan.now, error: Some(why.to_owned()), rendered: None };
         plan.unit.ended.push(AttemptEnd { attempt_id, state: AttemptState::Cancelled, data });
     }
-    // An instance that cannot take the event has finished meanwhile, which is what was wanted.
-    let _ = plan.change(key, event, |data| data.reason = Some(why.to_owned()));
 }
 
 /// The process of the attempt died. It costs no retry, but a task that kills its processes is given up.
@@ -401,6 +424,27 @@ fn choose(plan: &mut Planner<'_>, key: TiKey, choice: Choice) {
         let keys: Vec<TiKey> = plan.view.instances(task).map(|(key, _)| key).filter(hit).collect();
         for other in keys.into_iter().filter(|other| !plan.is_touched(*other)).collect::<Vec<_>>() {
             stop(plan, other, TaskEvent::BranchSkipped, &format!("`{by}` did not choose it"));
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    /// Goal: an instance waits as long as it was to, whatever the clock of its worker says. Method: minutes of now, of the
+    /// report, and of what it names; those of the answer.
+    #[test]
+    fn a_pause_is_kept_beside_a_wrong_clock() {
+        let minute = |minutes| DateTime::UNIX_EPOCH + TimeDelta::minutes(minutes);
+        for (what, now, said, at, then) in [
+            ("the clocks agree", 100, 100, 130, 130),
+            ("the worker's is ahead", 100, 115, 145, 130),
+            ("it is behind, or the report is late", 100, 80, 110, 110),
+            ("so far that the pause seems to be over", 100, 60, 90, 101),
+            ("there was no pause", 100, 100, 90, 100),
+        ] {
+            assert_eq!(on_our_clock(minute(now), minute(said), minute(at)), minute(then), "{what}");
         }
     }
 }

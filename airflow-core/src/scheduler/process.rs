@@ -6,6 +6,7 @@
 //! kills a healthy process.
 
 use std::collections::BTreeMap;
+use std::sync::LazyLock;
 use std::time::Duration;
 
 use uuid::Uuid;
@@ -62,7 +63,7 @@ impl IncarnationSpec {
 pub fn is_gone(other: &NewIncarnation) -> bool {
     let Some((place, _)) = other.birth.rsplit_once(':') else { return false };
     // Another machine of the same name, another boot, or another container: its process table is not ours.
-    here().as_deref() == Some(place) && birth(other.pid).as_deref() != Some(other.birth.as_str())
+    here() == Some(place) && birth(other.pid).as_deref() != Some(other.birth.as_str())
 }
 
 /// Whether a process counts as alive for somebody who looks only once.
@@ -129,12 +130,16 @@ impl Watch {
     }
 }
 
-/// The boot of the machine and the set of processes that we see: processes of one such place share a process table.
-fn here() -> Option<String> {
-    let boot = std::fs::read_to_string("/proc/sys/kernel/random/boot_id").ok()?;
-    let processes = std::fs::read_link("/proc/self/ns/pid").ok()?;
-    let number: String = processes.to_string_lossy().chars().filter(char::is_ascii_digit).collect();
-    Some(format!("{}:{number}", boot.trim()))
+/// The boot of the machine and the set of processes that we see: processes of one such place share a process table. Both
+/// stay for as long as a process lives, so they are read once.
+fn here() -> Option<&'static str> {
+    static HERE: LazyLock<Option<String>> = LazyLock::new(|| {
+        let boot = std::fs::read_to_string("/proc/sys/kernel/random/boot_id").ok()?;
+        let processes = std::fs::read_link("/proc/self/ns/pid").ok()?;
+        let number: String = processes.to_string_lossy().chars().filter(char::is_ascii_digit).collect();
+        Some(format!("{}:{number}", boot.trim()))
+    });
+    HERE.as_deref()
 }
 
 /// The place of a process and its start there; `None` if there is no such process, or no `/proc`.

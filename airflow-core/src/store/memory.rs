@@ -70,6 +70,8 @@ pub enum Blind {
     Generation,
     /// It does not count the epoch on when a user changes a task instance.
     ClearedEpoch,
+    /// It does not look whether an attempt that is claimed is still there to be claimed.
+    Claim,
 }
 
 impl Default for Shared {

@@ -9,8 +9,8 @@ use airflow_core::executor::{Executor, ExecutorServices, SubmitError};
 use airflow_core::id::AttemptId;
 use airflow_core::plan::{Attempt, Outcome, Report};
 use airflow_core::secret::Secret;
-use airflow_core::time::{Clock, SystemClock};
 use async_trait::async_trait;
+use chrono::{DateTime, Utc};
 use tokio::sync::Notify;
 use tokio::task::JoinHandle;
 use tokio::time::Instant;
@@ -315,7 +315,7 @@ async fn probe(transport: &dyn Transport) {
 async fn hear(transport: &dyn Transport, signer: &Signer, services: &ExecutorServices) {
     let mut reports = transport.subscribe(REPORTS);
     while let Some(notice) = reports.next().await {
-        if is_ours(signer, &SystemClock, &notice) {
+        if is_ours(signer, &*services.clock, &notice) {
             services.reports_wait.notify_one();
         }
     }
@@ -337,7 +337,7 @@ impl Sender<'_> {
                 self.wait(next).await;
                 continue;
             }
-            announce_cancels(self.transport, self.signer, &SystemClock, &cancels).await;
+            announce_cancels(self.transport, self.signer, &*self.services.clock, &cancels).await;
             // They stay in the outbox until the broker keeps their messages.
             self.send(attempts).await;
         }
@@ -352,6 +352,7 @@ impl Sender<'_> {
             }
         };
         tokio::select! {
+            biased;
             () = self.outbox.changed.notified() => {}
             () = rested => {}
         }
@@ -361,7 +362,7 @@ impl Sender<'_> {
         let mut sent = Vec::with_capacity(attempts.len());
         let mut messages = Vec::with_capacity(attempts.len());
         for attempt in attempts {
-            match message_of(&attempt, self.signer) {
+            match message_of(&attempt, self.signer, self.services.clock.now()) {
                 Ok(message) => {
                     messages.push(message);
                     sent.push((attempt.ti.attempt_id, attempt.queue.clone()));
@@ -391,7 +392,7 @@ impl Sender<'_> {
     }
 }
 
-fn message_of(attempt: &Attempt, signer: &Signer) -> Result<Message, String> {
+fn message_of(attempt: &Attempt, signer: &Signer, issued_at: DateTime<Utc>) -> Result<Message, String> {
     let envelope = Envelope {
         attempt: attempt.ti.attempt_id,
         run: attempt.run.pk,
@@ -399,7 +400,7 @@ fn message_of(attempt: &Attempt, signer: &Signer) -> Result<Message, String> {
         queue: attempt.queue.clone(),
         dag: attempt.run.dag_id.clone(),
         fingerprint: attempt.fingerprint.clone(),
-        issued_at: SystemClock.now(),
+        issued_at,
     };
     let body = envelope.encode(signer).map_err(|error| format!("no message can be made of it: {error}"))?;
     Ok(Message { queue: attempt.queue.clone(), body })

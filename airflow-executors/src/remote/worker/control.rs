@@ -121,6 +121,7 @@ pub(super) async fn scale(shared: Arc<Shared>) {
             continue;
         }
         tokio::select! {
+            biased;
             () = shared.desk.full(), if slots < between.max => {}
             () = shared.rest(LOOK_EVERY) => {}
             () = shared.rescaled.notified() => {}

@@ -10,6 +10,7 @@ mod hops;
 mod intake;
 mod letters;
 mod reports;
+mod start;
 
 use std::collections::BTreeSet;
 use std::fmt;
@@ -383,16 +384,12 @@ pub struct Worker {
 }
 
 impl Worker {
-    /// Checks the broker, makes the worker known and begins to take work. `airflow` needs no executor; its dags,
-    /// resources, secrets and settings are those of the attempts.
-    ///
-    /// # Errors
-    ///
-    /// [`WorkerError`]: the broker or the store cannot serve, or another worker of this name is alive.
-    pub async fn start(
+    /// As [`start`](Self::start); `runner` runs the attempts.
+    async fn start_with(
         airflow: &Airflow,
         transport: Arc<dyn Transport>,
         options: WorkerOptions,
+        runner: Arc<dyn AttemptRunner>,
     ) -> Result<Self, WorkerError> {
         let options = checked(options)?;
         reach(&*transport, &options.queues).await?;
@@ -405,7 +402,6 @@ impl Worker {
         let log_server = serve_logs(airflow, &options, &name, &signer, &member).await?;
         let (finished, reports) = mpsc::unbounded_channel();
         let code = Arc::new(Code::default());
-        let runner = Arc::new(airflow.runner().beside_workers());
         let command = options.process_command.clone();
         let runner = ProcessRunner::new(runner, options.isolation, command, member.lease_watch());
         let shared = Arc::new(Shared {

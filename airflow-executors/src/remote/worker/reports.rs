@@ -95,7 +95,7 @@ async fn until_written(shared: &Shared, process: IncarnationId, mut reports: Vec
             }
             Err(error) => {
                 tracing::warn!(%error, reports = reports.len(), "reports cannot be written; trying again");
-                tokio::time::sleep(pause).await;
+                shared.rest(pause).await;
                 pause = (pause * 2).min(PAUSE_LAST);
             }
         }

@@ -14,6 +14,7 @@ impl State {
         units: &[Unit],
         blind: Option<crate::store::memory::Blind>,
     ) -> Vec<UnitResult> {
+        use crate::state::TaskEvent;
         use crate::store::memory::Blind;
         let Some(blind) = blind else { return self.commit(units) };
         let one = |unit: &Unit| {
@@ -24,11 +25,19 @@ impl State {
                 match blind {
                     Blind::Epoch => stored.1 = change.epoch,
                     Blind::State => stored.0 = change.transition.from(),
-                    Blind::Generation | Blind::ClearedEpoch => {}
+                    Blind::Claim if change.transition.event() == TaskEvent::Claimed => {
+                        *stored = (change.transition.from(), change.epoch);
+                    }
+                    Blind::Generation | Blind::ClearedEpoch | Blind::Claim => {}
                 }
             }
             if let (Blind::Generation, Some(run)) = (blind, view.runs.get_mut(&unit.run)) {
                 run.0 = unit.generation;
+            }
+            if blind == Blind::Claim {
+                for start in &unit.started {
+                    view.attempts.entry(start.attempt_id).and_modify(|known| known.2 = AttemptState::Queued);
+                }
             }
             let result = self.write(std::slice::from_ref(unit), view).remove(0);
             if blind == Blind::ClearedEpoch && unit.by_user && result == UnitResult::Committed {
