@@ -7,7 +7,7 @@ use crate::dag::{
     Branching, DagDef, Definition, EdgeDef, Endpoint, Place, Problem, ProblemKind, Role, ScopeOwner,
 };
 use crate::id::{TaskId, TaskIdx};
-use crate::map::HashSet;
+use crate::map::{HashSet, RandomState};
 use crate::operator::ScopeId;
 
 use super::{CompiledBranching, CompiledScope};
@@ -138,7 +138,7 @@ impl<'a> Edges<'a> {
         Self {
             definition,
             list: Vec::with_capacity(definition.edges.len()),
-            seen: HashSet::with_capacity_and_hasher(definition.edges.len(), Default::default()),
+            seen: HashSet::with_capacity_and_hasher(definition.edges.len(), RandomState::default()),
             upstream: vec![Vec::new(); tasks],
             downstream: vec![Vec::new(); tasks],
         }
