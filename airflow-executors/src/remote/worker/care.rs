@@ -7,11 +7,10 @@ use std::time::Duration;
 
 use airflow_core::id::AttemptId;
 use airflow_core::state::TaskState;
-use airflow_core::store::StoreResult;
+use airflow_core::store::{AttemptState, FoundAttempt, StoreResult};
 
 use crate::remote::notices::{CANCELS, announce_reports, cancels};
 
-use super::desk::Promise;
 use super::{Shared, intake};
 
 /// How many attempts one look at the store is about.
@@ -91,9 +90,14 @@ async fn find_strangers(
     if lasting.is_empty() || shared.desk.is_closed() {
         return Ok(strange);
     }
-    let Some(mut promise) = shared.desk.promise(lasting.len()) else { return Ok(strange) };
     let found = shared.store.find_attempts(&lasting).await?;
-    for found in found.iter().take(Promise::left(&promise)) {
+    // Their slots are promised to what comes next as long as this worker waits for work, so for once more may run than it has.
+    // Left alone they would run never: their process is alive, and nobody else takes them.
+    let mut promise = shared.desk.nothing_promised();
+    let is_ours = |found: &&FoundAttempt| {
+        found.state == AttemptState::Running && found.start.incarnation == Some(process)
+    };
+    for found in found.iter().filter(is_ours) {
         tracing::info!(attempt = %found.start.attempt_id, "a claim was written after all; it is run now");
         intake::begin(shared, found, process, &mut promise);
     }

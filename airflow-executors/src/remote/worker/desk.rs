@@ -109,6 +109,11 @@ impl Desk {
         Some(Promise { desk: Arc::clone(self), left: free })
     }
 
+    /// For what runs whether or not a slot is free.
+    pub(super) fn nothing_promised(self: &Arc<Self>) -> Promise {
+        Promise { desk: Arc::clone(self), left: 0 }
+    }
+
     /// Returns when slots may be free, or nothing is taken any more.
     pub(super) async fn room(&self) {
         self.until(|state| state.is_closed || state.slots > state.running.len() + state.promised).await;
