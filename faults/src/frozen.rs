@@ -3,6 +3,7 @@
 use std::collections::BTreeMap;
 use std::time::{Duration, Instant};
 
+use airflow_core::testing::servers::Server;
 use serde_json::{Value, json};
 
 use crate::app::ISOLATED;
@@ -12,9 +13,14 @@ use crate::stand::{Error, Options, Stand, Verdict};
 use crate::workload::{LASTING, LOAD, LONG};
 
 /// Freezing lasts longer than the lease of 20 s; on SQLite, where a process may have to wait for others that write, than
-/// its lease of 45 s.
-const FROZEN: Duration = Duration::from_secs(25);
-const FROZEN_SQLITE: Duration = Duration::from_secs(50);
+/// its lease of 45 s; on MySQL and MariaDB, where others may have to wait for rows that it has locked, than that wait too.
+fn frozen(options: &Options) -> Duration {
+    Duration::from_secs(match options.server() {
+        None => 50,
+        Some(Server::Postgres) => 25,
+        Some(Server::Mysql) => 35,
+    })
+}
 
 /// How many bodies must be running in a process that is frozen.
 const BUSY: usize = 3;
@@ -22,8 +28,10 @@ const BUSY: usize = 3;
 /// How much longer than a freeze the tasks take that are to be seen to end in it, in seconds.
 const BEYOND: u64 = 15;
 
-/// By how much sooner than the freeze itself the lease has ended at the latest that was renewed before it.
-const AFTER_LEASE: Duration = Duration::from_secs(5);
+/// The lease of a process.
+fn lease(options: &Options) -> Duration {
+    Duration::from_secs(if options.server().is_none() { 45 } else { 20 })
+}
 
 /// How long before the end of a freeze its processes are looked at last: while it lasts nobody waits for those that have ended.
 const LAST_LOOK: Duration = Duration::from_secs(1);
@@ -51,7 +59,7 @@ async fn froze(
 ) -> Result<(Value, bool), Error> {
     let stand = Stand::new(options, 0).await?;
     let mut fleet = stand.fleet(processes)?;
-    let time = if options.server().is_none() { FROZEN_SQLITE } else { FROZEN };
+    let time = frozen(options);
     let (mut numbers, mut victims) = (0..runs, Vec::new());
     for _ in 0..rounds {
         stand.trigger(dag, numbers.by_ref().take(runs.div_ceil(rounds))).await?;
@@ -88,7 +96,7 @@ async fn busiest(stand: &Stand, fleet: &mut Fleet) -> Result<Option<(usize, usiz
 /// F9, of attempts in processes of their own: only the process that started them is frozen, and they are not.
 pub(crate) async fn processes(name: &'static str, options: &Options) -> Result<(Value, bool), Error> {
     let (rounds, runs) = (options.pick(2, 1), options.runs(6, 3));
-    let time = if options.server().is_none() { FROZEN_SQLITE } else { FROZEN };
+    let time = frozen(options);
     let stand = Stand::new(options, 0).await?;
     let lasting = (time.as_secs() + BEYOND).to_string();
     let mut fleet = stand.fleet_with(2, &[(ISOLATED, "1".to_owned()), (LASTING, lasting)])?;
@@ -112,7 +120,7 @@ pub(crate) async fn processes(name: &'static str, options: &Options) -> Result<(
         }
     }
     stand.wait(&mut fleet, runs).await?;
-    let lease = time.saturating_sub(AFTER_LEASE).as_millis();
+    let lease = lease(options).as_millis();
     wrong.extend(
         ended_ms
             .iter()

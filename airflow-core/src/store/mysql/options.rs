@@ -15,7 +15,7 @@ use crate::store::{StoreError, StoreResult};
 /// process that was frozen in the middle of one must not keep rows locked.
 const SETTINGS: &str = "
     SET SESSION sql_mode = 'STRICT_ALL_TABLES,STRICT_TRANS_TABLES,ERROR_FOR_DIVISION_BY_ZERO,NO_ENGINE_SUBSTITUTION',
-        innodb_lock_wait_timeout = 4, time_zone = '+00:00' /*M!100300 , idle_transaction_timeout = 10 */;
+        innodb_lock_wait_timeout = 4, time_zone = '+00:00' /*M!100300 , idle_transaction_timeout = 5 */;
     SET SESSION TRANSACTION ISOLATION LEVEL READ COMMITTED";
 
 /// How to reach a MySQL (8.0.13 or newer) or MariaDB (10.6 or newer) database.
