@@ -5,7 +5,7 @@ use std::path::{Path, PathBuf};
 
 /// The modules of `airflow-core`, lowest first. A module uses only modules of its own or a lower layer.
 const LAYERS: &[(&str, &[&str])] = &[
-    ("words", &["id", "time", "hash", "secret", "mask", "fernet", "host"]),
+    ("words", &["id", "time", "hash", "host", "map", "secret", "mask", "fernet"]),
     ("states", &["state"]),
     (
         "definitions",
@@ -25,7 +25,7 @@ const LAYERS: &[(&str, &[&str])] = &[
         ],
     ),
     ("compilation", &["compile", "registry", "discovery"]),
-    ("store contract", &["store", "secrets"]),
+    ("store contract", &["store", "secrets", "shipping"]),
     ("plans", &["plan"]),
     ("decisions", &["decide"]),
     ("executor contract", &["executor"]),

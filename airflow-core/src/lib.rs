@@ -38,6 +38,7 @@ pub mod retry;
 pub mod scheduler;
 pub mod secret;
 pub mod secrets;
+mod shipping;
 pub mod state;
 pub mod store;
 pub mod template;

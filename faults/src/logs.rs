@@ -49,6 +49,10 @@ const MISSING: u64 = 1_500;
 /// What a log has beside what the task says, at most, in bytes.
 const FRAME: u64 = 4_096;
 
+/// The table of the logs, and its name while it is away.
+const LOG_TABLE: &str = "af_log_chunk";
+const LOG_TABLE_AWAY: &str = "af_log_chunk_away";
+
 /// How long something is waited for that must happen.
 const SOON: Duration = Duration::from_secs(30);
 
@@ -175,11 +179,11 @@ pub(crate) async fn volume(
         }
         fleet.roll(place).await?;
     }
-    rename(&stand, options, "af_log_chunk", "af_log_chunk_away").await?;
+    rename(&stand, options, LOG_TABLE, LOG_TABLE_AWAY).await?;
     stand.trigger(LOUD, [1]).await?;
     stand.wait(&mut fleet, 3 + runs).await?;
     let refused = fleet.said(&["task logs cannot be written to the store"])?.len();
-    rename(&stand, options, "af_log_chunk_away", "af_log_chunk").await?;
+    rename(&stand, options, LOG_TABLE_AWAY, LOG_TABLE).await?;
     let unwritten = fleet.said(&["cannot write the task's log"])?.len();
     let late = wait_for_log(&stand).await?;
     if !late {
@@ -340,12 +344,19 @@ async fn wait_for_log(stand: &Stand) -> std::result::Result<bool, Error> {
     Ok(false)
 }
 
-/// Takes the table of the logs away from everybody, or brings it back.
+/// Takes the table of the logs away from everybody, or brings it back; has SQLite refuse its rows, or take them.
 async fn rename(stand: &Stand, options: &Options, from: &str, to: &str) -> std::result::Result<(), Error> {
     let store = &stand.setup.store;
     match options.server() {
         None => {
-            let sql = format!("PRAGMA legacy_alter_table = ON; ALTER TABLE {from} RENAME TO {to}");
+            // Without the table SQLite would refuse every commit: it reads all that a commit may do.
+            let sql = if from == LOG_TABLE {
+                format!(
+                    "CREATE TRIGGER no_logs BEFORE INSERT ON {from} BEGIN SELECT RAISE(ABORT, 'no logs'); END"
+                )
+            } else {
+                "DROP TRIGGER no_logs".to_owned()
+            };
             let place = sqlx::sqlite::SqliteConnectOptions::new().filename(stand.asks.store().place());
             let place = place.busy_timeout(SOON);
             let mut conn = sqlx::SqliteConnection::connect_with(&place).await?;

@@ -26,7 +26,7 @@ use crate::time::Clock;
 
 use super::log_path::safe;
 pub use super::log_path::{LogName, LogTemplate};
-use super::ship::Outlet;
+use crate::shipping::Outlet;
 
 /// The name of the span around every attempt.
 const SPAN: &str = "airflow_attempt";

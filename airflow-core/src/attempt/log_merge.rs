@@ -7,7 +7,7 @@
 use std::collections::{HashMap, VecDeque};
 use std::hash::{DefaultHasher, Hash as _, Hasher as _};
 
-use super::ship::is_gap;
+use crate::shipping::is_gap;
 
 /// How a line begins: `[2026-01-01T00:00:00.000+0000]`.
 const TIME: usize = "[2026-01-01T00:00:00.000+0000]".len();
@@ -159,7 +159,7 @@ mod tests {
     use proptest::prelude::*;
 
     use super::*;
-    use crate::attempt::ship::gap;
+    use crate::shipping::gap;
 
     fn line(second: u32, text: &str) -> String {
         format!("[2026-01-01T00:00:{second:02}.000+0000] {{t.rs:1}} INFO - {text}\n")

@@ -13,7 +13,6 @@ mod names;
 #[cfg(unix)]
 pub mod process;
 mod services;
-mod ship;
 mod waits;
 
 use std::panic::AssertUnwindSafe;
@@ -44,13 +43,13 @@ use crate::store::SharedStore;
 use crate::time::Clock;
 use crate::xcom::DEFAULT_XCOM_LIMIT;
 
+use crate::shipping::Shipper;
 use log::{AttemptLog, LogName, LogPlan, LogTemplate};
 use services::StoreServices;
-use ship::Shipper;
 
+pub use crate::shipping::LateLogs;
 pub use log_reader::{LogPart, LogReader};
 pub use log_source::{LogFile, WorkerLogs};
-pub use ship::LateLogs;
 
 /// How long `on_kill` may take: whatever holds it up longer must not hold up the executor's slot.
 const ON_KILL_LIMIT: Duration = Duration::from_secs(10);

@@ -25,7 +25,6 @@ use chrono::{DateTime, Utc};
 use tokio::sync::{Notify, broadcast, mpsc};
 use uuid::Uuid;
 
-use crate::attempt::LateLogs;
 use crate::compile::CompiledDag;
 use crate::decide::outcome::{DEFAULT_MAX_MAP_LENGTH, MAX_LOST_ATTEMPTS};
 use crate::executor::Waiter;
@@ -33,6 +32,7 @@ use crate::id::{AttemptId, DagId, IncarnationId, RunId};
 use crate::map::HashSet;
 use crate::plan::Report;
 use crate::registry::Registry;
+use crate::shipping::LateLogs;
 use crate::state::RunState;
 use crate::store::points::{pass_point, reach_point};
 use crate::store::{

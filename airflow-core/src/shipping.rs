@@ -1,6 +1,6 @@
 //! Sends the logs of attempts to the store in pieces, beside the attempts: neither waits for the other.
 //!
-//! One task for all attempts of a [`Runner`](super::Runner) writes what has come once a second, and what is of an attempt
+//! One task for all attempts of a `Runner` writes what has come once a second, and what is of an attempt
 //! that has ended at once, but for its last piece: that is written with the end of the attempt. If the store does not take
 //! it there, the end goes without it, and the piece comes later ([`LateLogs`]). The task lives while there is something to
 //! send.
@@ -40,7 +40,7 @@ const PAUSE_LAST: Duration = Duration::from_secs(5);
 
 /// Sends logs. Clones send together.
 #[derive(Clone)]
-pub(super) struct Shipper(Arc<Depot>);
+pub(crate) struct Shipper(Arc<Depot>);
 
 impl fmt::Debug for Shipper {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
@@ -86,19 +86,19 @@ struct Parcel {
 }
 
 /// The log of one attempt on its way to the store. Dropping it ends it.
-pub(super) struct Outlet {
+pub(crate) struct Outlet {
     shipper: Shipper,
     number: u64,
 }
 
 impl Shipper {
-    pub(super) fn new(store: SharedStore, clock: Arc<dyn Clock>) -> Self {
+    pub(crate) fn new(store: SharedStore, clock: Arc<dyn Clock>) -> Self {
         let (state, hurry, sent) = Default::default();
         Self(Arc::new(Depot { store, clock, state, hurry, sent }))
     }
 
     /// Begins the log of an attempt; its first piece has the number `first`. Needs a tokio runtime.
-    pub(super) fn open(&self, attempt: AttemptId, first: i64) -> Outlet {
+    pub(crate) fn open(&self, attempt: AttemptId, first: i64) -> Outlet {
         let mut state = self.0.lock();
         state.last += 1;
         let number = state.last;
@@ -172,7 +172,7 @@ impl LateLogs {
 
 impl Outlet {
     /// Adds a line, which ends with a newline.
-    pub(super) fn add(&self, line: &str) {
+    pub(crate) fn add(&self, line: &str) {
         let depot = &self.shipper.0;
         let mut state = depot.lock();
         let room = state.waiting + line.len() <= ALL_WAITING;
@@ -194,14 +194,14 @@ impl Outlet {
     }
 
     /// Ends the log and gives its last piece.
-    pub(super) fn close(&self) -> Option<LogChunk> {
+    pub(crate) fn close(&self) -> Option<LogChunk> {
         let last = self.take_last();
         self.end();
         last
     }
 
     /// Returns when the store has what comes before the last piece; waits not long for that.
-    pub(super) async fn sent(&self) {
+    pub(crate) async fn sent(&self) {
         self.shipper.0.sent_in_time(|state| state.has_sent(self.number)).await;
     }
 
@@ -244,12 +244,12 @@ impl Drop for Outlet {
 const WHY: &str = "are missing here: the database did not take them in time\n";
 
 /// The line that stands for lines that are missing.
-pub(super) fn gap(lines: u64, bytes: u64) -> String {
+pub(crate) fn gap(lines: u64, bytes: u64) -> String {
     format!("... {lines} lines with {bytes} bytes {WHY}")
 }
 
 /// Whether a line is such a one.
-pub(super) fn is_gap(line: &str) -> bool {
+pub(crate) fn is_gap(line: &str) -> bool {
     line.starts_with("... ") && line.ends_with(WHY)
 }
 
