@@ -272,6 +272,17 @@ impl AttemptRunner for Counted {
 }
 
 impl Shared {
+    /// Begins to take messages.
+    fn consume(&self) -> Arc<dyn Consumer> {
+        let consumer: Arc<dyn Consumer> = Arc::from(self.transport.consume(ConsumeOptions {
+            queues: self.options.queues.clone(),
+            name: self.name.clone(),
+            prefetch: self.options.prefetch(),
+        }));
+        let _ = self.consumer.set(Arc::clone(&consumer));
+        consumer
+    }
+
     /// Waits on the worker's clock.
     async fn rest(&self, time: Duration) {
         self.clock.sleep(time).await;
@@ -413,7 +424,7 @@ impl Worker {
             runner: Arc::new(Counted { inner: runner, code: Arc::clone(&code) }),
             started_at: clock.now(),
             clock,
-            transport: Arc::clone(&transport),
+            transport,
             consumer: std::sync::OnceLock::new(),
             signer,
             hops: Hops::default(),
@@ -436,12 +447,7 @@ impl Worker {
             let _ = shared.member.leave().await;
             return Err(error);
         }
-        let consumer: Arc<dyn Consumer> = Arc::from(transport.consume(ConsumeOptions {
-            queues: shared.options.queues.clone(),
-            name: shared.name.clone(),
-            prefetch: shared.options.prefetch(),
-        }));
-        let _ = shared.consumer.set(Arc::clone(&consumer));
+        let consumer = shared.consume();
         let tasks = vec![
             tokio::spawn(reports::run(Arc::clone(&shared), reports)),
             tokio::spawn(care::listen(Arc::clone(&shared))),
