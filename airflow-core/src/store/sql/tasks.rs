@@ -1,6 +1,6 @@
 //! Attempts, events and values.
 
-use std::fmt::Write as _;
+use std::collections::BTreeSet;
 
 use chrono::{DateTime, Utc};
 
@@ -95,28 +95,43 @@ fn event_row(row: &Row) -> StoreResult<EventRow> {
     })
 }
 
-/// A statement on the values that a filter stands for.
-fn matching<'q>(conn: &Conn<'_>, head: &str, filter: &'q XComFilter, tail: &str) -> Query<'q> {
-    let tasks = conn.list(filter.tasks.iter().map(TaskId::as_str));
-    let parts: [(bool, &str, Arg<'_>); 3] = [
-        (!filter.tasks.is_empty(), "task_id IN (SELECT j.id FROM ROWS(?, id NAME) j)", tasks.into()),
-        (filter.map_index.is_some(), "map_index = ?", filter.map_index.map(|index| index.0).into()),
-        (filter.key.is_some(), "\"key\" = ?", filter.key.as_deref().into()),
-    ];
-    let mut sql = format!("{head} FROM af_xcom WHERE run = ?1");
-    let mut args: Vec<Arg<'_>> = vec![filter.run.0.into()];
-    for (_, part, arg) in parts.into_iter().filter(|(wanted, ..)| *wanted) {
+/// Of how many tasks values are looked up by their keys. To compare with a list of tasks, servers read all values of the
+/// run.
+const FEW_TASKS: usize = 16;
+
+/// Statements on the values that a filter stands for, as one; for each task one if there are few.
+fn matching<'q>(
+    conn: &Conn<'_>,
+    statement: &str,
+    filter: &'q XComFilter,
+    few_tasks: usize,
+    tail: &str,
+) -> Query<'q> {
+    let mut args: Vec<Arg<'q>> = vec![filter.run.0.into()];
+    let mut place = |arg: Arg<'q>| {
         args.push(arg);
-        write!(sql, " AND {}", part.replace('?', &format!("?{}", args.len())))
-            .expect("writing to a string never fails");
-    }
-    sql.push_str(tail);
-    args.into_iter().fold(query(sql), Query::bind)
+        format!("?{}", args.len())
+    };
+    let index = filter.map_index.map(|index| format!(" AND map_index = {}", place(index.0.into())));
+    let key = filter.key.as_deref().map(|key| format!(" AND \"key\" = {}", place(key.into())));
+    let rest = format!("{}{}", index.unwrap_or_default(), key.unwrap_or_default());
+    let tasks: BTreeSet<&str> = filter.tasks.iter().map(TaskId::as_str).collect();
+    let of_tasks: Vec<String> = if tasks.is_empty() {
+        vec![String::new()]
+    } else if tasks.len() <= few_tasks {
+        tasks.into_iter().map(|task| format!(" AND task_id = {}", place(task.into()))).collect()
+    } else {
+        let list = place(conn.list(tasks).into());
+        vec![format!(" AND task_id IN (SELECT j.id FROM ROWS({list}, id NAME) j)")]
+    };
+    let parts: Vec<String> =
+        of_tasks.iter().map(|task| format!("{statement} FROM af_xcom WHERE run = ?1{task}{rest}")).collect();
+    args.into_iter().fold(query(parts.join(" UNION ALL ") + tail), Query::bind)
 }
 
 /// Values that match.
 pub(in crate::store) async fn xcoms(conn: &mut Conn<'_>, filter: &XComFilter) -> StoreResult<Vec<XComRow>> {
-    let query = matching(conn, "SELECT *", filter, " ORDER BY task_id, map_index, \"key\"");
+    let query = matching(conn, "SELECT *", filter, FEW_TASKS, " ORDER BY task_id, map_index, \"key\"");
     query.fetch_all(conn).await?.iter().map(xcom_row).collect()
 }
 
@@ -131,9 +146,17 @@ pub(super) fn xcom_row(row: &Row) -> StoreResult<XComRow> {
     })
 }
 
+/// Takes a run to its next generation, so that whoever remembers values of it reads them again. Says whether there is
+/// such a run.
+async fn next_generation(conn: &mut Conn<'_>, run: RunPk) -> StoreResult<bool> {
+    const NEXT: &str = "UPDATE af_run SET generation = generation + 1 WHERE pk = ?1";
+    Ok(query(NEXT).bind(run.0).execute(conn).await? > 0)
+}
+
 /// Deletes values that match; says how many.
 pub(in crate::store) async fn delete_xcoms(conn: &mut Conn<'_>, filter: &XComFilter) -> StoreResult<u64> {
-    matching(conn, "DELETE", filter, "").execute(conn).await
+    next_generation(conn, filter.run).await?;
+    matching(conn, "DELETE", filter, 1, "").execute(conn).await
 }
 
 /// Writes a value, if there is such a run.
@@ -144,12 +167,12 @@ pub(in crate::store) async fn set_xcom(
     now: DateTime<Utc>,
 ) -> StoreResult<()> {
     const SET: &str = "
-        INSERT INTO af_xcom (run, task_id, map_index, \"key\", at, value)
-        SELECT pk, ?2, ?3, ?4, ?5, ?6 FROM af_run WHERE pk = ?1
+        INSERT INTO af_xcom (run, task_id, map_index, \"key\", at, value) VALUES (?1, ?2, ?3, ?4, ?5, ?6)
         ON CONFLICT (run, task_id, map_index, \"key\") DO UPDATE SET at = excluded.at, value = excluded.value";
-    let query = query(SET).bind(run.0).bind(xcom.task_id.as_str()).bind(xcom.map_index.0).bind(&xcom.key);
-    match query.bind(now).bind(xcom.value.text()).execute(conn).await? {
-        0 => Err(rules::no_run(run)),
-        _ => Ok(()),
+    if !next_generation(conn, run).await? {
+        return Err(rules::no_run(run));
     }
+    let query = query(SET).bind(run.0).bind(xcom.task_id.as_str()).bind(xcom.map_index.0).bind(&xcom.key);
+    query.bind(now).bind(xcom.value.text()).execute(conn).await?;
+    Ok(())
 }
