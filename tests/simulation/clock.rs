@@ -1,7 +1,7 @@
 //! Clocks of the simulated machines. True time is tokio's paused time, which nobody but the runtime moves.
 
 use std::sync::atomic::{AtomicBool, AtomicI64, Ordering};
-use std::sync::{Arc, Mutex};
+use std::sync::{Arc, LazyLock, Mutex};
 use std::time::Duration;
 
 use airflow_core::time::Clock;
@@ -12,7 +12,8 @@ use tokio::time::Instant;
 
 /// The moment at which every simulation begins.
 pub(crate) fn base() -> DateTime<Utc> {
-    "2026-01-05T00:00:00Z".parse().expect("a date")
+    static BASE: LazyLock<DateTime<Utc>> = LazyLock::new(|| "2026-01-05T00:00:00Z".parse().expect("a date"));
+    *BASE
 }
 
 /// Whether a process goes on.

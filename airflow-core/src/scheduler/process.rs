@@ -29,13 +29,12 @@ pub struct IncarnationSpec {
 impl IncarnationSpec {
     /// This process.
     pub fn of_this_process(kind: &'static str) -> Self {
-        let pid = std::process::id();
         Self {
             id: IncarnationId(Uuid::now_v7()),
             kind,
             host: host_name(),
-            pid,
-            birth: birth(pid).unwrap_or_default(),
+            pid: std::process::id(),
+            birth: own_birth().unwrap_or_default().to_owned(),
         }
     }
 
@@ -63,7 +62,9 @@ impl IncarnationSpec {
 pub fn is_gone(other: &NewIncarnation) -> bool {
     let Some((place, _)) = other.birth.rsplit_once(':') else { return false };
     // Another machine of the same name, another boot, or another container: its process table is not ours.
-    here() == Some(place) && birth(other.pid).as_deref() != Some(other.birth.as_str())
+    // Nobody is asked about this process: it is there.
+    let is_this = || own_birth() == Some(other.birth.as_str()) && other.pid == std::process::id();
+    here() == Some(place) && !is_this() && birth(other.pid).as_deref() != Some(other.birth.as_str())
 }
 
 /// Whether a process counts as alive for somebody who looks only once.
@@ -140,6 +141,12 @@ fn here() -> Option<&'static str> {
         Some(format!("{}:{number}", boot.trim()))
     });
     HERE.as_deref()
+}
+
+/// That of this process, which stays what it is.
+fn own_birth() -> Option<&'static str> {
+    static OWN: LazyLock<Option<String>> = LazyLock::new(|| birth(std::process::id()));
+    OWN.as_deref()
 }
 
 /// The place of a process and its start there; `None` if there is no such process, or no `/proc`.
