@@ -26,6 +26,8 @@ mod random;
 mod remote;
 #[path = "simulation/shrink.rs"]
 mod shrink;
+#[path = "simulation/values.rs"]
+mod values;
 #[path = "simulation/work.rs"]
 mod work;
 #[path = "simulation/world.rs"]
@@ -67,6 +69,8 @@ const SITUATIONS: &[&str] = &[
     "a process is stopped",
     "a process stands still for longer than its lease",
     "a report comes twice",
+    "a result is handed on",
+    "a result is set by a user",
     "a report is late",
     "a retry",
     "a sensor is run again later",

@@ -83,6 +83,7 @@ fn pretended(dag: &CompiledDag, key: TiKey, run: RunInfo, try_number: u32) -> At
         at: Utc::now(),
         try_started_at: Utc::now(),
         wait: None,
+        given: Vec::new(),
         source_stamp: 0,
     }
 }

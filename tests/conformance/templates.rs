@@ -124,6 +124,7 @@ fn attempt_of(raw: &Value, dag: &CompiledDag) -> Attempt {
         at,
         try_started_at: at,
         wait: None,
+        given: Vec::new(),
         source_stamp: 0,
     }
 }

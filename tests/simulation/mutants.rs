@@ -32,12 +32,14 @@ pub(crate) enum Mutant {
     ClaimBlind,
     /// Each try of a task instance has the attempt id of the first.
     ReuseAttemptId,
+    /// A result that a user sets leaves the generation of the run as it is.
+    SetsInSilence,
     /// Workers do not stop what was taken away, nor what runs at the end of their lease.
     WorkerIgnoresCancel,
 }
 
 /// All of them, each with a seed that notices it; if plans change, others do.
-pub(crate) const ALL: [(Mutant, u64); 13] = [
+pub(crate) const ALL: [(Mutant, u64); 14] = [
     (Mutant::NoEpoch, 71),
     (Mutant::SubmitBeforeCommit, 0),
     (Mutant::ExpireByOwnClock, 0),
@@ -51,6 +53,7 @@ pub(crate) const ALL: [(Mutant, u64); 13] = [
     (Mutant::ClaimBlind, 44),
     (Mutant::ReuseAttemptId, 0),
     (Mutant::WorkerIgnoresCancel, 2),
+    (Mutant::SetsInSilence, 542),
 ];
 
 impl Mutant {
@@ -60,6 +63,7 @@ impl Mutant {
             Self::NoEpoch => Some(Blind::Epoch),
             Self::ClearWithoutEpoch => Some(Blind::ClearedEpoch),
             Self::ClaimBlind => Some(Blind::Claim),
+            Self::SetsInSilence => Some(Blind::Values),
             _ => None,
         }
     }

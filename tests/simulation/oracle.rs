@@ -16,6 +16,7 @@ use super::clock::Gate;
 use super::crew::Crew;
 use super::plan::{Plan, TaskPlan};
 use super::random::Hash;
+use super::values::Values;
 
 /// How many lines of what happened are kept for a failure.
 const KEPT: usize = 5_000;
@@ -91,6 +92,7 @@ pub(crate) struct Oracle {
     /// Ten seconds, and how often the store was called in them.
     calls: (u64, u64),
     pub(crate) crew: Crew,
+    pub(crate) values: Values,
 }
 
 impl Oracle {
@@ -191,6 +193,7 @@ impl Oracle {
             self.runs.insert(unit.run, (dag.clone(), to));
         }
         self.events.extend(unit.asset_events.iter().map(|event| event.id.clone()));
+        self.values.written(unit);
         self.attempts_of(unit);
         self.attempts_fit(unit);
     }

@@ -207,6 +207,12 @@ pub(crate) enum What {
         dag: usize,
         seconds: u64,
     },
+    /// Somebody sets the result of a task.
+    SetValue {
+        dag: usize,
+        nth: usize,
+        task: usize,
+    },
     /// Somebody says that the asset is new.
     AssetEvent,
     /// The broker cannot be reached: calls fail, or hang until they give up.
@@ -244,6 +250,8 @@ pub(crate) struct Plan {
     pub(crate) minutes: u64,
     pub(crate) pool: i32,
     pub(crate) max_lost: u32,
+    /// Whether tasks take the results of others.
+    pub(crate) hands_on: bool,
     /// Whether schedulers run attempts themselves.
     pub(crate) local: bool,
     /// If there is one, workers run attempts; the last processes are workers.
@@ -270,6 +278,7 @@ impl Plan {
             minutes: 10,
             pool: random.between(1, 4),
             max_lost: if random.chance(25) { random.between(1, 3) } else { 1000 },
+            hands_on: false,
             local: true,
             broker: None,
             processes,
@@ -292,6 +301,7 @@ impl Plan {
         plan.has_kinds();
         plan.has_limits();
         plan.has_workers();
+        plan.has_values();
         plan.events.sort_by_key(|event| event.at);
         plan.waits_for_no_failure();
         plan
@@ -327,6 +337,19 @@ impl Plan {
             task.most = random.chance(15).then(|| random.between(1, 3));
             let most_of_run = random.chance(40).then(|| random.between(1, 2));
             task.most_of_run = most_of_run.filter(|_| task.mapped.is_some());
+        }
+    }
+
+    /// Results that are handed on, and users who set them: a stream of their own.
+    fn has_values(&mut self) {
+        let mut random = Random::new(self.seed, "values");
+        self.hands_on = random.chance(40);
+        for _ in 0..random.below::<u64>(if self.hands_on { 5 } else { 1 }) {
+            let at = random.between(1_000, self.minutes * 60_000);
+            let dag: usize = random.below(self.dags.len() as u64);
+            let task = random.below(self.dags[dag].tasks.len() as u64);
+            let what = What::SetValue { dag, nth: random.below(2), task };
+            self.events.push(Event { at, what });
         }
     }
 
@@ -384,6 +407,7 @@ impl Plan {
             minutes,
             pool: 8,
             max_lost: 1000,
+            hands_on: true,
             local: true,
             broker,
             processes,

@@ -417,6 +417,7 @@ impl Executor for Watched {
         if self.life.mutant == Some(Mutant::ReuseAttemptId) {
             attempt.ti.attempt_id = lock(&self.life.oracle).first_attempt(&attempt);
         }
+        lock(&self.life.oracle).is_given(&attempt);
         self.inner.submit(attempt)?;
         let out = self.pending.fetch_add(1, Ordering::Relaxed) + 1;
         lock(&self.life.oracle).are_out(self.life.number, out, self.slots());

@@ -117,6 +117,7 @@ fn dag_of(what: What) -> Option<usize> {
         | What::Mark { dag, .. }
         | What::MarkRun { dag, .. }
         | What::Trigger { dag }
+        | What::SetValue { dag, .. }
         | What::PauseDag { dag, .. } => Some(dag),
         _ => None,
     }
@@ -124,7 +125,9 @@ fn dag_of(what: What) -> Option<usize> {
 
 fn task_of(what: What) -> Option<(usize, usize)> {
     match what {
-        What::Clear { dag, task: Some(task), .. } | What::Mark { dag, task, .. } => Some((dag, task)),
+        What::Clear { dag, task: Some(task), .. }
+        | What::Mark { dag, task, .. }
+        | What::SetValue { dag, task, .. } => Some((dag, task)),
         _ => None,
     }
 }

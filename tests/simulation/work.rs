@@ -1,5 +1,6 @@
 //! The dags of a plan, and the code of their tasks.
 
+use std::collections::BTreeMap;
 use std::time::Duration;
 
 use airflow::prelude::*;
@@ -55,6 +56,18 @@ async fn script(cx: &TaskContext, clock: &ProcessClock, plan: &Plan) -> Result<(
     works(cx, clock, plan_of(cx, plan)).await
 }
 
+/// As `script`, with a result that others take, and taking one.
+#[task]
+async fn script_after(
+    cx: &TaskContext,
+    clock: &ProcessClock,
+    plan: &Plan,
+    before: Option<String>,
+) -> Result<String> {
+    works(cx, clock, plan_of(cx, plan)).await?;
+    Ok(format!("{} after {}", cx.ti().attempt_id, before.map_or(0, |before| before.len())))
+}
+
 #[task]
 async fn script_of(cx: &TaskContext, clock: &ProcessClock, plan: &Plan, _element: usize) -> Result<()> {
     works(cx, clock, plan_of(cx, plan)).await
@@ -100,10 +113,12 @@ fn options_of(task: &TaskPlan) -> TaskOptions {
     if task.makes { options.outlets(ASSET) } else { options }
 }
 
-fn define(d: &Dag, dag: &DagPlan) {
+fn define(d: &Dag, dag: &DagPlan, hands_on: bool) {
     let mut nodes: Vec<Node<'_>> = Vec::new();
+    let mut results: BTreeMap<usize, Handle<'_, String>> = BTreeMap::new();
     for (number, task) in dag.tasks.iter().enumerate() {
         let (id, options) = (format!("t{number}"), options_of(task));
+        let mut taken = None;
         let node = match (task.kind, task.mapped) {
             (_, Some(length)) => {
                 let list: Vec<usize> = (0..length).collect();
@@ -111,6 +126,16 @@ fn define(d: &Dag, dag: &DagPlan) {
                     script_of::call(element).id(id.as_str()).options(|o| *o = options.clone())
                 })
                 .node()
+            }
+            (Kind::Script, None) if hands_on => {
+                taken = task.upstream.iter().copied().find(|up| results.contains_key(up));
+                let call = match taken.and_then(|up| results.get(&up)) {
+                    Some(before) => script_after::call(*before),
+                    None => script_after::call(None::<String>),
+                };
+                let result = d.add(call.id(id).options(|o| *o = options));
+                results.insert(number, result);
+                result.node()
             }
             (Kind::Script, None) => d.add(script::call().id(id).options(|o| *o = options)).node(),
             (Kind::Branch { chosen }, None) => {
@@ -125,7 +150,7 @@ fn define(d: &Dag, dag: &DagPlan) {
                 d.add(sensor.timeout(Duration::from_secs(timeout))).node()
             }
         };
-        for up in &task.upstream {
+        for up in task.upstream.iter().filter(|up| taken != Some(**up)) {
             d.order(nodes[*up] >> node);
         }
         nodes.push(node);
@@ -144,5 +169,5 @@ pub(crate) fn dag_of(plan: &Plan, number: usize) -> DagDef {
         let cron = format!("*/{} * * * *", dag.every);
         def.schedule(cron.as_str()).start_date(base()).end_date(end).catchup(true)
     };
-    def.define(|d| define(d, &dag))
+    def.define(|d| define(d, &dag, plan.hands_on))
 }

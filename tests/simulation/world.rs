@@ -7,17 +7,18 @@ use std::sync::{Arc, Mutex};
 use std::time::Duration;
 
 use airflow_core::app::{Airflow, AirflowBuilder, ClearOptions, Mark, Running, Selection};
-use airflow_core::id::{DagId, RunId};
+use airflow_core::id::{DagId, MapIndex, RunId, TaskId};
 use airflow_core::scheduler::{OnLeaseLoss, Wake};
 use airflow_core::store::{
-    AssetEventFilter, Layered, MemoryStore, PoolSpec, QueueFilter, RunFilter, RunRow, Store,
+    AssetEventFilter, Layered, MemoryStore, PoolSpec, QueueFilter, RunFilter, RunRow, Store, XComWrite,
 };
+use airflow_core::xcom::{RETURN_VALUE, XComValue};
 use airflow_executors::LocalExecutor;
 use airflow_executors::remote::Worker;
 use tokio::time::Instant;
 
 use super::broker::{Bad, Broker};
-use super::clock::{Gate, ProcessClock};
+use super::clock::{Gate, ProcessClock, base};
 use super::mutants::Mutant;
 use super::oracle::{Oracle, Violation};
 use super::plan::{Plan, What};
@@ -457,6 +458,18 @@ impl World {
                     let done = world.user.set_paused(&dag, false, "user").await;
                     done.expect("the store in memory does not fail");
                 });
+            }
+            What::SetValue { dag, nth, task } => {
+                let dag_id = Some(DagId::new(format!("d{dag}")));
+                let filter = RunFilter { dag_id, newest_first: true, ..RunFilter::default() };
+                let rows = self.rows(filter).await;
+                let Some(run) = rows.get(nth) else { return };
+                let (task_id, value) = (TaskId::new(format!("t{task}")), XComValue::from_value("set".into()));
+                let (key, map_index) = (RETURN_VALUE.to_owned(), MapIndex::UNMAPPED);
+                let xcom = XComWrite { task_id: task_id.clone(), map_index, key, value: Arc::clone(&value) };
+                if self.user.store().set_xcom(run.pk, xcom, base()).await.is_ok() {
+                    lock(&self.oracle).value_is_set(run.pk, &task_id, value.text());
+                }
             }
             What::Clear { dag, nth, task } => {
                 let Some(run) = self.nth_run(dag, nth).await else { return };

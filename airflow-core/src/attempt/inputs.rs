@@ -6,7 +6,7 @@ use std::sync::{Arc, Mutex, PoisonError};
 use serde_json::Value;
 
 use crate::compile::CompiledDag;
-use crate::id::{MapIndex, RunPk, TaskId, TaskIdx};
+use crate::id::{MapIndex, RunPk, TaskId, TaskIdx, TiKey};
 use crate::operator::{BoxError, ExpandSource, InputRef, Inputs};
 use crate::plan::Attempt;
 use crate::store::{XComFilter, XComRow};
@@ -54,30 +54,33 @@ pub(super) async fn fetch(runner: &Runner, dag: &CompiledDag, attempt: &Attempt)
     let task = dag.task(attempt.task);
     let mut inputs = Inputs::default();
     let map = attempt.ti.map_index;
+    let given: HashMap<TiKey, &Arc<XComValue>> =
+        attempt.given.iter().map(|(key, value)| (*key, value)).collect();
     let mut wanted: Vec<TaskIdx> = Vec::new();
     for input in &task.inputs {
-        if let InputRef::Output(from) | InputRef::Collected(from) = input {
-            inputs.names.insert(*from, dag.task(*from).id.to_string());
-            wanted.push(*from);
+        let (InputRef::Output(from) | InputRef::Collected(from)) = *input else { continue };
+        inputs.names.insert(from, dag.task(from).id.to_string());
+        match given.get(&dag.source_of(from, attempt.key())) {
+            Some(value) if matches!(input, InputRef::Output(_)) => {
+                inputs.outputs.insert(from, Some(Arc::clone(value)));
+            }
+            _ => wanted.push(from),
         }
     }
     if !wanted.is_empty() {
         let rows = read(runner, dag, attempt.run.pk, &wanted).await?;
+        let mut of_task: HashMap<&TaskId, Vec<&XComRow>> = HashMap::new();
+        rows.iter().for_each(|row| of_task.entry(&row.task_id).or_default().push(row));
         for input in &task.inputs {
-            match input {
-                InputRef::Output(from) => {
-                    let instance = if dag.is_paired(*from, attempt.task) { map } else { MapIndex::UNMAPPED };
-                    let found = rows
-                        .iter()
-                        .find(|row| row.task_id == dag.task(*from).id && row.map_index == instance);
-                    inputs.outputs.insert(*from, found.map(|row| Arc::clone(&row.value)));
-                }
-                InputRef::Collected(from) => {
-                    let of_task = rows.iter().filter(|row| row.task_id == dag.task(*from).id);
-                    inputs.collected.insert(*from, of_task.map(|row| Arc::clone(&row.value)).collect());
-                }
-                InputRef::Element(_) => {}
+            let (InputRef::Output(from) | InputRef::Collected(from)) = *input else { continue };
+            let rows = of_task.get(&dag.task(from).id).map_or(&[][..], Vec::as_slice);
+            if let InputRef::Collected(_) = input {
+                inputs.collected.insert(from, rows.iter().map(|row| Arc::clone(&row.value)).collect());
+                continue;
             }
+            let instance = dag.source_of(from, attempt.key()).map;
+            let found = rows.iter().find(|row| row.map_index == instance);
+            inputs.outputs.entry(from).or_insert_with(|| found.map(|row| Arc::clone(&row.value)));
         }
     }
     if let (Some(scope), Some(index)) = (task.scope, map.get())

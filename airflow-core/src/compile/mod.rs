@@ -23,7 +23,7 @@ use serde_json::Value;
 use crate::asset::{AssetCondition, AssetRef};
 use crate::callback::{Callback, Callbacks};
 use crate::dag::{DagDef, ParamsSpec, Place, Problem, Role, TaskSettings};
-use crate::id::{DagId, TaskId, TaskIdx};
+use crate::id::{DagId, MapIndex, TaskId, TaskIdx, TiKey};
 use crate::map::HashMap;
 use crate::operator::{AnyOperator, Expand, InputRef, ScopeId};
 use crate::template::TemplateOptions;
@@ -183,6 +183,8 @@ pub struct CompiledTask {
     pub has_templates: bool,
     /// Whether something is mapped over its result.
     pub is_map_source: bool,
+    /// Whether a task takes its result by itself, not as one of a list of all instances.
+    pub is_input: bool,
     /// Where it is defined.
     pub place: Place,
 }
@@ -312,6 +314,13 @@ impl CompiledDag {
         }
     }
 
+    /// The instance of `above` whose result the instance `below` takes if it takes one: the one of its own index inside
+    /// of a mapped group.
+    pub fn source_of(&self, above: TaskIdx, below: TiKey) -> TiKey {
+        let map = if self.is_paired(above, below.task) { below.map } else { MapIndex::UNMAPPED };
+        TiKey { task: above, map }
+    }
+
     /// Whether the trigger rule of instance `i` of `below` counts instance `i` of `above` only. Rules that do not wait
     /// for all upstream instances count every instance, as in Airflow.
     pub fn counts_pairwise(&self, above: TaskIdx, below: TaskIdx) -> bool {
@@ -420,6 +429,17 @@ impl DagDef {
     }
 }
 
+/// Of which tasks the results are among these inputs.
+fn outputs(tasks: usize, inputs: impl Iterator<Item = InputRef>) -> Vec<bool> {
+    let mut found = vec![false; tasks];
+    for input in inputs {
+        if let InputRef::Output(task) = input {
+            found[task.index()] = true;
+        }
+    }
+    found
+}
+
 fn assemble(
     def: &DagDef,
     settings: DagSettings,
@@ -429,17 +449,14 @@ fn assemble(
     problems: &mut Vec<Problem>,
 ) -> CompiledDag {
     let scopes = graph::scopes(def);
-    let sources: Vec<TaskIdx> = scopes
-        .iter()
-        .flat_map(|scope| scope.expand.tasks())
-        .filter_map(|source| if let InputRef::Output(task) = source { Some(task) } else { None })
-        .collect();
-    let mut is_source = vec![false; def.definition.tasks.len()];
-    sources.iter().for_each(|task| is_source[task.index()] = true);
+    let known = &def.definition.tasks;
+    let is_source = outputs(known.len(), scopes.iter().flat_map(|scope| scope.expand.tasks()));
+    let is_input =
+        outputs(known.len(), known.iter().flat_map(|task| task.description.inputs.iter().copied()));
     let graph::Layout { graph, order, mut upstream, mut downstream, leaves_of_groups, roots_of_groups } =
         graph;
     let mut tasks = Vec::with_capacity(task_settings.len());
-    for (index, (task, settings)) in def.definition.tasks.iter().zip(task_settings).enumerate() {
+    for (index, (task, settings)) in known.iter().zip(task_settings).enumerate() {
         tasks.push(CompiledTask {
             id: task.id.clone(),
             operator: Arc::clone(&task.operator),
@@ -455,6 +472,7 @@ fn assemble(
             inputs: task.description.inputs.clone().into(),
             has_templates: !task.description.templates.is_empty(),
             is_map_source: is_source[index],
+            is_input: is_input[index],
             place: task.place,
         });
     }

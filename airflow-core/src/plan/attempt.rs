@@ -36,6 +36,10 @@ pub struct Attempt {
     pub try_started_at: DateTime<Utc>,
     /// What the instance waits for, or goes on with.
     pub wait: Option<Box<Wait>>,
+    /// Results of tasks directly upstream that were at hand, as the store has them; the others are read. They do not
+    /// leave the process.
+    #[serde(skip)]
+    pub given: Vec<(TiKey, Arc<XComValue>)>,
     /// Changes whenever a value that something is mapped over may have changed: values read under one stamp of this
     /// process may be kept.
     pub source_stamp: u64,

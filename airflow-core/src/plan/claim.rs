@@ -58,6 +58,7 @@ pub fn claimed_attempt(found: &FoundAttempt, dag: &CompiledDag) -> Option<Attemp
         try_started_at: ti.data.started_at.unwrap_or(start.at),
         wait: ti.data.wait.clone(),
         // Values that something is mapped over are there before it starts, and change only if a user clears them.
+        given: Vec::new(),
         source_stamp: u64::from(found.run.generation),
     })
 }

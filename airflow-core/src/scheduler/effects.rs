@@ -56,6 +56,7 @@ pub(super) fn attempt_of(view: &RunView, key: TiKey, id: AttemptId, at: DateTime
         at,
         try_started_at: ti.data.started_at.unwrap_or(at),
         wait: ti.data.wait.clone(),
+        given: Vec::new(),
         source_stamp: view.source_stamp(),
     }
 }

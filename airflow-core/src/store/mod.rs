@@ -485,14 +485,14 @@ pub trait Store: Send + Sync + fmt::Debug + 'static {
     /// Stored values that match, by task id, map index and key.
     async fn xcoms(&self, filter: &XComFilter) -> StoreResult<Vec<XComRow>>;
 
-    /// Writes a value outside of an attempt.
+    /// Writes a value outside of an attempt, and takes the run to its next generation: schedulers remember values.
     ///
     /// # Errors
     ///
     /// [`StoreError::NotFound`] if there is no such run.
     async fn set_xcom(&self, run: RunPk, xcom: XComWrite, now: DateTime<Utc>) -> StoreResult<()>;
 
-    /// Deletes values that match; returns how many.
+    /// Deletes values that match, and takes the run to its next generation; returns how many.
     async fn delete_xcoms(&self, filter: &XComFilter) -> StoreResult<u64>;
 
     /// A variable.

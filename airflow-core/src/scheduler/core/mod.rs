@@ -9,6 +9,7 @@ mod deciding;
 mod news;
 mod out;
 mod remote;
+mod results;
 mod share;
 mod versions;
 mod waits;
@@ -23,6 +24,7 @@ use chrono::{DateTime, TimeDelta, Utc};
 
 use self::out::Out;
 use self::remote::Remote;
+use self::results::Results;
 use self::share::Share;
 use crate::compile::CompiledDag;
 use crate::id::{AttemptId, DagId, IncarnationId, RunPk, TiKey};
@@ -197,6 +199,8 @@ pub(super) struct Core {
     /// Attempts that were handed to an executor and have not reported.
     out: Out,
     remote: Remote,
+    /// Results that attempts need not read.
+    results: Results,
     /// The ends of logs that are not written with the ends of their attempts.
     late_logs: Vec<LogChunk>,
     /// A commit failed that had ends of logs in it: maybe because of them.
@@ -245,6 +249,7 @@ impl Core {
             is_careful: false,
             out,
             remote: Remote::default(),
+            results: Results::default(),
             late_logs: Vec::new(),
             keeps_logs_apart: false,
             unsure: BTreeMap::new(),

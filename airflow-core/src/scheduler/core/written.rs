@@ -88,15 +88,18 @@ impl Core {
             logical_date: view.run.logical_date,
             notice: notice.clone(),
         }));
+        self.results.keep(view, &draft.unit);
         let mut queued = Vec::new();
         for start in &draft.unit.started {
             let Some(sent) = self.out.get(start.attempt_id) else { continue };
             let mut attempt = attempt_of(view, sent.key, start.attempt_id, start.at);
             attempt.run = Arc::clone(&info);
-            effects.submit.push((sent.place, attempt));
             if self.out.routes().is_remote(sent.place) {
                 queued.push(start.attempt_id);
+            } else {
+                attempt.given = self.results.for_instance(view, sent.key);
             }
+            effects.submit.push((sent.place, attempt));
         }
         for end in &draft.unit.ended {
             let Some(sent) = self.out.get(end.attempt_id) else { continue };

@@ -413,9 +413,8 @@ impl State {
     }
 
     pub(super) fn set_xcom(&mut self, run: RunPk, xcom: &XComWrite, now: DateTime<Utc>) -> StoreResult<()> {
-        if !self.runs.contains_key(&run) {
-            return Err(rules::no_run(run));
-        }
+        let Some(row) = self.runs.get_mut(&run) else { return Err(rules::no_run(run)) };
+        row.generation += 1;
         self.write_xcom(run, xcom, now);
         Ok(())
     }
@@ -433,6 +432,9 @@ impl State {
     }
 
     pub(super) fn delete_xcoms(&mut self, filter: &XComFilter) -> u64 {
+        if let Some(run) = self.runs.get_mut(&filter.run) {
+            run.generation += 1;
+        }
         let before = self.xcoms.len();
         self.xcoms.retain(|id, _| !matches(filter, id));
         (before - self.xcoms.len()) as u64

@@ -287,11 +287,15 @@ pub async fn values_are_replaced_cleared_and_deleted(store: SharedStore) -> Stor
     let mut clear = unit(&run);
     clear.xcom_clears = vec![("a".into(), MapIndex::UNMAPPED)];
     clear.xcoms = vec![xcom("a", "new", "null")];
+    assert_eq!(commit(&store, clear.clone()).await?, UnitResult::Stale, "the value was set from outside");
+    clear.generation += 1;
     assert_eq!(commit(&store, clear).await?, UnitResult::Committed);
     assert_eq!(store.xcoms(&all).await?.len(), 4, "the old two of `a` went before the new one came");
     assert_eq!(store.delete_xcoms(&by_key).await?, 2);
     assert_eq!(store.delete_xcoms(&all).await?, 2);
     assert_eq!(store.delete_xcoms(&all).await?, 0);
+    let known = store.load_run(run.pk, None).await?.expect("the run exists").run.generation;
+    assert!(known > loaded.run.generation, "who remembers values of the run learns that they are gone");
     let mut nowhere = run.pk;
     nowhere.0 += 1000;
     assert_not_found(&store.set_xcom(nowhere, xcom("a", "k", "1"), at(1)).await);
