@@ -98,9 +98,18 @@ text_id! {
     /// The name of a task inside its dag, with the ids of its groups in front: `group.task`.
     TaskId
 }
+
 text_id! {
     /// The name of a run inside its dag, such as `scheduled__2026-01-01T00:00:00+00:00`.
     RunId
+}
+
+#[cfg(feature = "sqlite")]
+impl TaskId {
+    /// The text itself, for a store that keeps it until it is written.
+    pub(crate) fn shared(&self) -> Arc<str> {
+        Arc::clone(&self.0)
+    }
 }
 
 /// Why a text cannot be an id.

@@ -109,9 +109,9 @@ impl SqliteStore {
         let version: String =
             sqlx::query_scalar("SELECT sqlite_version()").fetch_one(&mut conn).await.map_err(failed)?;
         errors::check_version(&version)?;
-        // The file may be readable only: say so now, not at the first commit.
-        let writable = sqlx::raw_sql("BEGIN IMMEDIATE; ROLLBACK").execute(&mut conn).await;
-        writable.map_err(|error| unreachable(&options.path, &error))?;
+        // The file may be readable only: say so now, not at the first commit. A transaction would wait for others that write.
+        let writable = std::fs::OpenOptions::new().write(true).open(&options.path);
+        writable.map_err(|error| unreachable(&options.path, &error.into()))?;
         let readers = SqlitePoolOptions::new()
             .max_connections(options.readers.max(1))
             .acquire_timeout(options.busy_timeout)
