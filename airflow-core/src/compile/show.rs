@@ -144,8 +144,11 @@ impl CompiledDag {
     ///
     /// Never: nothing in it can fail to be written.
     pub fn structure(&self) -> String {
-        serde_json::to_string(&Structure(self))
-            .expect("a structure has text keys and numbers that JSON knows")
+        let mut text = serde_json::to_string(&Structure(self))
+            .expect("a structure has text keys and numbers that JSON knows");
+        // It grew by doubling, and may be long.
+        text.shrink_to_fit();
+        text
     }
 }
 

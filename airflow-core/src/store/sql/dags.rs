@@ -39,9 +39,9 @@ pub(in crate::store) async fn sync(
         WHERE NOT EXISTS (SELECT 1 FROM af_dag_version v WHERE v.dag_id = j.id AND v.fingerprint = j.print)
         ORDER BY j.ord";
     // A statement for each: the structure may be long, and is rarely new.
+    const NEXT: &str = "SELECT 1 + coalesce(max(number), 0) AS number FROM af_dag_version WHERE dag_id = ?1";
     const VERSION: &str = "
-        INSERT INTO af_dag_version (dag_id, number, fingerprint, structure, created_at)
-        SELECT ?1, 1 + coalesce(max(v.number), 0), ?2, ?3, ?4 FROM af_dag_version v WHERE v.dag_id = ?1";
+        INSERT INTO af_dag_version (dag_id, number, fingerprint, structure, created_at) VALUES (?1, ?2, ?3, ?4, ?5)";
     const CURRENT: &str = "
         UPDATE af_dag SET version = (SELECT v.number FROM af_dag_version v
                                      WHERE v.dag_id = af_dag.dag_id AND v.fingerprint = af_dag.fingerprint)
@@ -61,8 +61,11 @@ pub(in crate::store) async fn sync(
                 continue;
             };
             let (_, record) = part[at];
-            let version = query(VERSION).bind(record.dag_id.as_str()).bind(record.fingerprint.as_str());
-            version.bind(record.structure.to_text().as_ref()).bind(now).execute(conn).await?;
+            let next = query(NEXT).bind(record.dag_id.as_str()).fetch_all(conn).await?;
+            let number: i64 = next.first().map_or(Ok(1), |row| row.num("number"))?;
+            let version = query(VERSION).bind(record.dag_id.as_str()).bind(number);
+            let version = version.bind(record.fingerprint.as_str()).bind(record.structure.to_text());
+            version.bind(now).execute(conn).await?;
         }
         query(CURRENT).bind(json.as_deref()).execute(conn).await?;
     }

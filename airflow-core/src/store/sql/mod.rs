@@ -168,7 +168,10 @@ macro_rules! bound {
     ($query:expr, $translated:expr, $form:ident) => {{
         let mut sql = sqlx::query(AssertSqlSafe(std::sync::Arc::clone(&$translated.sql)));
         for index in $translated.order($query.args.len()) {
-            sql = value::bind!(sql, &$query.args[index], $form);
+            let arg = &mut $query.args[index];
+            // A place without a number may name a value again.
+            let arg = if $translated.is_numbered() { std::mem::take(arg) } else { arg.clone() };
+            sql = value::bind!(sql, arg, $form);
         }
         sql
     }};
@@ -177,19 +180,20 @@ macro_rules! bound {
 /// Runs `$call` of a bound query on whatever connection it is.
 macro_rules! on {
     ($query:expr, $conn:expr, $call:ident, |$done:ident, $wrap:ident| $map:expr) => {{
-        let translated: std::sync::Arc<Translated> = $conn.dialect.translate(&$query.text);
+        let mut query = $query;
+        let translated: std::sync::Arc<Translated> = $conn.dialect.translate(&query.text);
         match &mut $conn.raw {
             #[cfg(feature = "sqlite")]
             Raw::Sqlite(conn) => {
                 let $wrap = Row::Sqlite;
-                let $done = bound!($query, translated, plain).$call(&mut **conn).await.map_err(failed)?;
+                let $done = bound!(query, translated, plain).$call(&mut **conn).await.map_err(failed)?;
                 $map
             }
             #[cfg(feature = "postgres")]
             Raw::Postgres(conn) => {
                 let $wrap = Row::Postgres;
                 let $done =
-                    errors::within($conn.deadline, bound!($query, translated, typed).$call(&mut **conn))
+                    errors::within($conn.deadline, bound!(query, translated, typed).$call(&mut **conn))
                         .await?;
                 $map
             }
@@ -197,7 +201,7 @@ macro_rules! on {
             Raw::Mysql(conn) => {
                 let $wrap = Row::Mysql;
                 let $done =
-                    errors::within($conn.deadline, bound!($query, translated, dated).$call(&mut **conn))
+                    errors::within($conn.deadline, bound!(query, translated, dated).$call(&mut **conn))
                         .await?;
                 $map
             }

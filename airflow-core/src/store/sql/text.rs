@@ -107,6 +107,11 @@ impl Translated {
         &self.sql
     }
 
+    /// Whether each value is named by its number, and bound once.
+    pub(super) fn is_numbered(&self) -> bool {
+        self.places.is_none()
+    }
+
     /// The index of the value for each place.
     pub(super) fn order(&self, values: usize) -> impl Iterator<Item = usize> {
         let by_place = self.places.iter().flatten().copied();

@@ -5,7 +5,7 @@ use std::borrow::Cow;
 use chrono::{DateTime, Utc};
 use uuid::Uuid;
 
-use crate::store::rules::storable;
+use crate::store::rules::{storable, stored};
 
 /// A value. What is missing still has a type: PostgreSQL wants to know it.
 #[derive(Debug, Clone)]
@@ -15,6 +15,12 @@ pub(in crate::store) enum Arg<'q> {
     Flag(bool),
     Time(Option<DateTime<Utc>>),
     Id(Option<Uuid>),
+}
+
+impl Default for Arg<'_> {
+    fn default() -> Self {
+        Self::Flag(false)
+    }
 }
 
 macro_rules! args {
@@ -35,9 +41,13 @@ args! {
     bool => |value| Arg::Flag(value),
     &'q str => |value| Arg::Text(Some(storable(value))),
     &'q String => |value| Arg::Text(Some(storable(value))),
-    String => |value| Arg::Text(Some(Cow::Owned(storable(&value).into_owned()))),
+    String => |value| Arg::Text(Some(Cow::Owned(stored(value)))),
+    Cow<'q, str> => |value| match value {
+        Cow::Borrowed(text) => text.into(),
+        Cow::Owned(text) => text.into(),
+    },
     Option<&'q str> => |value| Arg::Text(value.map(storable)),
-    Option<String> => |value| Arg::Text(value.map(|text| Cow::Owned(storable(&text).into_owned()))),
+    Option<String> => |value| Arg::Text(value.map(|text| Cow::Owned(stored(text)))),
     DateTime<Utc> => |value| Arg::Time(Some(value)),
     Option<DateTime<Utc>> => |value| Arg::Time(value),
     Uuid => |value| Arg::Id(Some(value)),
@@ -48,30 +58,30 @@ args! {
 macro_rules! bind {
     ($query:expr, $arg:expr, plain) => {
         match $arg {
-            Arg::Int(value) => $query.bind(*value),
-            Arg::Text(value) => $query.bind(value.as_deref().map(str::to_owned)),
-            Arg::Flag(value) => $query.bind(*value),
+            Arg::Int(value) => $query.bind(value),
+            Arg::Text(value) => $query.bind(value.map(Cow::into_owned)),
+            Arg::Flag(value) => $query.bind(value),
             Arg::Time(value) => $query.bind(value.map(|time| time.timestamp_micros())),
             Arg::Id(value) => $query.bind(value.map(|id| id.as_bytes().to_vec())),
         }
     };
     ($query:expr, $arg:expr, typed) => {
         match $arg {
-            Arg::Int(value) => $query.bind(*value),
-            Arg::Text(value) => $query.bind(value.as_deref().map(str::to_owned)),
-            Arg::Flag(value) => $query.bind(*value),
+            Arg::Int(value) => $query.bind(value),
+            Arg::Text(value) => $query.bind(value.map(Cow::into_owned)),
+            Arg::Flag(value) => $query.bind(value),
             Arg::Time(value) => $query.bind(value.map(crate::store::rules::micros)),
-            Arg::Id(value) => $query.bind(*value),
+            Arg::Id(value) => $query.bind(value),
         }
     };
     // To MySQL a time with a zone is a TIMESTAMP, which ends in 2038: the columns are DATETIME.
     ($query:expr, $arg:expr, dated) => {
         match $arg {
-            Arg::Int(value) => $query.bind(*value),
-            Arg::Text(value) => $query.bind(value.as_deref().map(str::to_owned)),
-            Arg::Flag(value) => $query.bind(*value),
+            Arg::Int(value) => $query.bind(value),
+            Arg::Text(value) => $query.bind(value.map(Cow::into_owned)),
+            Arg::Flag(value) => $query.bind(value),
             Arg::Time(value) => $query.bind(value.map(|time| crate::store::rules::micros(time).naive_utc())),
-            Arg::Id(value) => $query.bind(*value),
+            Arg::Id(value) => $query.bind(value),
         }
     };
 }
