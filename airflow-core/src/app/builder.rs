@@ -333,14 +333,18 @@ impl AirflowBuilder {
     ///
     /// [`RegistryErrors`] lists all mistakes of all dags.
     pub fn compile(&self) -> Result<Registry, RegistryErrors> {
+        self.registry_of(self.dags.clone())
+    }
+
+    /// Compiles dags, which are not needed any more.
+    fn registry_of(&self, mut dags: Vec<DagDef>) -> Result<Registry, RegistryErrors> {
         let excused = |id: &str, operator: &dyn AnyOperator| match &self.excused.0 {
             Some(excused) => excused(id, operator),
             None => false,
         };
-        let mut dags = self.dags.clone();
         let defaults = Arc::new(self.defaults.clone());
         for dag in &mut dags {
-            dag.options.inherited = Arc::clone(&defaults);
+            dag.options.inherited = Some(Arc::clone(&defaults));
         }
         Registry::compile_but(&dags, &self.resources, &excused)
     }
@@ -369,9 +373,8 @@ impl AirflowBuilder {
             let application = self.only(process.attempt(), process.ships_logs());
             match Box::pin(process.run(application)).await {}
         }
-        let registry = self.compile()?;
-        // What they were made of is not needed any more.
-        self.dags.clear();
+        let dags = std::mem::take(&mut self.dags);
+        let registry = self.registry_of(dags)?;
         if self.scheduler.lease < self.scheduler.beat * 3 {
             return Err(BuildError::Config(format!(
                 "a lease of {:?} is shorter than three beats of {:?}: one late beat would look like a death",
@@ -427,8 +430,9 @@ impl AirflowBuilder {
     #[cfg(unix)]
     fn only(mut self, attempt: &Attempt, ships_logs: bool) -> Result<Arc<dyn AttemptRunner>, String> {
         let (dag_id, wanted) = (&attempt.run.dag_id, &attempt.fingerprint);
-        self.dags.retain(|dag| dag.id() == dag_id.as_str());
-        let registry = self.compile().map_err(|error| error.to_string())?;
+        let mut dags = std::mem::take(&mut self.dags);
+        dags.retain(|dag| dag.id() == dag_id.as_str());
+        let registry = self.registry_of(dags).map_err(|error| error.to_string())?;
         match registry.get(dag_id) {
             Some(dag) if dag.fingerprint == *wanted => {}
             Some(_) => {

@@ -31,7 +31,7 @@ pub(super) fn options(
         report(ProblemKind::BadId { what: "dag", error });
     }
     let o = &def.options;
-    let zone = match o.timezone.as_deref().or(o.inherited.timezone.as_deref()).map(parse_zone).transpose() {
+    let zone = match o.timezone.as_deref().or(o.inherited().timezone.as_deref()).map(parse_zone).transpose() {
         Ok(zone) => zone.unwrap_or(Tz::UTC),
         Err(error) => {
             report(ProblemKind::BadTimezone(error.to_string()));
@@ -172,10 +172,13 @@ fn dag_settings(def: &DagDef, timezone: Tz, restriction: TimeRestriction) -> Dag
     DagSettings {
         timezone,
         restriction,
-        max_active_runs: o.max_active_runs.or(o.inherited.max_active_runs).unwrap_or(DEFAULT_MAX_ACTIVE_RUNS),
+        max_active_runs: o
+            .max_active_runs
+            .or(o.inherited().max_active_runs)
+            .unwrap_or(DEFAULT_MAX_ACTIVE_RUNS),
         max_active_tasks: o
             .max_active_tasks
-            .or(o.inherited.max_active_tasks)
+            .or(o.inherited().max_active_tasks)
             .unwrap_or(DEFAULT_MAX_ACTIVE_TASKS),
         dagrun_timeout: o.dagrun_timeout,
         params: o.params.clone(),
@@ -227,7 +230,7 @@ pub(super) fn tasks(def: &DagDef, problems: &mut Vec<Problem>) -> Vec<Arc<TaskSe
             options = options.or(&group_def.options.defaults);
             group = group_def.parent;
         }
-        let mut options = options.or(&from_dag).or(&inherited(&def.options.inherited, is_sensor));
+        let mut options = options.or(&from_dag).or(&inherited(def.options.inherited(), is_sensor));
         // A teardown waits for its setups, whatever rule was asked for.
         if is_teardown {
             options.trigger_rule = Some(TriggerRule::AllDoneSetupSuccess);

@@ -22,7 +22,7 @@ pub(super) fn of_tasks(
 ) -> Vec<CompiledDeadline> {
     let mut all = Vec::new();
     for (task, settings) in def.definition.tasks.iter().zip(tasks) {
-        let Some(sla) = settings.sla.filter(|_| def.options.inherited.check_slas != Some(false)) else {
+        let Some(sla) = settings.sla.filter(|_| def.options.inherited().check_slas != Some(false)) else {
             continue;
         };
         if sla.is_zero() {

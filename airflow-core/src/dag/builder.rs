@@ -1,5 +1,6 @@
 //! [`Dag`]: collects what a definition adds. It never refuses anything; mistakes are noted for `compile`.
 
+use std::borrow::Cow;
 use std::cell::{Cell, RefCell};
 use std::fmt;
 use std::sync::Arc;
@@ -465,6 +466,7 @@ impl Dag {
         } else {
             definition.full_id(&options.id)
         };
+        let id = id.into_owned();
         definition.claim(&id, place);
         let parent = definition.open.last().copied();
         let group = definition.groups.len();
@@ -475,7 +477,8 @@ impl Dag {
 
     fn insert<O: Operator>(&self, spec: Spec<O>, scope: Option<ScopeId>, place: Place) -> TaskIdx {
         let options = spec.effective_options();
-        let local = spec.id.clone().unwrap_or_else(|| spec.operator.default_id());
+        let is_named = spec.id.is_some();
+        let local = spec.id.unwrap_or_else(|| spec.operator.default_id());
         let operator = erase(spec.operator);
         let description = operator.description();
         let foreign = description.builders.iter().any(|token| *token != self.token);
@@ -483,10 +486,7 @@ impl Dag {
         let mut definition = self.definition.borrow_mut();
         let options = definition.shared(options);
         let task = TaskIdx::from(definition.tasks.len());
-        let id = match &spec.id {
-            Some(_) => definition.full_id(&local),
-            None => definition.free_id(&local),
-        };
+        let id = if is_named { definition.full_id(&local) } else { definition.free_id(&local) };
         if let Err(error) = crate::id::check_id(&id) {
             definition.problems.push(Problem { kind: ProblemKind::BadId { what: "task", error }, place });
         }
@@ -538,25 +538,25 @@ impl Definition {
 
     /// The id with that of the group around it in front, which already has its own parents in front. A group without
     /// prefix ends the line: outer groups do not count either, as in Airflow.
-    fn full_id(&self, local: &str) -> String {
+    fn full_id<'l>(&self, local: &'l str) -> Cow<'l, str> {
         match self.open.last().map(|index| &self.groups[*index]) {
-            Some(group) if group.options.prefix_ids => format!("{}.{local}", group.id),
-            _ => local.to_owned(),
+            Some(group) if group.options.prefix_ids => format!("{}.{local}", group.id).into(),
+            _ => local.into(),
         }
     }
 
     /// The first free one of `name`, `name__1`, `name__2`, …
-    fn free_id(&mut self, local: &str) -> String {
+    fn free_id<'l>(&mut self, local: &'l str) -> Cow<'l, str> {
         let base = self.full_id(local);
-        if !self.ids.contains_key(base.as_str()) {
+        if !self.ids.contains_key(&*base) {
             return base;
         }
-        let mut suffix = self.next_suffix.get(&base).copied().unwrap_or(1);
+        let mut suffix = self.next_suffix.get(&*base).copied().unwrap_or(1);
         while self.ids.contains_key(format!("{base}__{suffix}").as_str()) {
             suffix += 1;
         }
-        self.next_suffix.insert(base.clone(), suffix + 1);
-        format!("{base}__{suffix}")
+        self.next_suffix.insert(base.clone().into_owned(), suffix + 1);
+        format!("{base}__{suffix}").into()
     }
 
     /// Notes that an id is taken.

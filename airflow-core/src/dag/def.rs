@@ -2,7 +2,7 @@
 
 use std::fmt;
 use std::path::PathBuf;
-use std::sync::Arc;
+use std::sync::{Arc, LazyLock};
 use std::time::Duration;
 
 use chrono::{DateTime, NaiveDate, Utc};
@@ -110,8 +110,16 @@ pub struct DagOptions {
     pub max_consecutive_failed_dag_runs: u32,
     /// How templates are rendered, and what they may use beside what is built in.
     pub templates: TemplateOptions,
+    /// What holds where the dag says nothing; set by the application.
+    pub inherited: Option<Arc<DagDefaults>>,
+}
+
+impl DagOptions {
     /// What holds where the dag says nothing.
-    pub inherited: Arc<DagDefaults>,
+    pub(crate) fn inherited(&self) -> &DagDefaults {
+        static NOTHING: LazyLock<DagDefaults> = LazyLock::new(DagDefaults::default);
+        self.inherited.as_deref().unwrap_or(&NOTHING)
+    }
 }
 
 /// What dags of an application have in common, weaker than what they say themselves.

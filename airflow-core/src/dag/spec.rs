@@ -31,7 +31,8 @@ pub enum Role {
 /// An operator with the options of one use.
 pub struct Spec<O> {
     pub(crate) operator: O,
-    pub(crate) options: TaskOptions,
+    /// What was set, if anything was: most of what there is to move.
+    options: Option<Box<TaskOptions>>,
     pub(crate) id: Option<String>,
     pub(crate) role: Role,
     pub(crate) teardown_of: Vec<(u64, Endpoint)>,
@@ -41,7 +42,7 @@ impl<O: Operator> Spec<O> {
     /// The operator with no options.
     pub fn new(operator: O) -> Self {
         let role = operator.role();
-        Self { operator, options: TaskOptions::default(), id: None, role, teardown_of: Vec::new() }
+        Self { operator, options: None, id: None, role, teardown_of: Vec::new() }
     }
 
     /// The operator.
@@ -56,7 +57,16 @@ impl<O: Operator> Spec<O> {
 
     /// The options of the task: those of this use, then those of its kind.
     pub fn effective_options(&self) -> TaskOptions {
-        self.options.clone().or(&self.operator.defaults())
+        let of_kind = self.operator.defaults();
+        match &self.options {
+            Some(own) => TaskOptions::clone(own).or(&of_kind),
+            None => of_kind,
+        }
+    }
+
+    fn change(mut self, change: impl FnOnce(&mut TaskOptions)) -> Self {
+        change(self.options.get_or_insert_default());
+        self
     }
 }
 
@@ -144,9 +154,7 @@ pub trait TaskExt: IntoSpec + Sized {
     /// Changes the options of this use.
     #[must_use]
     fn options(self, change: impl FnOnce(&mut TaskOptions)) -> Spec<Self::Op> {
-        let mut spec = self.into_spec();
-        change(&mut spec.options);
-        spec
+        self.into_spec().change(change)
     }
 
     /// The id, inside its group. Without it the name of the function or struct is used, with `__1`, `__2` behind it
@@ -240,9 +248,7 @@ pub trait SensorExt: IntoSpec<Op: IsSensor> + Sized {
     #[doc(hidden)]
     #[must_use]
     fn sensor_options(self, change: impl FnOnce(&mut TaskOptions)) -> Spec<Self::Op> {
-        let mut spec = self.into_spec();
-        change(&mut spec.options);
-        spec
+        self.into_spec().change(change)
     }
 }
 
