@@ -6,7 +6,7 @@ use chrono::{DateTime, Utc};
 
 use crate::compile::CompiledDag;
 use crate::id::{AttemptId, DagId, IncarnationId, MapIndex, RunId, TiKey};
-use crate::operator::TiInfo;
+use crate::operator::{RunInfo, TiInfo};
 use crate::plan::{Attempt, Report, RunView, Terms};
 use crate::scheduler::routes::Place;
 use crate::state::{RunEvent, RunState, TaskEvent};
@@ -37,10 +37,21 @@ impl Effects {
 
 /// The attempt of an instance that was started.
 pub(super) fn attempt_of(view: &RunView, key: TiKey, id: AttemptId, at: DateTime<Utc>) -> Attempt {
+    attempt_in(view, Arc::new(view.info()), key, id, at)
+}
+
+/// The same; what it gets to know of its run is known already.
+pub(super) fn attempt_in(
+    view: &RunView,
+    run: Arc<RunInfo>,
+    key: TiKey,
+    id: AttemptId,
+    at: DateTime<Utc>,
+) -> Attempt {
     let ti = view.ti(key).expect("an attempt is of an instance that the view has");
     let task = view.dag.task(key.task);
     Attempt {
-        run: Arc::new(view.info()),
+        run,
         fingerprint: view.dag.fingerprint.clone(),
         task: key.task,
         ti: TiInfo {

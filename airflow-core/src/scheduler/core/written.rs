@@ -8,7 +8,7 @@ use chrono::{DateTime, TimeDelta, Utc};
 use crate::decide::step::follow_past;
 use crate::id::{RunPk, TiKey};
 use crate::plan::{Attempt, Report};
-use crate::scheduler::effects::{Effects, attempt_of};
+use crate::scheduler::effects::{Effects, attempt_in};
 use crate::state::{RunState, TaskState};
 use crate::store::{NoticeRow, Unit, UnitResult};
 
@@ -92,8 +92,7 @@ impl Core {
         let mut queued = Vec::new();
         for start in &draft.unit.started {
             let Some(sent) = self.out.get(start.attempt_id) else { continue };
-            let mut attempt = attempt_of(view, sent.key, start.attempt_id, start.at);
-            attempt.run = Arc::clone(&info);
+            let mut attempt = attempt_in(view, Arc::clone(&info), sent.key, start.attempt_id, start.at);
             if self.out.routes().is_remote(sent.place) {
                 queued.push(start.attempt_id);
             } else {
