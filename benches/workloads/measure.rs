@@ -126,12 +126,19 @@ impl Measured {
 pub(crate) async fn measure(args: &Args) -> Measured {
     let mut measured = match args.workload {
         Workload::OneDefinition | Workload::ManyDefinitions => definitions(args),
+        // What it is held to is no ratio, and measuring the limits would leave its memory behind.
+        Workload::WideIdle => {
+            let place = Place::new(&args.store, args.sync);
+            place.prepare().await;
+            let measured = idle(args, &place).await;
+            place.remove().await;
+            measured
+        }
         _ => {
             let place = Place::new(&args.store, args.sync);
             place.prepare().await;
             let limits = place.limits().await;
             let mut measured = match args.workload {
-                Workload::WideIdle => idle(args, &place).await,
                 Workload::ColdStart => cold_start(args, &place),
                 _ => run(args, &place).await,
             };

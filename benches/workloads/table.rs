@@ -132,6 +132,9 @@ const ROWS: &[Row] = {
     ]
 };
 
+/// The slots of rows whose tasks are ready many at once, on the local executor: what is measured is the engine.
+const MANY_SLOTS: usize = 256;
+
 /// Where PostgreSQL is, unless `--store` says it.
 const POSTGRES: &str = "postgres://postgres@127.0.0.1:5432/postgres";
 
@@ -141,6 +144,11 @@ fn args_of(base: &Args, row: &Row) -> Args {
     (args.table, args.workload, args.tasks, args.workers) = (false, workload, Some(size), workers);
     let server = if base.store.starts_with("postgres") { base.store.clone() } else { POSTGRES.to_owned() };
     (args.sync, args.executor) = (Sync::Normal, ExecutorKind::Local);
+    let are_many =
+        matches!(workload, Workload::Fanout | Workload::Mapped | Workload::Backfill | Workload::Big);
+    if are_many && matches!(on, On::Normal | On::Full | On::Postgres) {
+        args.slots = MANY_SLOTS;
+    }
     match on {
         On::Normal => {}
         On::Processes => args.executor = ExecutorKind::Process,
