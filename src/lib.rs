@@ -79,6 +79,9 @@
 //!
 //! Without any of them there is the engine with the store in memory; bring an executor of your own.
 
+#[cfg(feature = "macros")]
+mod macros;
+
 pub use airflow_core::app::{self, Airflow, AirflowBuilder, Running};
 pub use airflow_core::{
     asset, attempt, builtin, callback, compile, config, connection, dag, decide, discovery, executor, fernet,
@@ -102,7 +105,7 @@ pub use airflow_executors::remote;
 pub use airflow_cli::{self as cli, cli, cli_async};
 
 #[cfg(feature = "macros")]
-pub use airflow_macros::{Branch, Operator, dag, sensor, task};
+pub use macros::{Branch, Operator, dag, sensor, task};
 
 /// What a file with dags needs: `use airflow::prelude::*;`.
 pub mod prelude {
@@ -143,7 +146,7 @@ pub mod prelude {
     pub use airflow_executors::LocalExecutor;
 
     #[cfg(feature = "macros")]
-    pub use airflow_macros::{Branch, Operator, dag, sensor, task};
+    pub use crate::macros::{Branch, Operator, dag, sensor, task};
 
     pub use chrono::{DateTime, NaiveDate, Utc};
     pub use schemars::JsonSchema;

@@ -1,4 +1,4 @@
-//! What users get wrong, and what they are told. Mistakes that the compiler finds stand in `tests/ui`.
+//! What users get wrong, and what they are told. Mistakes that the compiler finds stand in `compile-errors/ui`.
 
 #[path = "bad_input/mistakes.rs"]
 mod mistakes;

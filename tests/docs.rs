@@ -76,7 +76,7 @@ fn is_known(name: &str, functions: &BTreeSet<String>, mistakes: &str) -> bool {
 fn guarantees_name_tests_that_exist() {
     let (functions, faults) = (functions(), read("faults/src/tests.rs"));
     let mut files = Vec::new();
-    rust_files(&root().join("tests/simulation"), &mut files);
+    rust_files(&root().join("simulation/src"), &mut files);
     let mistakes: String = files.iter().map(|file| fs::read_to_string(file).unwrap()).collect();
     for (page, head) in [
         ("README.md", "| guarantee | test |"),

@@ -1,36 +1,24 @@
 //! Whole deployments in virtual time: several schedulers on one store, with executors of their own or workers behind a
 //! broker, users who change things, and everything that goes wrong. One seed is one course of events, the same each time.
 //!
-//! `AIRFLOW_SIM_SEEDS=2000 cargo test --release --test simulation` runs so many seeds; a seed that breaks a law is
+//! `AIRFLOW_SIM_SEEDS=2000 cargo test --release -p airflow-simulation` runs so many seeds; a seed that breaks a law is
 //! printed with its smallest plan and what happened at the end. `AIRFLOW_SIM_SEED=17` runs that one only.
 
-#[path = "simulation/broker.rs"]
+#![cfg(test)]
+
 mod broker;
-#[path = "simulation/clock.rs"]
 mod clock;
-#[path = "simulation/crew.rs"]
 mod crew;
-#[path = "simulation/deployment.rs"]
 mod deployment;
-#[path = "simulation/mutants.rs"]
 mod mutants;
-#[path = "simulation/oracle.rs"]
 mod oracle;
-#[path = "simulation/plan.rs"]
 mod plan;
-#[path = "simulation/process.rs"]
 mod process;
-#[path = "simulation/random.rs"]
 mod random;
-#[path = "simulation/remote.rs"]
 mod remote;
-#[path = "simulation/shrink.rs"]
 mod shrink;
-#[path = "simulation/values.rs"]
 mod values;
-#[path = "simulation/work.rs"]
 mod work;
-#[path = "simulation/world.rs"]
 mod world;
 
 use std::collections::BTreeMap;
@@ -113,7 +101,6 @@ fn number(name: &str) -> Option<u64> {
 }
 
 /// Runs seeds on both cores; stops at the first one that breaks a law.
-#[expect(clippy::print_stdout, reason = "whoever asks for it reads it with `--nocapture`")]
 fn all(
     seeds: std::ops::Range<u64>,
     mutant: Option<Mutant>,
@@ -161,7 +148,7 @@ fn complaint(plan: &Plan, mutant: Option<Mutant>) -> String {
     let last =
         outcome.lines.len().saturating_sub(if number("AIRFLOW_SIM_VERBOSE").is_some() { 5_000 } else { 50 });
     format!(
-        "seed {} breaks {}: {}\nreplay: AIRFLOW_SIM_SEED={} cargo test --release --test simulation seeds\n\
+        "seed {} breaks {}: {}\nreplay: AIRFLOW_SIM_SEED={} cargo test --release -p airflow-simulation seeds\n\
          smallest plan: {small:#?}\nwith {:?}\nlast events:\n{}",
         plan.seed,
         violation.law,
