@@ -28,8 +28,17 @@ fn rust_files(folder: &Path, found: &mut Vec<PathBuf>) {
 
 /// The names of all functions in the folders with code.
 fn functions() -> BTreeSet<String> {
-    let folders =
-        ["src", "tests", "examples", "airflow-core", "airflow-macros", "airflow-executors", "airflow-cli"];
+    let folders = [
+        "src",
+        "tests",
+        "examples",
+        "airflow-core",
+        "airflow-macros",
+        "airflow-executors",
+        "airflow-cli",
+        "compile-errors",
+        "simulation",
+    ];
     let mut files = Vec::new();
     folders.iter().for_each(|folder| rust_files(&root().join(folder), &mut files));
     let mut names = BTreeSet::new();

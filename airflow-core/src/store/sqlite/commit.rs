@@ -181,7 +181,7 @@ fn setup() -> impl Iterator<Item = String> {
 }
 
 /// The numbers of rows for which there is a statement: the connection keeps each prepared. The rest of the rows is left
-/// empty and does nothing; each of these costs a sixth of one that writes, so the sizes lie close together.
+/// empty and does nothing, which is not free either, so the sizes lie close together.
 const SIZES: [usize; 22] =
     [2, 3, 4, 5, 6, 8, 10, 12, 16, 20, 24, 32, 40, 48, 56, 64, 80, 96, 128, 160, 192, 256];
 
