@@ -25,6 +25,7 @@ enum HostConn<'c> {
     Mysql(&'c mut sqlx::MySqlConnection),
     /// There is none: no database is compiled in.
     #[cfg(not(any(feature = "sqlite", feature = "postgres", feature = "mysql")))]
+    #[expect(dead_code, reason = "nobody can make one")]
     None(std::convert::Infallible, std::marker::PhantomData<&'c ()>),
 }
 

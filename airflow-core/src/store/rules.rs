@@ -2,7 +2,6 @@
 
 use std::borrow::Cow;
 use std::collections::BTreeMap;
-use std::sync::Arc;
 
 use chrono::{DateTime, SubsecRound as _, TimeDelta, Utc};
 use serde_json::Value;
@@ -10,7 +9,6 @@ use serde_json::Value;
 use crate::decide::timetable::run_id;
 use crate::hash::Hash;
 use crate::id::{DagId, TaskId};
-use crate::operator::Wait;
 use crate::state::{RunState, TaskState};
 use crate::timetable::DataInterval;
 
@@ -70,11 +68,6 @@ pub(crate) fn storable(text: &str) -> Cow<'_, str> {
     if text.contains('\0') { Cow::Owned(text.replace('\0', "\u{fffd}")) } else { Cow::Borrowed(text) }
 }
 
-/// The same of a text that is not needed any more.
-pub(crate) fn stored(text: String) -> String {
-    if text.contains('\0') { text.replace('\0', "\u{fffd}") } else { text }
-}
-
 /// Cuts a time to what is stored.
 pub(crate) fn micros(time: DateTime<Utc>) -> DateTime<Utc> {
     time.trunc_subsecs(6)
@@ -94,28 +87,6 @@ pub(crate) fn interval(interval: DataInterval) -> DataInterval {
 /// Cuts the times of a next run to what is stored.
 pub(crate) fn next_run(next: NextRun) -> NextRun {
     NextRun { data_interval: interval(next.data_interval), run_after: micros(next.run_after) }
-}
-
-/// What an instance waits for, as it is stored.
-pub(crate) fn wait_text(wait: &Wait) -> String {
-    serde_json::to_string(wait).expect("names, times and JSON can be written as JSON")
-}
-
-/// Reads what an instance waits for.
-pub(crate) fn wait_of(text: Option<&str>) -> StoreResult<Option<Box<Wait>>> {
-    let read = |text| serde_json::from_str(text).map_err(|error| StoreError::Corrupt(error.to_string()));
-    text.map(read).transpose()
-}
-
-/// What an instance holds, as it is stored.
-pub(crate) fn held_text(held: &Held) -> String {
-    serde_json::to_string(held).expect("a name and numbers can be written as JSON")
-}
-
-/// Reads what an instance holds.
-pub(crate) fn held_of(text: Option<&str>) -> StoreResult<Option<Arc<Held>>> {
-    let read = |text| serde_json::from_str(text).map_err(|error| StoreError::Corrupt(error.to_string()));
-    text.map(read).transpose()
 }
 
 /// What a run and its instances have taken of limits, in the order in which limits are locked: what is given back when they are

@@ -6,8 +6,8 @@
 use std::collections::BTreeMap;
 
 use crate::state::{RunState, TaskState};
+use crate::store::Unit;
 use crate::store::judge::net_slots;
-use crate::store::{Unit, rules};
 
 use super::assets;
 use super::json::{Rows, apart};
@@ -15,6 +15,7 @@ use super::keys::slot_columns;
 use super::notices::task_column;
 use super::task_logs;
 use super::text::Kind;
+use super::written;
 
 /// Which of the lists a statement reads.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -277,8 +278,8 @@ fn write_tis(rows: &mut Rows, unit: &Unit) {
         let row = row.int(data.lost).maybe_id(data.attempt_id.map(|id| id.0)).maybe_time(data.next_try_at);
         let row = row.maybe_time(data.started_at).maybe_time(data.ended_at).int(data.has_result);
         let row = row.maybe_int(data.map_length).maybe_text(data.reason.as_deref());
-        let row = row.maybe_text(data.wait.as_deref().map(rules::wait_text).as_deref());
-        row.maybe_text(data.holds.as_deref().map(rules::held_text).as_deref()).end();
+        let row = row.maybe_text(data.wait.as_deref().map(written::wait_text).as_deref());
+        row.maybe_text(data.holds.as_deref().map(written::held_text).as_deref()).end();
     }
 }
 

@@ -8,12 +8,11 @@ use serde::Deserialize;
 
 use crate::id::{DagId, MapIndex, RunPk, TaskId};
 use crate::state::{TaskEvent, TaskState};
-use crate::store::rules;
 use crate::store::{Anomaly, DagLimits, Examined, Holders, Rows, Rule, SlotCount, SlotKey, StoreResult};
 
 use super::admin::slot;
 use super::errors::corrupt;
-use super::{Conn, Query, Row, query};
+use super::{Conn, Query, Row, query, written};
 
 /// How many runs are looked at with one call: each may have thousands of rows.
 const RUNS: i64 = 200;
@@ -399,7 +398,7 @@ pub(in crate::store) async fn slot_count(conn: &mut Conn<'_>) -> StoreResult<Slo
                 let state = state.parse().map_err(corrupt)?;
                 let (dag, task): (DagId, TaskId) = (row.text("name")?.into(), row.text("task_id")?.into());
                 tasks.entry(dag.clone()).or_default().insert(task.clone());
-                let holds = rules::held_of(row.maybe_text("holds")?.as_deref())?;
+                let holds = written::held_of(row.maybe_text("holds")?.as_deref())?;
                 count.instances.push(Holders {
                     dag_id: dag,
                     task_id: task,

@@ -12,7 +12,7 @@ use crate::store::{Expansion, PastQuery, PastRun, RunSnapshot, StoreResult, TiDa
 
 use super::errors::corrupt;
 use super::runs::run_row;
-use super::{Conn, Row, query};
+use super::{Conn, Row, query, written};
 
 /// The task instances of a run as one JSON array: a row of its own for each costs more than the text.
 macro_rules! tis_sql {
@@ -110,8 +110,8 @@ fn ti_row(
         has_result: has_result.0,
         map_length,
         reason,
-        wait: rules::wait_of(wait.as_deref())?,
-        holds: rules::held_of(holds.as_deref())?,
+        wait: written::wait_of(wait.as_deref())?,
+        holds: written::held_of(holds.as_deref())?,
     };
     Ok(TiRow { task_id, map_index, state, epoch, data })
 }
@@ -186,7 +186,7 @@ fn skip(
 mod plain {
     use super::{
         AttemptId, Conn, Expansion, MapIndex, PastQuery, PastRun, Row, RunPk, RunSnapshot, RunType,
-        StoreResult, TiData, TiRow, query, rules, run_row, skip,
+        StoreResult, TiData, TiRow, query, run_row, skip, written,
     };
 
     pub(super) const TIS: &str = "SELECT * FROM af_ti WHERE run = ?1 ORDER BY task_id, map_index";
@@ -212,8 +212,8 @@ mod plain {
             has_result: row.flag("has_result")?,
             map_length: row.maybe_num("map_length")?,
             reason: row.maybe_text("reason")?,
-            wait: rules::wait_of(row.maybe_text("wait")?.as_deref())?,
-            holds: rules::held_of(row.maybe_text("holds")?.as_deref())?,
+            wait: written::wait_of(row.maybe_text("wait")?.as_deref())?,
+            holds: written::held_of(row.maybe_text("holds")?.as_deref())?,
         };
         Ok(TiRow {
             task_id: row.text("task_id")?.into(),

@@ -34,6 +34,7 @@ pub(super) mod tasks;
 pub(super) mod text;
 mod value;
 pub(super) mod watchers;
+pub(super) mod written;
 
 use std::borrow::Cow;
 

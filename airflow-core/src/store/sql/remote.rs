@@ -7,11 +7,11 @@ use serde_json::Value;
 use crate::id::{AttemptId, DagId, IncarnationId, MapIndex, RunPk};
 use crate::store::{
     AttemptStart, Carrier, FoundAttempt, MissingVersion, QueuedAttempts, StoreResult, StoredReport, TiData,
-    TiRow, WorkerRow, rules,
+    TiRow, WorkerRow,
 };
 
 use super::runs::run_row;
-use super::{Conn, Row, query, task_logs};
+use super::{Conn, Row, query, task_logs, written};
 
 /// Looks attempts up by id, in the order given; those that do not exist are left out.
 pub(in crate::store) async fn find(conn: &mut Conn<'_>, ids: &[AttemptId]) -> StoreResult<Vec<FoundAttempt>> {
@@ -50,8 +50,8 @@ fn found(row: &Row) -> StoreResult<FoundAttempt> {
         has_result: row.flag("has_result")?,
         map_length: row.maybe_num("map_length")?,
         reason: row.maybe_text("ti_reason")?,
-        wait: rules::wait_of(row.maybe_text("wait")?.as_deref())?,
-        holds: rules::held_of(row.maybe_text("holds")?.as_deref())?,
+        wait: written::wait_of(row.maybe_text("wait")?.as_deref())?,
+        holds: written::held_of(row.maybe_text("holds")?.as_deref())?,
     };
     let task_id: crate::id::TaskId = task_id.into();
     Ok(FoundAttempt {

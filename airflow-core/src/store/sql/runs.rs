@@ -13,7 +13,7 @@ use crate::timetable::DataInterval;
 
 use super::json::{Rows, apart};
 use super::keys::slot_columns;
-use super::{Arg, Conn, Query, Row, asset_queue, dags, deadlines, query};
+use super::{Arg, Conn, Query, Row, asset_queue, dags, deadlines, query, written};
 
 /// How many runs one statement inserts where it names each.
 const INSERT_RUNS: usize = 50;
@@ -286,7 +286,7 @@ pub(in crate::store) async fn delete(conn: &mut Conn<'_>, run: RunPk) -> StoreRe
     let (dag, state) = (DagId::from(row.text("dag_id")?), row.word("state")?);
     let mut held: Vec<(TaskId, TaskState, Arc<Held>)> = Vec::new();
     for row in query(HELD).bind(run.0).fetch_all(conn).await? {
-        if let Some(one) = rules::held_of(row.maybe_text("holds")?.as_deref())? {
+        if let Some(one) = written::held_of(row.maybe_text("holds")?.as_deref())? {
             held.push((row.text("task_id")?.into(), row.word("state")?, one));
         }
     }

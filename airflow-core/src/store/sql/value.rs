@@ -5,7 +5,9 @@ use std::borrow::Cow;
 use chrono::{DateTime, Utc};
 use uuid::Uuid;
 
-use crate::store::rules::{storable, stored};
+use crate::store::rules::storable;
+
+use super::written::stored;
 
 /// A value. What is missing still has a type: PostgreSQL wants to know it.
 #[derive(Debug, Clone)]

@@ -17,6 +17,7 @@ use crate::store::judge::net_slots;
 use crate::store::sql::assets::aliases_text;
 use crate::store::sql::keys::slot_columns;
 use crate::store::sql::notices::task_column;
+use crate::store::sql::written;
 use crate::store::{AssetEvent, AttemptEnd, AttemptStart, Held, SlotKey, TiChange, Unit, rules};
 
 /// The columns of a row: the kind of the step, and as many as a change of a task instance needs that begins an attempt.
@@ -329,7 +330,7 @@ impl<'a> Steps<'a> {
             data.has_result.into(),
             data.map_length.into(),
             data.reason.as_ref().into(),
-            data.wait.as_deref().map(rules::wait_text).into(),
+            data.wait.as_deref().map(written::wait_text).into(),
             holds,
         ]);
         debug_assert_eq!(self.cells.len() % WIDTH, OF_INSTANCE, "what follows has columns of its own");
@@ -351,7 +352,7 @@ impl<'a> Steps<'a> {
     /// What an instance holds, as it is stored.
     fn held(&mut self, held: &'a Held) -> Cell<'a> {
         if !matches!(&self.held, Some((last, _)) if *last == held) {
-            self.held = Some((held, rules::held_text(held).into()));
+            self.held = Some((held, written::held_text(held).into()));
         }
         self.held.as_ref().map_or(Cell::Null, |(_, text)| Cell::Shared(Arc::clone(text)))
     }

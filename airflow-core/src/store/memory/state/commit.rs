@@ -1,5 +1,6 @@
 //! Units of a commit, applied to the rows of a memory store.
 
+#[cfg(feature = "testing")]
 use crate::id::RunPk;
 use crate::store::judge::{View, net_slots, ti_of};
 use crate::store::rules::storable;
