@@ -61,11 +61,13 @@ impl Goal {
         }
     }
 
-    fn is_met(self, value: f64) -> bool {
-        match self {
-            Self::TasksPerSecond(limit) | Self::OfSpawns(limit) => value >= limit,
-            _ => value <= self.limit(),
-        }
+    /// Whether a value is as wanted, and if not, by how much it is missed.
+    fn verdict(self, value: f64) -> String {
+        let missed = match self {
+            Self::TasksPerSecond(limit) | Self::OfSpawns(limit) => limit / value,
+            _ => value / self.limit(),
+        };
+        if missed <= 1.0 { "yes".into() } else { format!("**no**, by {:.0} %", (missed - 1.0) * 100.0) }
     }
 
     fn words(self) -> String {
@@ -227,6 +229,6 @@ fn line(row: &Row, goal: Goal, all: &[Measured], small: Option<&[Measured]>) -> 
         middle(|measured| measured.hop_p50_us),
         middle(|measured| measured.limits.map(|limits| limits.commit_us)),
         middle(|measured| measured.commits_per_hop),
-        if goal.is_met(median) { "yes" } else { "**no**" },
+        goal.verdict(median),
     )
 }
