@@ -157,7 +157,7 @@ mod tests {
 
     /// Not a test: what a launched process does. It ends in `build`.
     #[tokio::test(flavor = "multi_thread")]
-    #[ignore = "the program of attempts"]
+    #[ignore = "no test: the program of attempts, which the tests of this file start"]
     async fn a_launched_process() {
         let Ok(store) = std::env::var(STORE) else { return };
         let builder = Airflow::builder().shared_store(open(&store).await).dags(dags());

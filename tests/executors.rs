@@ -152,7 +152,7 @@ impl Deployment for WorkersDeployment {
 
 /// Not a test: what a process does that was started as a worker.
 #[tokio::test(flavor = "multi_thread")]
-#[ignore = "the program of worker processes"]
+#[ignore = "no test: the program of worker processes, which the tests of this file start"]
 async fn a_worker_process() {
     let (Some(store), Ok(broker), Ok(prefix)) =
         (std::env::var_os(STORE).map(PathBuf::from), std::env::var(BROKER), std::env::var(PREFIX))

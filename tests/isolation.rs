@@ -47,7 +47,7 @@ fn executor(store: &Path) -> LocalExecutor {
 
 /// Not a test: what a process does that was started for an attempt. It ends in `build`.
 #[tokio::test(flavor = "multi_thread")]
-#[ignore = "the program of attempts"]
+#[ignore = "no test: the program of attempts, which the tests of this file start"]
 async fn a_process_of_an_attempt() {
     let Some(store) = std::env::var_os(STORE).map(PathBuf::from) else { return };
     build(&store, LocalExecutor::new(1)).await;
@@ -281,7 +281,7 @@ async fn what_is_given_back_is_killed() {
 
 /// Not a test: the process of an attempt of the dag `stubborn`.
 #[tokio::test(flavor = "multi_thread")]
-#[ignore = "the program of attempts"]
+#[ignore = "no test: the program of attempts, which the tests of this file start"]
 async fn a_stubborn_process() {
     let Some(store) = std::env::var_os(STORE).map(PathBuf::from) else { return };
     let builder = Airflow::builder().shared_store(open(&store).await).dag(stubborn());
@@ -290,7 +290,7 @@ async fn a_stubborn_process() {
 
 /// Not a test: a process that schedules, until it is killed.
 #[tokio::test(flavor = "multi_thread")]
-#[ignore = "the program of a scheduler"]
+#[ignore = "no test: the program of a scheduler, which a test of this file starts and kills"]
 async fn a_scheduler_process() {
     let Some(store) = std::env::var_os(STORE).map(PathBuf::from) else { return };
     let airflow = build(&store, executor(&store)).await;
@@ -324,7 +324,7 @@ async fn attempts_die_with_the_process_that_started_them() {
 
 /// Not a test: a process that schedules with a short lease, until it is killed.
 #[tokio::test(flavor = "multi_thread")]
-#[ignore = "the program of a scheduler"]
+#[ignore = "no test: the program of a scheduler, which a test of this file starts and kills"]
 async fn a_scheduler_that_stands_still() {
     let Some(path) = std::env::var_os(STORE).map(PathBuf::from) else { return };
     // Where writers may wait long for each other, leases are longer.

@@ -91,7 +91,6 @@ async fn read_until(log: &mut LogReader, what: Option<&str>) -> String {
             if what.is_some_and(|what| read.contains(what)) || part.is_over {
                 return part.is_over;
             }
-            tokio::time::sleep(Duration::from_millis(20)).await;
         }
     };
     let is_over = tokio::time::timeout(PATIENCE, reading).await.expect("in time");

@@ -38,7 +38,8 @@ pub(in crate::store) async fn sync(
         SELECT j.id FROM ROWS(?1, id NAME, paused FLAG, print NAME) j
         WHERE NOT EXISTS (SELECT 1 FROM af_dag_version v WHERE v.dag_id = j.id AND v.fingerprint = j.print)
         ORDER BY j.ord";
-    // A statement for each: the structure may be long, and is rarely new.
+    // A statement for each: the structure may be long, and is rarely new. SQLite would copy it twice if the statement that writes
+    // it also read the table.
     const NEXT: &str = "SELECT 1 + coalesce(max(number), 0) AS number FROM af_dag_version WHERE dag_id = ?1";
     const VERSION: &str = "
         INSERT INTO af_dag_version (dag_id, number, fingerprint, structure, created_at) VALUES (?1, ?2, ?3, ?4, ?5)";

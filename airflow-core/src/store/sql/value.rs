@@ -19,6 +19,7 @@ pub(in crate::store) enum Arg<'q> {
     Id(Option<Uuid>),
 }
 
+/// What is left of one that was taken out to be bound.
 impl Default for Arg<'_> {
     fn default() -> Self {
         Self::Flag(false)
